@@ -1,0 +1,185 @@
+"""The configuration of a run: frozen dataclasses whose field comments are the command line's help."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from xattn.constraints import SwapSource
+from xattn.errors import InputError
+from xattn.matching import Negatives
+from xattn.models.scan import ScanConfig
+
+ConstraintSet = Literal["none", "ccr", "ccs", "both"]
+CountedQueries = Literal["all", "content", "idf"]
+Siblings = Literal["exclude", "count"]
+
+
+@dataclass(frozen=True)
+class MatchingConfig:
+    """The ranking loss over the scores of a batch."""
+
+    margin: float = 0.2
+    """How much higher a pair must score than its negatives, at least 0."""
+    negatives: Negatives = "hardest"
+    """Rank against the hardest negative of the batch or against all of them."""
+    all_negatives_epochs: int = 1
+    """Rank against all negatives in this many first epochs: a known cure for a loss that stays at twice the margin. Published: 0."""
+    siblings: Siblings = "exclude"
+    """Captions of the same image as negatives: exclude them, or count them as the published code does."""
+
+    def __post_init__(self) -> None:
+        _require(self.margin >= 0, f"matching.margin must be at least 0, but it is {self.margin}")
+        _require(self.all_negatives_epochs >= 0, f"matching.all_negatives_epochs must be at least 0, but it is {self.all_negatives_epochs}")
+
+
+@dataclass(frozen=True)
+class CcrConfig:
+    """CCR, contrastive content re-sourcing."""
+
+    weight: float = 0.3
+    """Factor of the constraint in the loss, at least 0; the ranking loss has 1."""
+    margin: float = 0.2
+    """How much more relevant attended content must be than ignored content, 0 to 2."""
+    from_epoch: int = 2
+    """The first epoch, counted from 1, in which the constraint acts."""
+    queries: CountedQueries = "content"
+    """Which words are queries: all, content words only, or all weighted by inverse document frequency."""
+
+    def __post_init__(self) -> None:
+        _check_constraint("ccr", self.weight, self.margin, self.from_epoch)
+
+
+@dataclass(frozen=True)
+class CcsConfig:
+    """CCS, contrastive content swapping."""
+
+    weight: float = 0.3
+    """Factor of the constraint in the loss, at least 0; the ranking loss has 1."""
+    margin: float = 0.2
+    """How much more relevant content must be to its own query than to a swapped one, 0 to 2."""
+    from_epoch: int = 2
+    """The first epoch, counted from 1, in which the constraint acts."""
+    queries: CountedQueries = "content"
+    """Which words are queries and swaps: all, content words only, or all weighted by inverse document frequency."""
+    swap: SwapSource = "random"
+    """Where swapped queries come from: the hardest negative, a random pair, or the same sentence or image."""
+
+    def __post_init__(self) -> None:
+        _check_constraint("ccs", self.weight, self.margin, self.from_epoch)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a training run does, beside its data."""
+
+    preset: str = "scan-t2i-avg"
+    """The preset that the defaults come from."""
+    constraints: ConstraintSet = "none"
+    """Which constraints act beside the ranking loss."""
+    epochs: int = 15
+    """Passes over the training captions."""
+    seed: int = 0
+    """Decides the first weights, the order of the samples and random swaps."""
+    batch_size: int = 128
+    """Pairs of an image and a caption in a step."""
+    learning_rate: float = 5e-4
+    """Adam's step size at the start."""
+    decay_every: int = 10
+    """Epochs after which the learning rate falls to a tenth, again and again."""
+    clip: float = 2.0
+    """Largest norm of the gradient; a larger one is scaled down to it."""
+    min_count: int = 4
+    """Words seen less often in the training and development captions are <unk>; not used when a vocabulary is given."""
+    model: ScanConfig = field(default_factory=ScanConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    ccr: CcrConfig = field(default_factory=CcrConfig)
+    ccs: CcsConfig = field(default_factory=CcsConfig)
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("decay_every", 1), ("min_count", 1), ("seed", 0)):
+            _require(getattr(self, name) >= least, f"{name} must be at least {least}, but it is {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            _require(getattr(self, name) > 0, f"{name} must be above 0, but it is {getattr(self, name)}")
+
+    @property
+    def uses_ccr(self) -> bool:
+        """Whether CCR acts at any epoch."""
+        return self.constraints in ("ccr", "both") and self.ccr.weight > 0
+
+    @property
+    def uses_ccs(self) -> bool:
+        """Whether CCS acts at any epoch."""
+        return self.constraints in ("ccs", "both") and self.ccs.weight > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, nested as the fields are."""
+        return dataclasses.asdict(self)
+
+    def differences(self, other: "RunConfig") -> list[str]:
+        """The fields that differ, as `name mine, theirs` with dotted names."""
+        mine, theirs = _flattened(self.as_dict()), _flattened(other.as_dict())
+        return [f"{name} {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+
+
+def read_configuration(path: Path) -> RunConfig:
+    """Read a configuration that `write_configuration` wrote.
+
+    Raises:
+        InputError: the file is missing, no JSON, or does not hold exactly the fields of a configuration with values that they allow.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: the configuration of the run cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: the configuration of the run is not JSON ({error})") from error
+    try:
+        return _built(RunConfig, values, "")
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def write_configuration(config: RunConfig, path: Path) -> None:
+    """Write a configuration as JSON."""
+    path.write_text(json.dumps(config.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _check_constraint(name: str, weight: float, margin: float, from_epoch: int) -> None:
+    _require(weight >= 0, f"{name}.weight must be at least 0, but it is {weight}")
+    _require(0 <= margin <= 2, f"{name}.margin is a difference of cosines and must lie in [0, 2], but it is {margin}")
+    _require(from_epoch >= 1, f"{name}.from_epoch counts epochs from 1, but it is {from_epoch}")
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ValueError(sentence)
+
+
+def _flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        flat |= _flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _built(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`, checked field by field; dotted names in every complaint."""
+    if dataclasses.is_dataclass(kind):
+        names = {field.name for field in dataclasses.fields(kind)}
+        if not isinstance(value, dict) or set(value) != names:
+            found = sorted(value) if isinstance(value, dict) else type(value).__name__
+            raise ValueError(f"{where or 'the configuration'} must hold exactly the fields {', '.join(sorted(names))}, but found {found}")
+        hints = get_type_hints(kind)
+        fields = {name: _built(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in names}
+        return kind(**fields)  # pyright: ignore[reportCallIssue]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{where} must be one of {', '.join(get_args(kind))}, but it is {value!r}")
+        return value
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where} must be {kind.__name__}, but it is {value!r}")
+    return value

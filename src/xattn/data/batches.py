@@ -1,0 +1,118 @@
+"""Splits as batches of tensors: encoded captions, regions read from disk, in an order that a seed and an epoch decide."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from xattn.data.function_words import is_content
+from xattn.data.split import Split
+from xattn.data.tokens import tokenize
+from xattn.data.vocabulary import PAD, SPECIALS, UNKNOWN, Vocabulary
+from xattn.errors import InputError
+
+
+class ImageBatch(NamedTuple):
+    """Regions of some images; rows beyond `counts` are padding."""
+
+    features: Float[Tensor, "n regions features"]
+    counts: Int[Tensor, "n"]
+
+
+class CaptionBatch(NamedTuple):
+    """Token ids of some captions, `<start>` and `<end>` included, padded with `<pad>`."""
+
+    tokens: Int[Tensor, "n words"]
+    lengths: Int[Tensor, "n"]
+
+
+class PairBatch(NamedTuple):
+    """Aligned pairs for one training step: image `p` and caption `p` belong together."""
+
+    images: ImageBatch
+    captions: CaptionBatch
+    image_ids: Int[Tensor, "n"]
+    """Row of each pair's image in its split; equal for siblings."""
+    caption_ids: Int[Tensor, "n"]
+
+
+class EncodedCaptions:
+    """All captions of a split as token ids."""
+
+    def __init__(self, split: Split, vocabulary: Vocabulary) -> None:
+        """Tokenise and look up every caption.
+
+        Raises:
+            InputError: a caption has no word that the vocabulary knows.
+        """
+        self.words = [tokenize(caption) for caption in split.captions]
+        self.ids = [vocabulary.encode(words) for words in self.words]
+        for row, ids in enumerate(self.ids):
+            if all(token == UNKNOWN for token in ids[1:-1]):
+                raise InputError(
+                    f"{split.folder / f'{split.name}_caps.txt'}: line {row + 1}: the vocabulary knows no word of the caption "
+                    f"{split.captions[row]!r}; take it out, or train with a lower --min-count"
+                )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: np.ndarray) -> CaptionBatch:
+        """The captions of some rows, padded to the longest of them."""
+        chosen = [self.ids[row] for row in rows]
+        lengths = torch.tensor([len(ids) for ids in chosen])
+        tokens = torch.full((len(chosen), int(lengths.max())), PAD)
+        for place, ids in enumerate(chosen):
+            tokens[place, : len(ids)] = torch.tensor(ids)
+        return CaptionBatch(tokens, lengths)
+
+
+def read_regions(split: Split, rows: np.ndarray) -> ImageBatch:
+    """The regions of some images, read from disk as float32."""
+    features = np.asarray(split.features[rows], dtype=np.float32)
+    return ImageBatch(torch.from_numpy(features), torch.from_numpy(split.counts[rows]))
+
+
+def epoch_order(n_captions: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch visits the captions: a function of the seed and the epoch and nothing else."""
+    return np.random.default_rng([seed, epoch]).permutation(n_captions)
+
+
+def pair_batches(split: Split, captions: EncodedCaptions, batch_size: int, seed: int, epoch: int) -> Iterator[PairBatch]:
+    """One epoch of training pairs: every caption once, with its image; a last batch of a single pair is left out."""
+    order = epoch_order(len(captions), seed, epoch)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        if len(rows) < 2:
+            return
+        images = split.caption_image[rows]
+        yield PairBatch(read_regions(split, images), captions.batch(rows), torch.from_numpy(images), torch.from_numpy(rows))
+
+
+def content_weights(vocabulary: Vocabulary) -> Float[Tensor, "vocabulary"]:
+    """1 for words that a picture can answer, 0 for function words, punctuation and the four special tokens."""
+    return torch.tensor([0.0] * len(SPECIALS) + [float(is_content(word)) for word in vocabulary.words[len(SPECIALS) :]])
+
+
+def idf_weights(vocabulary: Vocabulary, captions: EncodedCaptions) -> Float[Tensor, "vocabulary"]:
+    """Inverse document frequency `log(N / n_w) / log N`, in [0, 1], a caption being a document; 0 for the four special tokens.
+
+    A word of every caption weighs 0 and a word of a single one 1; a word of none is treated as one of a single caption.
+    """
+    seen = Counter(token for ids in captions.ids for token in set(ids))
+    total = len(captions)
+    weights = torch.tensor([math.log(total / max(seen[token], 1)) / math.log(max(total, 2)) for token in range(len(vocabulary))])
+    weights[: len(SPECIALS)] = 0
+    return weights
+
+
+def every_word_weights(vocabulary: Vocabulary) -> Float[Tensor, "vocabulary"]:
+    """1 for every word, `<unk>` included, and 0 for `<pad>`, `<start>` and `<end>`."""
+    weights = torch.ones(len(vocabulary))
+    weights[:UNKNOWN] = 0
+    return weights

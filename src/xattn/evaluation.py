@@ -1,0 +1,200 @@
+"""What a trained model is worth on a split: retrieval in both directions and, where there is truth, its attention."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from xattn.data.batches import EncodedCaptions, read_regions
+from xattn.data.precomp import check_features, read_split
+from xattn.data.split import Split, split_file
+from xattn.data.truth import relevant_regions
+from xattn.errors import InputError
+from xattn.metrics.attention import AttentionMetrics, AttentionReport
+from xattn.metrics.retrieval import RetrievalReport, retrieval_report
+from xattn.models.fragments import Fragments
+from xattn.models.interface import MatchingModel
+from xattn.regions.progress import ProgressCallback, shown_progress
+from xattn.runs import Run, load_run
+
+IMAGES_AT_ONCE = 128
+CAPTIONS_AT_ONCE = 1024
+PAIRS_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The numbers of one model on one split, with what was evaluated on what."""
+
+    run: str
+    name: str
+    data: str
+    split: str
+    images: int
+    captions: int
+    retrieval: RetrievalReport
+    attention: dict[str, AttentionReport] | None
+    """By direction; None where the split has no truth."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All the numbers by name, as `evaluate --json` writes them; no `attention` where there is no truth."""
+        about = {name: getattr(self, name) for name in ("run", "name", "data", "split", "images", "captions")}
+        numbers = {"evaluated": about, **self.retrieval.as_dict()}
+        if self.attention is not None:
+            numbers["attention"] = {direction: report.as_dict() for direction, report in self.attention.items()}
+        return numbers
+
+
+def evaluate(
+    run: Run | Path | str, data: Path | str, split: str = "test", iou: float = 0.5, progress: ProgressCallback | None = None
+) -> Evaluation:
+    """Evaluate a run on a split of a precomp folder.
+
+    Args:
+        run: a loaded run, or its folder.
+        data: the precomp folder.
+        split: which of its splits.
+        iou: how much a region must overlap an annotated box to be relevant to its words, above 0 and at most 1.
+        progress: called as it goes on; by default there are bars on the terminal, if stderr is one.
+
+    Raises:
+        InputError: the run or the data cannot be used, or do not fit each other.
+    """
+    if not 0 < iou <= 1:
+        raise InputError(f"iou must be above 0 and at most 1, but it is {iou}")
+    run = run if isinstance(run, Run) else load_run(Path(run))
+    chosen = read_split(data, split)
+    refuse_other_features(run, chosen)
+    check_features(chosen)
+    captions = EncodedCaptions(chosen, run.vocabulary)
+    with shown_progress(progress) as shown_on:
+        retrieval, attention = measure(run.model, chosen, captions, iou, shown_on)
+    return Evaluation(
+        run=str(run.folder),
+        name=run.name,
+        data=str(data),
+        split=split,
+        images=chosen.n_images,
+        captions=chosen.n_captions,
+        retrieval=retrieval,
+        attention=attention,
+    )
+
+
+@torch.no_grad()
+def measure(
+    model: MatchingModel, split: Split, captions: EncodedCaptions, iou: float = 0.5, progress: ProgressCallback = lambda *_: None
+) -> tuple[RetrievalReport, dict[str, AttentionReport] | None]:
+    """Retrieval and, where the split has truth, attention of a model by direction."""
+    was_training = model.training
+    model.eval()
+    images = encode_images(model, split, progress)
+    encoded = encode_captions(model, captions)
+    scores = score_all(model, images, encoded, progress)
+    retrieval = retrieval_report(scores, torch.from_numpy(split.caption_image))
+    attention = _attention(model, split, captions, images, encoded, iou)
+    model.train(was_training)
+    return retrieval, attention
+
+
+@torch.no_grad()
+def encode_images(model: MatchingModel, split: Split, progress: ProgressCallback = lambda *_: None) -> Fragments:
+    """Encode every image of a split, once."""
+    device = next(model.parameters()).device
+    parts = []
+    for rows in _chunks(split.n_images, IMAGES_AT_ONCE):
+        batch = read_regions(split, rows)
+        parts.append(model.encode_images(batch.features.to(device), batch.counts.to(device)))
+        progress("encoding images", int(rows[-1]) + 1, split.n_images)
+    return Fragments.concatenate(parts)
+
+
+@torch.no_grad()
+def encode_captions(model: MatchingModel, captions: EncodedCaptions) -> Fragments:
+    """Encode every caption of a split."""
+    device = next(model.parameters()).device
+    batches = (captions.batch(rows) for rows in _chunks(len(captions), CAPTIONS_AT_ONCE))
+    return Fragments.concatenate([model.encode_captions(batch.tokens.to(device), batch.lengths.to(device)) for batch in batches])
+
+
+@torch.no_grad()
+def score_all(
+    model: MatchingModel, images: Fragments, captions: Fragments, progress: ProgressCallback = lambda *_: None
+) -> Float[Tensor, "images captions"]:
+    """Score every image with every caption; the scores are on the processor."""
+    columns = []
+    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+        columns.append(model.score(images, captions[start : start + CAPTIONS_AT_ONCE]).float().cpu())
+        progress("scoring", min(start + CAPTIONS_AT_ONCE, len(captions)), len(captions))
+    return torch.cat(columns, dim=1)
+
+
+def refuse_other_features(run: Run, split: Split) -> None:
+    """Raise `InputError` unless a split has features of the size that a run was trained on."""
+    if split.feature_size != run.feature_size:
+        raise InputError(
+            f"{split_file(split.folder, split.name, 'ims.npy')}: holds features of size {split.feature_size}, but the run {run.folder} "
+            f"was trained on features of size {run.feature_size}"
+        )
+
+
+def word_relevance(
+    split: Split, row: int, n_tokens: int, iou: float
+) -> tuple[Bool[np.ndarray, "words regions"], Bool[np.ndarray, "words"]]:
+    """Which regions are relevant to which tokens of a caption, `<start>` and `<end>` included, and which tokens are annotated.
+
+    `n_tokens` counts the caption's own tokens. Regions beyond the image's count are relevant to nothing.
+    """
+    assert split.truth is not None
+    assert split.boxes is not None
+    image = split.caption_image[row]
+    count = int(split.counts[image])
+    try:
+        relevant, annotated = relevant_regions(split.truth[row], n_tokens, np.asarray(split.boxes[image][:count], np.float64), iou)
+    except InputError as error:
+        raise InputError(f"{split_file(split.folder, split.name, 'truth.jsonl')}: caption {row}: {error}") from error
+    padded = np.zeros((n_tokens + 2, split.n_regions), dtype=bool)
+    padded[1:-1, :count] = relevant
+    return padded, np.concatenate([[False], annotated, [False]])
+
+
+def _attention(
+    model: MatchingModel, split: Split, captions: EncodedCaptions, images: Fragments, encoded: Fragments, iou: float
+) -> dict[str, AttentionReport] | None:
+    if not split.truth:
+        return None
+    if split.boxes is None or split.boxes.shape[-1] != 4:
+        raise InputError(
+            f"{split_file(split.folder, split.name, 'boxes.npy')}: attention is measured against boxes x1 y1 x2 y2 of the regions, "
+            "but the split has none beside its truth"
+        )
+    metrics = {direction: AttentionMetrics(iou=iou) for direction in model.directions}
+    rows = np.array(sorted(split.truth))
+    for chosen in np.array_split(rows, -(-len(rows) // PAIRS_AT_ONCE)):
+        batch = captions.batch(chosen)
+        length = batch.tokens.shape[1]
+        relevant = torch.zeros(len(chosen), length, split.n_regions, dtype=torch.bool)
+        annotated = torch.zeros(len(chosen), length, dtype=torch.bool)
+        for place, row in enumerate(chosen):
+            n_words = len(captions.words[row])
+            truth, known = word_relevance(split, int(row), n_words, iou)
+            relevant[place, : n_words + 2] = torch.from_numpy(truth)
+            annotated[place, : n_words + 2] = torch.from_numpy(known)
+        pair_captions = encoded[torch.from_numpy(chosen)]
+        pair_captions = Fragments(pair_captions.vectors[:, :length], pair_captions.mask[:, :length], pair_captions.extras)
+        match = model.match(images[torch.from_numpy(split.caption_image[chosen])], pair_captions)
+        for direction, attention in match.attentions.items():
+            weights, key_mask = attention.weights.cpu(), attention.key_mask.cpu()
+            if direction == "t2i":
+                metrics[direction].update(weights, relevant, annotated, key_mask)
+            else:
+                metrics[direction].update(weights, relevant.transpose(1, 2), attention.query_mask.cpu(), key_mask)
+    return {direction: metric.compute() for direction, metric in metrics.items()}
+
+
+def _chunks(n: int, size: int) -> list[np.ndarray]:
+    return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]

@@ -1,0 +1,37 @@
+"""Encoded images or captions: a set of fragments each."""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """Encoded images or captions, padded to one length.
+
+    Padding is zero vectors: models multiply by the mask when they encode, and the scores of all pairs rely on it.
+    """
+
+    vectors: Float[Tensor, "n fragments dim"]
+    mask: Bool[Tensor, "n fragments"]
+    """True where a fragment is no padding."""
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    """What else a model keeps for each image or caption, by name; the first dimension is `n`."""
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, index: Tensor | slice) -> "Fragments":
+        """The fragments of some images or captions, in the order of `index`, which may repeat."""
+        return Fragments(self.vectors[index], self.mask[index], {name: extra[index] for name, extra in self.extras.items()})
+
+    @staticmethod
+    def concatenate(parts: "list[Fragments]") -> "Fragments":
+        """Put parts one after another, padded to the longest."""
+        longest = max(part.mask.shape[1] for part in parts)
+        vectors = [torch.nn.functional.pad(part.vectors, (0, 0, 0, longest - part.mask.shape[1])) for part in parts]
+        masks = [torch.nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in parts]
+        extras = {name: torch.cat([part.extras[name] for part in parts]) for name in parts[0].extras}
+        return Fragments(torch.cat(vectors), torch.cat(masks), extras)

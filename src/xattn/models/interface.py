@@ -1,0 +1,65 @@
+"""What every model of the package can do; training, evaluation, pictures and search need no more of it."""
+
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from xattn.attention import Attention
+from xattn.models.fragments import Fragments
+
+Direction = Literal["t2i", "i2t"]
+
+
+class Match(NamedTuple):
+    """Aligned pairs as a model sees them."""
+
+    scores: Float[Tensor, "pairs"]
+    attentions: dict[Direction, Attention]
+    """By direction, whichever the model has."""
+
+
+class MatchingModel(nn.Module, ABC):
+    """A model that scores images with captions through attention between their fragments."""
+
+    directions: tuple[Direction, ...]
+    """The directions in which it attends; `t2i`: words to regions, `i2t`: regions to words."""
+
+    @abstractmethod
+    def encode_images(
+        self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
+    ) -> Fragments:
+        """Encode images from the features of their regions.
+
+        Args:
+            features: padded to one number of regions.
+            counts: how many regions of each image are valid.
+            boxes: `n regions 4` in units of the image's width and height, for models that know positions.
+        """
+
+    @abstractmethod
+    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
+        """Encode captions from their token ids, `<start>` and `<end>` included, padded to one length."""
+
+    @abstractmethod
+    def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+        """Score every image with every caption, in blocks."""
+
+    @abstractmethod
+    def match(self, images: Fragments, captions: Fragments) -> Match:
+        """Score image `p` with caption `p` and give the attention that the score rests on, sharing the work."""
+
+    def score_pairs(self, images: Fragments, captions: Fragments) -> Float[Tensor, "pairs"]:
+        """Score image `p` with caption `p`: the diagonal of `score`."""
+        return self.match(images, captions).scores
+
+    def attend(self, images: Fragments, captions: Fragments, direction: Direction) -> Attention:
+        """The attention of image `p` and caption `p` in one direction.
+
+        Raises:
+            ValueError: the model does not attend in that direction.
+        """
+        if direction not in self.directions:
+            raise ValueError(f"{type(self).__name__} attends {' and '.join(self.directions)}, not {direction}")
+        return self.match(images, captions).attentions[direction]

@@ -1,0 +1,117 @@
+"""Slow forms of the package's numbers, straight from the equations: Python loops over floats, and nothing of xattn's.
+
+Fragments are lists of lists of floats, without padding: `lists` turns a tensor into them.
+"""
+
+import math
+
+
+def lists(tensor, mask=None):
+    """The valid rows of a matrix as lists of floats."""
+    rows = tensor.detach().double().tolist()
+    return rows if mask is None else [row for row, valid in zip(rows, mask.tolist(), strict=True) if valid]
+
+
+def dot(x, y):
+    return math.fsum(a * b for a, b in zip(x, y, strict=True))
+
+
+def cosine(x, y):
+    """0 where either is the zero vector."""
+    norms = math.sqrt(dot(x, x)) * math.sqrt(dot(y, y))
+    return dot(x, y) / norms if norms > 0 else 0.0
+
+
+def content(row, keys):
+    """`a_i = sum_j w_ij k_j` for one row of weights."""
+    return [math.fsum(w * key[d] for w, key in zip(row, keys, strict=True)) for d in range(len(keys[0]))]
+
+
+def relevance(query, row, keys):
+    """`R(q_i, a_i)`, the content built."""
+    return cosine(query, content(row, keys))
+
+
+def scan_weights(queries, keys, lambda_softmax):
+    """SCAN's attention of one pair: leaky ReLU 0.1, L2 over the queries, softmax over the keys."""
+    rectified = [[max(s, 0.1 * s) for s in (dot(query, key) for key in keys)] for query in queries]
+    norms = [math.sqrt(math.fsum(row[j] ** 2 for row in rectified)) + 1e-8 for j in range(len(keys))]
+    weights = []
+    for row in rectified:
+        logits = [lambda_softmax * s / norm for s, norm in zip(row, norms, strict=True)]
+        exponentials = [math.exp(logit - max(logits)) for logit in logits]
+        weights.append([e / math.fsum(exponentials) for e in exponentials])
+    return weights
+
+
+def aggregate(relevances, aggregation, lambda_lse):
+    if aggregation == "sum":
+        return math.fsum(relevances)
+    if aggregation == "mean":
+        return math.fsum(relevances) / len(relevances)
+    if aggregation == "max":
+        return max(relevances)
+    return math.log(math.fsum(math.exp(lambda_lse * r) for r in relevances)) / lambda_lse
+
+
+def scan_score(regions, words, direction, aggregation, lambda_softmax, lambda_lse):
+    """SCAN's score of one image with one caption."""
+    queries, keys = (words, regions) if direction == "t2i" else (regions, words)
+    weights = scan_weights(queries, keys, lambda_softmax)
+    relevances = [relevance(query, row, keys) for query, row in zip(queries, weights, strict=True)]
+    return aggregate(relevances, aggregation, lambda_lse)
+
+
+def ccr_hinges(queries, keys, weights, margin):
+    """`l_i` of each query of one pair; `None` where it does not count."""
+    n = len(keys)
+    if n < 2:
+        return [None] * len(queries)
+    hinges = []
+    for query, row in zip(queries, weights, strict=True):
+        ignored = [(1 - w) / (n - 1) for w in row]
+        hinges.append(max(0.0, margin - relevance(query, row, keys) + relevance(query, ignored, keys)))
+    return hinges
+
+
+def ccs_hinges(queries, keys, weights, swapped, allowed, margin):
+    """`l_i` of each query of one pair; `allowed[i][s]` says whether query `i` may be swapped for `swapped[s]`."""
+    hinges = []
+    for query, row, may in zip(queries, weights, allowed, strict=True):
+        others = [other for other, yes in zip(swapped, may, strict=True) if yes]
+        if not others or not keys:
+            hinges.append(None)
+            continue
+        hardest = max(relevance(other, row, keys) for other in others)
+        hinges.append(max(0.0, margin - relevance(query, row, keys) + hardest))
+    return hinges
+
+
+def reduced(pairs, reduction, importance=None):
+    """Sum or mean over pairs of the weighted mean of each pair's counted queries; `pairs` holds each pair's `l_i`."""
+    means = []
+    for p, hinges in enumerate(pairs):
+        counts = [1.0] * len(hinges) if importance is None else importance[p]
+        counted = [(count, hinge) for count, hinge in zip(counts, hinges, strict=True) if hinge is not None and count > 0]
+        if counted:
+            means.append(math.fsum(c * h for c, h in counted) / math.fsum(c for c, _ in counted))
+    if reduction == "sum":
+        return math.fsum(means)
+    return math.fsum(means) / len(means) if means else 0.0
+
+
+def hinge_ranking_loss(scores, image_ids, margin, kind, count_siblings):
+    """The sum over pairs of the hinges against negative captions (rows) and negative images (columns)."""
+    total = 0.0
+    pairs = range(len(scores))
+    for p in pairs:
+        others = [o for o in pairs if o != p and (count_siblings or image_ids[o] != image_ids[p])]
+        if not others:
+            continue
+        captions = [max(0.0, margin - scores[p][p] + scores[p][o]) for o in others]
+        images = [max(0.0, margin - scores[p][p] + scores[o][p]) for o in others]
+        if kind == "hardest":
+            total += max(captions) + max(images)
+        else:
+            total += math.fsum(captions) / len(others) + math.fsum(images) / len(others)
+    return total
