@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xattn.errors import InputError
@@ -18,7 +18,9 @@ _CANNOT_WRITE = {
     errno.EPERM,
     errno.EFBIG,
     errno.ENOTDIR,
+    errno.EISDIR,
     errno.EEXIST,
+    errno.ENAMETOOLONG,
     None,
 }
 """What a failed write is reported as; `None` is NumPy's, which raises an `OSError` without a number when the disk is full."""
@@ -41,14 +43,17 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise _explained(path, error) from error
+        raise _explained(path, temporary, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it was renamed, or never made
+            temporary.unlink()
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success rename it to `path`, on any failure (Ctrl-C included) remove it.
+
+    Parents of `path` that do not exist are made, and on a failure removed again.
 
     Raises:
         InputError: `path` exists and is not an empty folder, its parent cannot be written, or the disk is full.
@@ -56,6 +61,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     refuse_existing(path)
     temporary = None
+    made = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -65,10 +71,13 @@ def new_folder(path: Path) -> Iterator[Path]:
             path.rmdir()
         temporary.rename(path)
     except OSError as error:
-        raise _explained(path, error) from error
+        raise _explained(path, temporary, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # a folder that holds something, the result first of all, stays
+                parent.rmdir()
 
 
 def refuse_existing(path: Path) -> None:
@@ -81,7 +90,16 @@ def refuse_existing(path: Path) -> None:
         raise InputError(f"{path}: a file of this name exists where a folder was to be written")
 
 
-def _explained(path: Path, error: OSError) -> Exception:
-    if error.errno in _CANNOT_WRITE:
+def _explained(path: Path, temporary: Path | None, error: OSError) -> Exception:
+    """The sentence for a write that failed; any other error as it is, and one about a file read meanwhile is another."""
+    if error.errno in _CANNOT_WRITE and (temporary is None or _is_about(error, path, temporary)):
         return InputError(f"{path}: could not be written ({error.strerror or error})")
     return error
+
+
+def _is_about(error: OSError, path: Path, temporary: Path) -> bool:
+    """Whether an error names no file, or one that is being written."""
+    if not isinstance(error.filename, str):
+        return True
+    named, written = Path(error.filename).absolute(), temporary.absolute()
+    return named.is_relative_to(written) or named == path.absolute() or named in path.absolute().parents

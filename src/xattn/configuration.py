@@ -85,7 +85,7 @@ class RunConfig:
     batch_size: int = 128
     """Pairs of an image and a caption in a step."""
     learning_rate: float = 5e-4
-    """Adam's step size at the start."""
+    """Adam's step size at the start, above 0 and at most 1."""
     decay_every: int = 10
     """Epochs after which the learning rate falls to a tenth, again and again."""
     clip: float = 2.0
@@ -100,8 +100,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 2), ("decay_every", 1), ("min_count", 1), ("seed", 0)):
             _require(getattr(self, name) >= least, f"{name} must be at least {least}, but it is {getattr(self, name)}")
-        for name in ("learning_rate", "clip"):
-            _require(getattr(self, name) > 0, f"{name} must be above 0, but it is {getattr(self, name)}")
+        _require(0 < self.learning_rate <= 1, f"learning_rate must be above 0 and at most 1, but it is {self.learning_rate}")
+        _require(self.clip > 0, f"clip must be above 0, but it is {self.clip}")
 
     @property
     def uses_ccr(self) -> bool:

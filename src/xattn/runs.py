@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from xattn.configuration import RunConfig, read_configuration, write_configuration
 from xattn.data.vocabulary import Vocabulary
@@ -62,7 +62,8 @@ def save_run(
         json.dumps({"feature_size": feature_size, "vocabulary_size": len(vocabulary)}) + "\n", encoding="utf-8"
     )
     (folder / "run.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+    # Not `save_file`, whose error on a full disk is no OSError and would not be taken for one.
+    (folder / WEIGHTS).write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}))
 
 
 def load_run(folder: Path, device: torch.device | str = "cpu") -> Run:

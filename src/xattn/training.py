@@ -152,19 +152,20 @@ def training_step(
     """One step of the optimiser.
 
     Raises:
-        InputError: the loss is not finite; the terms and the captions of the batch are named, and nothing is updated.
+        InputError: the loss or its gradient is not finite; the terms and the captions of the batch are named, and nothing is updated.
     """
     images = model.encode_images(batch.images.features, batch.images.counts)
     captions = model.encode_captions(batch.captions.tokens, batch.captions.lengths)
     objective = batch_objective(model, images, captions, batch.captions.tokens, batch.image_ids, config, epoch, word_weights, swaps)
-    if not bool(torch.isfinite(objective.loss)):
-        raise InputError(
-            f"epoch {epoch}: the loss is no longer finite ({', '.join(f'{name} {value:.4g}' for name, value in objective.terms.items())}) "
-            f"in the batch that begins with training captions {batch.caption_ids[:4].tolist()}; try a lower --learning-rate"
-        )
     optimiser.zero_grad(set_to_none=True)
     objective.loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    if not bool(torch.isfinite(objective.loss) & torch.isfinite(norm)):
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in objective.terms.items())
+        raise InputError(
+            f"epoch {epoch}: the loss or its gradient is no longer finite ({terms}) in the batch that begins with training captions "
+            f"{batch.caption_ids[:4].tolist()}; try a lower --learning-rate"
+        )
     optimiser.step()
     return objective
 

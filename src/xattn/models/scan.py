@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +34,10 @@ class ScanConfig:
     """Size of the word embedding."""
 
     def __post_init__(self) -> None:
+        if self.direction not in get_args(Direction):
+            raise ValueError(f"model.direction must be 't2i' or 'i2t', but it is {self.direction!r}")
+        if self.aggregation not in get_args(Aggregation):
+            raise ValueError(f"model.aggregation must be 'mean', 'lse', 'max' or 'sum', but it is {self.aggregation!r}")
         if not 0 < self.lambda_softmax <= 35:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
         if self.lambda_lse <= 0:

@@ -1,0 +1,31 @@
+# Both targets make .venv and install what they need into it; everything else is plain commands.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint benchmark clean
+
+demo: $(INSTALLED)  ## Render scenes, train SCAN without and with the constraints, compare, draw (about five minutes on 2 cores)
+	$(VENV)/bin/xattn demo --out demo
+
+test: $(INSTALLED)  ## All fast tests
+	$(VENV)/bin/pytest -m "not slow"
+
+test-slow: $(INSTALLED)  ## The tests that take longer
+	$(VENV)/bin/pytest -m slow
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+benchmark: $(INSTALLED)
+	$(VENV)/bin/python benchmarks/pairs.py
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo dist

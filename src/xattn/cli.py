@@ -1,0 +1,250 @@
+"""The commands: parsing only. Each calls one function that a notebook could call."""
+
+import json
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+import xattn
+from xattn import atomic
+from xattn.configuration import RunConfig
+from xattn.errors import InputError
+from xattn.presets import DESCRIPTIONS, Settings, preset
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Render the embedded data set: pictures of shapes with captions, proposal boxes and word-to-box truth, and their features."""
+
+    out: Path
+    """The folder to write: a data folder with train, dev and test, with the pictures beside them."""
+    images: int = 1500
+    """How many scenes, a tenth each for dev and test."""
+    seed: int = 0
+    """The same seed renders the same scenes."""
+
+    def run(self) -> None:
+        """Call `xattn.data.scenes.write_scenes`."""
+        from xattn.data.scenes import write_scenes
+
+        print(write_scenes(self.out, n_images=self.images, seed=self.seed))
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Turn a folder of captioned images into a data folder: boxes, and EfficientNet-Lite0 features pooled for each box."""
+
+    images: Path
+    """The folder of images, subfolders included."""
+    captions: Path
+    """A CSV or JSONL file with image, caption and, optionally, split; without splits, a tenth each goes to dev and test."""
+    out: Path
+    """The data folder to write."""
+    boxes: Path | None = None
+    """JSONL with the boxes of each image, {"image": "a.jpg", "boxes": [[x1, y1, x2, y2], ...]} in pixels, in place of windows."""
+    n_boxes: int = 36
+    """How many of the 36 multi-scale windows to take of each image; without meaning when --boxes is given."""
+
+    def run(self) -> None:
+        """Call `xattn.data.folder.write_regions`."""
+        from xattn.data.folder import write_regions
+
+        print(write_regions(self.images, self.captions, self.out, boxes=self.boxes, n_boxes=self.n_boxes))
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model on a data folder and write a run folder. Every field of the configuration is a flag; --preset sets their defaults."""
+
+    data: Path
+    """A data folder with train and, if there is one, dev: written by `xattn scenes` or `xattn regions`, or published features."""
+    out: Path
+    """The run folder to write: configuration, vocabulary, weights and log."""
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    settings: Settings = "small"
+    """Which of the preset's settings: the papers' for Flickr30K or COCO, or one for small data and a processor."""
+    vocabulary: Path | None = None
+    """A vocabulary in the published JSON format; by default one is built from the captions."""
+
+    def run(self) -> None:
+        """Call `xattn.training.train`."""
+        from xattn.training import train
+
+        folder = train(self.config, self.data, self.out, self.vocabulary, on_epoch=_EpochPrinter(self.config.epochs))
+        print(f"{folder}: the run is complete; measure it with `xattn evaluate {folder} --data {self.data} --split test`")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a run on a split: retrieval in both directions and, where the data has truth, attention against boxes."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    data: Path
+    """The data folder."""
+    split: str = "test"
+    """Which of its splits."""
+    iou: float = 0.5
+    """How much a region must overlap an annotated box to be relevant to its words."""
+    json: Path | None = None
+    """Write the same numbers here, by name."""
+
+    def run(self) -> None:
+        """Call `xattn.evaluation.evaluate`."""
+        from xattn.evaluation import evaluate
+        from xattn.report.tables import print_tables
+
+        evaluation = evaluate(self.run_folder, self.data, self.split, self.iou)
+        print_tables([evaluation])
+        if self.json:
+            _write_json(evaluation.as_dict(), self.json)
+
+
+@dataclass(frozen=True)
+class Attend:
+    """Draw what each word of a caption attends to on the picture, for one run or two side by side."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN]")]
+    """One run folder, or two to compare."""
+    data: Path
+    """The data folder."""
+    out: Path
+    """The PNG file to write."""
+    split: str = "test"
+    """Which of its splits."""
+    caption: int | None = None
+    """Which caption, a row of the split's captions file from 0; by default the first that has truth."""
+    words: Literal["content", "all"] = "content"
+    """Draw content words only, or all."""
+
+    def run(self) -> None:
+        """Call `xattn.report.attend.attend`."""
+        from xattn.report.attend import attend
+
+        print(attend(self.runs, self.data, self.split, self.caption, self.out, words=self.words))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Render scenes, train SCAN without and with CCR + CCS, compare them on the test split and draw a few captions, in minutes."""
+
+    out: Path = Path("demo")
+    """The folder to write."""
+    images: int = 1500
+    """How many scenes."""
+    epochs: int = 12
+    """Passes over the training captions, for each of the two models."""
+    seed: int = 0
+    """Of the scenes and of both models."""
+    json: Path | None = None
+    """Write the numbers of both models here, by name."""
+
+    def run(self) -> None:
+        """Call `xattn.demo.demonstrate`."""
+        from xattn.demo import demonstrate
+        from xattn.report.tables import print_tables
+
+        shown = demonstrate(self.out, self.images, self.epochs, self.seed, on_epoch=_EpochPrinter(self.epochs))
+        print_tables([shown.alone, shown.constrained])
+        print(shown.verdict())
+        for picture in shown.pictures:
+            print(picture)
+        if self.json:
+            _write_json({"alone": shown.alone.as_dict(), "constrained": shown.constrained.as_dict()}, self.json)
+
+
+@dataclass(frozen=True)
+class Presets:
+    """List the presets."""
+
+    def run(self) -> None:
+        """Print `xattn.presets.DESCRIPTIONS`."""
+        for name, description in DESCRIPTIONS.items():
+            print(f"{name:14}  {description}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a user's mistake is one sentence on stderr and exit status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"xattn {xattn.__version__}")
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _parsed(arguments).run()
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]xattn:[/] {escape(str(error))}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("xattn: interrupted; what was half written has been removed", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+COMMANDS = {
+    "scenes": Scenes,
+    "regions": Regions,
+    "train": Train,
+    "evaluate": Evaluate,
+    "attend": Attend,
+    "demo": Demo,
+    "presets": Presets,
+}
+
+
+def _parsed(arguments: list[str]) -> Any:
+    if not arguments or arguments[0] not in COMMANDS:
+        # No command: the list of commands, and what is wrong with this one.
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="xattn", description=xattn.__doc__)
+    name, rest = arguments[0], arguments[1:]
+    default = {"default": _preset_defaults(rest)} if name == "train" else {}
+    return tyro.cli(COMMANDS[name], args=rest, prog=f"xattn {name}", config=(tyro.conf.AvoidSubcommands,), **default)
+
+
+def _preset_defaults(arguments: list[str]) -> Any:
+    """The preset decides the defaults of all other flags, and so is looked for before they are parsed."""
+    chosen = {"--preset": "scan-t2i-avg", "--settings": "small"}
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in chosen and (equals or place + 1 < len(arguments)):
+            chosen[name] = value if equals else arguments[place + 1]
+    settings = chosen["--settings"]
+    config = preset(chosen["--preset"], settings if settings in ("small", "f30k", "coco") else "small")  # pyright: ignore[reportArgumentType]
+    return Train(data=tyro.MISSING, out=tyro.MISSING, config=config)
+
+
+class _EpochPrinter:
+    """Prints a line for each epoch: the loss and its terms for each pair, and the development numbers."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        terms = "  ".join(
+            f"{name} {value:.3f}"
+            for name, value in entry.items()
+            if name.startswith(("loss", "match", "ccr", "ccs")) and "active" not in name
+        )
+        line = f"epoch {entry['epoch']:2}/{self.epochs}  {terms}"
+        if "dev" in entry:
+            dev = entry["dev"]
+            line += f"  dev R@1 {dev['image_to_text']['r1']:.1f} i2t {dev['text_to_image']['r1']:.1f} t2i  rsum {dev['rsum']:.1f}"
+        print(f"{line}  {entry['seconds']:.1f} s", flush=True)
+
+
+def _write_json(values: dict[str, Any], path: Path) -> None:
+    with atomic.replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

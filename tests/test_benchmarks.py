@@ -1,0 +1,20 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_benchmark_runs_as_a_user_types_it():
+    """At a tiny size, where its times mean nothing: that it runs, and that the two forms agree."""
+    command = [sys.executable, "-W", "error", "benchmarks/pairs.py", "--images", "5", "--captions", "7", "--repeats", "1"]
+    command += ["--batch", "4", "--dim", "16", "--regions", "6", "--direct-captions", "3", "--threads", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    directions = [line.split() for line in lines if line.split()[:1] in (["t2i"], ["i2t"])]
+    assert [row[0] for row in directions] == ["t2i", "i2t"] * 3
+    differences = [float(number) for number in re.findall(r"\d\.\de[-+]\d+", result.stdout)]
+    assert len(differences) == 4  # of scores and of gradients, in both directions
+    assert max(differences) < 1e-5
