@@ -162,9 +162,7 @@ def test_fields_that_are_missing_or_unknown(refused):
         f"the configuration must hold exactly the fields {FIELDS}, but found {found}"
     )
     found = str(sorted([*RunConfig().as_dict(), "tau"]))
-    assert refused(lambda values: values | {"tau": 1}) == (
-        f"the configuration must hold exactly the fields {FIELDS}, but found {found}"
-    )
+    assert refused(lambda values: values | {"tau": 1}) == (f"the configuration must hold exactly the fields {FIELDS}, but found {found}")
     assert refused(lambda values: values | {"ccr": {"weight": 0.3, "margin": 0.2, "from_epoch": 1}}) == (
         "ccr must hold exactly the fields from_epoch, margin, queries, weight, but found ['from_epoch', 'margin', 'weight']"
     )

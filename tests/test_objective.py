@@ -46,9 +46,7 @@ class Batch:
 
     def objective(self, config, epoch=3, generator=None):
         images, captions = self.encoded()
-        return batch_objective(
-            self.model, images, captions, self.tokens, self.image_ids, config, epoch, self.word_weights, generator
-        )
+        return batch_objective(self.model, images, captions, self.tokens, self.image_ids, config, epoch, self.word_weights, generator)
 
     def gradient(self, loss):
         return torch.autograd.grad(loss, list(self.model.parameters()), allow_unused=True, materialize_grads=True)
@@ -246,9 +244,7 @@ def test_only_chosen_constraints_act(configured, constraints, names):
 @pytest.mark.parametrize("name", ["ccr", "ccs"])
 def test_a_weight_multiplies_its_term_and_0_leaves_it_out(configured, name):
     fields = {"from_epoch": 1} | ({"swap": "hard"} if name == "ccs" else {})
-    found = {
-        weight: Batch().objective(configured(constraints=name, **{name: {"weight": weight, **fields}})) for weight in (0.0, 0.5, 2.0)
-    }
+    found = {weight: Batch().objective(configured(constraints=name, **{name: {"weight": weight, **fields}})) for weight in (0.0, 0.5, 2.0)}
     term = found[0.5].terms[f"{name}_t2i"]
     assert found[2.0].terms[f"{name}_t2i"] == pytest.approx(term), "the log has the term before its weight"
     for weight in (0.5, 2.0):

@@ -212,13 +212,21 @@ def test_a_moved_run_gives_the_same_scores_in_another_process(tmp_path, tiny_dat
 
 
 def test_a_published_vocabulary_is_used_as_it_is(tmp_path, tiny_data, configured):
-    words = ["<pad>", "<start>", "<end>", "<unk>", "zebra", "dog", "cat", "tree", "car", "boat", "house", "bird", "lamp"]
+    words = ["<pad>", "<start>", "<end>", "<unk>", "zebra", "a", "the", "dog", "lamp"]
     published = tmp_path / "f30k_precomp_vocab.json"
     ids = {word: number for number, word in enumerate(words)}
     published.write_text(json.dumps({"idx2word": {str(i): word for word, i in ids.items()}, "idx": len(words), "word2idx": ids}))
     run = load_run(trained(configured(epochs=1, min_count=100), tiny_data, tmp_path / "run", vocabulary=published))
     assert run.vocabulary.words == tuple(words)
-    assert run.vocabulary.encode(["a", "dog"]) == [1, 3, 5, 2]
+    assert run.vocabulary.encode(["cat", "a", "dog"]) == [1, 3, 5, 7, 2]
+
+
+def test_truth_with_which_no_region_agrees_does_not_stop_a_run(tmp_path, write_data, configured):
+    data = write_data(tmp_path / "data", images=(4, 2, 0))
+    span = {"start": 1, "end": 2, "boxes": [[90, 70, 95, 75]], "type": "thing"}
+    (data / "dev_truth.jsonl").write_text(json.dumps({"caption": 0, "spans": [span]}) + "\n")
+    run = trained(configured(epochs=1), data, tmp_path / "run")
+    assert list(log_of(run)[0]["dev"]) == ["image_to_text", "text_to_image", "rsum"]
 
 
 def test_progress_is_told(tmp_path, tiny_data, configured):

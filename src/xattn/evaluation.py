@@ -73,6 +73,11 @@ def evaluate(
     captions = EncodedCaptions(chosen, run.vocabulary)
     with shown_progress(progress) as shown_on:
         retrieval, attention = measure(run.model, chosen, captions, iou, shown_on)
+    if chosen.truth and attention is None:
+        raise InputError(
+            f"{split_file(chosen.folder, split, 'truth.jsonl')}: no region overlaps an annotated box by {iou:g} or more, so there is no "
+            "attention to measure; choose a lower --iou, or take the file away"
+        )
     return Evaluation(
         run=str(run.folder),
         name=run.name,
@@ -89,7 +94,7 @@ def evaluate(
 def measure(
     model: MatchingModel, split: Split, captions: EncodedCaptions, iou: float = 0.5, progress: ProgressCallback = lambda *_: None
 ) -> tuple[RetrievalReport, dict[str, AttentionReport] | None]:
-    """Retrieval and, where the split has truth, attention of a model by direction."""
+    """Retrieval and, where the split has truth with which some region agrees, attention of a model by direction."""
     was_training = model.training
     model.eval()
     images = encode_images(model, split, progress)
@@ -173,7 +178,7 @@ def _attention(
             "but the split has none beside its truth"
         )
     metrics = {direction: AttentionMetrics(iou=iou) for direction in model.directions}
-    rows = np.array(sorted(split.truth))
+    rows, is_measurable = np.array(sorted(split.truth)), False
     for chosen in np.array_split(rows, -(-len(rows) // PAIRS_AT_ONCE)):
         batch = captions.batch(chosen)
         length = batch.tokens.shape[1]
@@ -184,6 +189,7 @@ def _attention(
             truth, known = word_relevance(split, int(row), n_words, iou)
             relevant[place, : n_words + 2] = torch.from_numpy(truth)
             annotated[place, : n_words + 2] = torch.from_numpy(known)
+        is_measurable |= bool(relevant.any())
         pair_captions = encoded[torch.from_numpy(chosen)]
         pair_captions = Fragments(pair_captions.vectors[:, :length], pair_captions.mask[:, :length], pair_captions.extras)
         match = model.match(images[torch.from_numpy(split.caption_image[chosen])], pair_captions)
@@ -193,7 +199,7 @@ def _attention(
                 metrics[direction].update(weights, relevant, annotated, key_mask)
             else:
                 metrics[direction].update(weights, relevant.transpose(1, 2), attention.query_mask.cpu(), key_mask)
-    return {direction: metric.compute() for direction, metric in metrics.items()}
+    return {direction: metric.compute() for direction, metric in metrics.items()} if is_measurable else None
 
 
 def _chunks(n: int, size: int) -> list[np.ndarray]:

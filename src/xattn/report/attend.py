@@ -78,7 +78,7 @@ def attend(
                 Strip(
                     label=label if len(run.model.directions) == 1 else f"{label}, {IN_WORDS[direction]}",
                     direction=direction,
-                    weights=weights[[place for place in drawn]],
+                    weights=weights[[place + 1 for place in drawn]],
                     n_keys=len(boxes) if direction == "t2i" else len(weights),
                     unknown=[token == UNKNOWN for token in run.vocabulary.encode([tokens[place] for place in drawn])[1:-1]],
                 )
