@@ -9,10 +9,10 @@ demo: $(INSTALLED)  ## Render scenes, train SCAN without and with the constraint
 	$(VENV)/bin/xattn demo --out demo
 
 test: $(INSTALLED)  ## All fast tests
-	$(VENV)/bin/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto -m "not slow"
 
 test-slow: $(INSTALLED)  ## The tests that take longer
-	$(VENV)/bin/pytest -m slow
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto -m slow
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -193,9 +193,13 @@ def test_a_folder_is_absent_after_a_failure(tmp_path, failure, existed):
 
 
 def test_parents_are_made_and_unmade(tmp_path):
-    with pytest.raises(KeyboardInterrupt), atomic.new_folder(tmp_path / "a" / "b" / "run"):
-        assert (tmp_path / "a" / "b").is_dir()
-        raise KeyboardInterrupt
+    def interrupted():
+        with atomic.new_folder(tmp_path / "a" / "b" / "run"):
+            assert (tmp_path / "a" / "b").is_dir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert names(tmp_path) == []
     with atomic.new_folder(tmp_path / "a" / "b" / "run"):
         pass
@@ -224,7 +228,7 @@ def test_what_is_there_is_not_overwritten(tmp_path, kind):
 
 def test_a_folder_under_a_file(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match=r"file/run: could not be written \((Not a directory|File exists)\)$"):
-        with atomic.new_folder(tmp_path / "file" / "run"):
-            pytest.fail("a file has no folders")
+    sentence = r"file/run: could not be written \((Not a directory|File exists)\)$"
+    with pytest.raises(InputError, match=sentence), atomic.new_folder(tmp_path / "file" / "run"):
+        pytest.fail("a file has no folders")
     assert names(tmp_path) == ["file"]

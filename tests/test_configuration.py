@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -119,9 +120,8 @@ def test_which_constraints_are_used(constraints, weights, ccr, ccs):
     ],
 )
 def test_values_out_of_range(make, sentence):
-    with pytest.raises(ValueError, match="^") as caught:
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         make()
-    assert str(caught.value) == sentence
 
 
 def test_the_least_values_are_allowed():

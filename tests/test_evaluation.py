@@ -79,7 +79,7 @@ def relevant_by_hand(alone, caption, iou):
     """For each token, `<start>` and `<end>` included: the relevant regions, or None where it is not annotated."""
     image = alone.owner[caption]
     regions = alone.boxes[image][: alone.counts[image]]
-    found = [None] * (len(alone.captions[caption]) + 2)
+    found: list[set[int] | None] = [None] * (len(alone.captions[caption]) + 2)
     for span in alone.truth[caption]:
         for token in range(span["start"], span["end"]):
             right = {j for j, region in enumerate(regions) if any(overlap(box, region) >= iou for box in span["boxes"])}
@@ -248,7 +248,8 @@ def test_truth_without_boxes_of_the_regions(tmp_path, tiny_run, write_data):
     with pytest.raises(InputError) as caught:
         evaluated(tiny_run, data)
     assert str(caught.value) == (
-        f"{data / 'test_boxes.npy'}: attention is measured against boxes x1 y1 x2 y2 of the regions, but the split has none beside its truth"
+        f"{data / 'test_boxes.npy'}: attention is measured against boxes x1 y1 x2 y2 of the regions, "
+        "but the split has none beside its truth"
     )
 
 

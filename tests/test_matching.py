@@ -52,6 +52,16 @@ def test_pairs_without_negatives_add_nothing():
         assert (torch.autograd.grad(loss, scores)[0] == 0).all()
 
 
+def test_negatives_need_not_be_mutual():
+    """Row 0 has two negative captions, column 0 has none: rows and columns are averaged over their own negatives."""
+    scores = torch.tensor([[0.5, 0.4, 0.6], [9.0, 0.5, 9.0], [9.0, 0.3, 0.5]])
+    negatives = torch.tensor([[False, True, True], [False, False, False], [False, True, False]])
+    captions, images = {"hardest": 0.3 + 0.0, "all": (0.1 + 0.3) / 2 + 0.0}, {"hardest": 0.1 + 0.3, "all": (0.1 + 0.0) / 2 + 0.3}
+    for kind in ("hardest", "all"):
+        loss = hinge_ranking_loss(scores, negatives, kind=kind)
+        assert loss.item() == pytest.approx(captions[kind] + images[kind])
+
+
 def test_ties_give_the_gradient_to_one_negative():
     scores = torch.zeros(4, 4, requires_grad=True)
     hinge_ranking_loss(scores, negative_pairs(torch.arange(4))).backward()

@@ -9,7 +9,8 @@ from xattn import objective as objective_module
 from xattn.constraints import ccr_loss, ccs_loss
 from xattn.data.vocabulary import END, PAD, START
 from xattn.matching import hinge_ranking_loss
-from xattn.models.scan import Scan, ScanConfig
+from xattn.models.interface import Direction
+from xattn.models.scan import Aggregation, Scan, ScanConfig
 from xattn.objective import WordWeights, batch_objective
 
 FEATURES, WORDS = 6, 12
@@ -22,7 +23,7 @@ LENGTHS = [6, 4, 3, 7, 5, 5, 4]
 class Batch:
     """A model in double precision and one batch of pairs, two of them twice in it as siblings."""
 
-    def __init__(self, direction="t2i", aggregation="mean", image_ids=tuple(IMAGE_IDS)):
+    def __init__(self, direction: Direction = "t2i", aggregation: Aggregation = "mean", image_ids=tuple(IMAGE_IDS)):
         torch.manual_seed(5)
         config = ScanConfig(direction=direction, aggregation=aggregation, dim=8, word_dim=5)
         self.model = Scan(config, FEATURES, WORDS).double()

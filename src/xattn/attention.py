@@ -172,9 +172,9 @@ def cosine(
 
 
 def content_floor(largest: Float[Tensor, "..."], total: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The rounding error of `w^T G w`: `eps (sum_j w_j)^2 max_j |k_j|^2`; `largest` is that maximum, `total` that sum."""
+    """What rounding may do to `w^T G w`, generously: `8 eps (sum_j w_j)^2 max_j |k_j|^2`; `largest` is that maximum, `total` that sum."""
     limits = torch.finfo(largest.dtype)
-    return limits.eps * largest * total.square() + limits.tiny
+    return 8 * limits.eps * largest * total.square() + limits.tiny
 
 
 def scan_weights(

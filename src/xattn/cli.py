@@ -177,9 +177,11 @@ def main(arguments: list[str] | None = None) -> None:
         return
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _parsed(arguments).run()
-    except InputError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]xattn:[/] {escape(str(error))}")
+        parse(arguments).run()
+    except (InputError, OSError) as error:
+        # Not all that a file system refuses is foreseen; whatever it is, it is nothing that a stack trace would help with.
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(f"[bold red]xattn:[/] {escape(said)}")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("xattn: interrupted; what was half written has been removed", file=sys.stderr)
@@ -197,13 +199,17 @@ COMMANDS = {
 }
 
 
-def _parsed(arguments: list[str]) -> Any:
+def parse(arguments: list[str]) -> Any:
+    """The command that the arguments name, ready to `run`; leaves with a message and status 2 if they name none."""
     if not arguments or arguments[0] not in COMMANDS:
         # No command: the list of commands, and what is wrong with this one.
         return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="xattn", description=xattn.__doc__)
     name, rest = arguments[0], arguments[1:]
     default = {"default": _preset_defaults(rest)} if name == "train" else {}
-    return tyro.cli(COMMANDS[name], args=rest, prog=f"xattn {name}", config=(tyro.conf.AvoidSubcommands,), **default)
+    try:
+        return tyro.cli(COMMANDS[name], args=rest, prog=f"xattn {name}", config=(tyro.conf.AvoidSubcommands,), **default)
+    except ValueError as error:  # of a configuration as a whole; those of its parts are told by tyro
+        raise InputError(str(error)) from error
 
 
 def _preset_defaults(arguments: list[str]) -> Any:
@@ -215,7 +221,10 @@ def _preset_defaults(arguments: list[str]) -> Any:
             chosen[name] = value if equals else arguments[place + 1]
     settings = chosen["--settings"]
     config = preset(chosen["--preset"], settings if settings in ("small", "f30k", "coco") else "small")  # pyright: ignore[reportArgumentType]
-    return Train(data=tyro.MISSING, out=tyro.MISSING, config=config)
+    # Not by its constructor, which may check types: data and out have no value yet.
+    default = object.__new__(Train)
+    vars(default).update(data=tyro.MISSING, out=tyro.MISSING, config=config, settings="small", vocabulary=None)
+    return default
 
 
 class _EpochPrinter:

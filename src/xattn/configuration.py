@@ -38,7 +38,7 @@ class MatchingConfig:
 class CcrConfig:
     """CCR, contrastive content re-sourcing."""
 
-    weight: float = 0.3
+    weight: float = 0.1
     """Factor of the constraint in the loss, at least 0; the ranking loss has 1."""
     margin: float = 0.2
     """How much more relevant attended content must be than ignored content, 0 to 2."""
@@ -55,7 +55,7 @@ class CcrConfig:
 class CcsConfig:
     """CCS, contrastive content swapping."""
 
-    weight: float = 0.3
+    weight: float = 0.1
     """Factor of the constraint in the loss, at least 0; the ranking loss has 1."""
     margin: float = 0.2
     """How much more relevant content must be to its own query than to a swapped one, 0 to 2."""

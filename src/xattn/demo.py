@@ -28,7 +28,7 @@ class Demonstration:
     def verdict(self) -> str:
         """One sentence that says what was measured and what came out better and what worse with the constraints."""
         before, after = _headline(self.alone), _headline(self.constrained)
-        changes = [f"{name} {after[name] - before[name]:+.{places}f}" for name, places in _HEADLINE.items() if name in before]
+        changes = [f"{name} {after[name] - before[name]:+z.{places}f}" for name, places in _HEADLINE.items() if name in before]
         return (
             f"With CCR + CCS against without, from one seed, on the {self.alone.images} images and {self.alone.captions} captions of the "
             f"test split: {', '.join(changes)}. One seed is one draw: a difference smaller than that between seeds says nothing."
@@ -73,17 +73,21 @@ def demonstrate(
         progress: see `train`.
     """
     out = Path(out)
+    names = {"alone": "none", "constrained": "both"}
     with atomic.new_folder(out) as folder:
-        write_scenes(folder / "scenes", n_images=images, seed=seed, progress=progress)
+        data = folder / "scenes"
+        write_scenes(data, n_images=images, seed=seed, progress=progress)
         config = dataclasses.replace(preset(preset_name), epochs=epochs, seed=seed)
-        for name, constraints in (("alone", "none"), ("constrained", "both")):
-            train(
-                dataclasses.replace(config, constraints=constraints), folder / "scenes", folder / name, on_epoch=on_epoch, progress=progress
-            )
-    alone, constrained = (evaluate(out / name, out / "scenes", "test", progress=progress) for name in ("alone", "constrained"))
-    rows = _captions_to_draw(out / "scenes", pictures)
-    drawn = [attend([out / "alone", out / "constrained"], out / "scenes", "test", row, out / f"attention-{row}.png") for row in rows]
-    return Demonstration(out, alone, constrained, drawn)
+        for name, constraints in names.items():
+            train(dataclasses.replace(config, constraints=constraints), data, folder / name, on_epoch=on_epoch, progress=progress)
+        alone, constrained = (
+            # What was evaluated on what will be found under another name as soon as all is complete.
+            dataclasses.replace(evaluate(folder / name, data, "test", progress=progress), run=str(out / name), data=str(out / "scenes"))
+            for name in names
+        )
+        runs = [folder / name for name in names]
+        drawn = [attend(runs, data, "test", row, folder / f"attention-{row}.png") for row in _captions_to_draw(data, pictures)]
+    return Demonstration(out, alone, constrained, [out / picture.name for picture in drawn])
 
 
 def _captions_to_draw(data: Path, pictures: int) -> list[int]:
