@@ -11,7 +11,8 @@ from torch import nn
 
 import oracles
 from xattn import attention as module
-from xattn.attention import Attention, all_pairs, cosine, scan_weights
+from xattn.all_pairs import all_pairs
+from xattn.attention import Attention, cosine, scan_weights
 
 SEEDS = st.integers(0, 2**32 - 1)
 ADVICE = "pass the weights as the softmax gives them: before dropout, one head at a time, not added up or averaged over layers"

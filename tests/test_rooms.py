@@ -13,11 +13,12 @@ ANYBODY = {"errors"}
 
 MAY_IMPORT = {
     "attention": set(),
+    "all_pairs": {"attention"},
     "boxes": set(),
     "constraints": {"attention"},
     "matching": {"attention"},
     "metrics": {"attention"},
-    "models": {"attention", "boxes", "constraints", "matching", "metrics"},
+    "models": {"attention", "all_pairs", "boxes", "constraints", "matching", "metrics"},
 }
 """By room, the other rooms it may import; a room that is not named may import all but the commands."""
 

@@ -54,15 +54,11 @@ def test_a_few_more_kinds_of_text(caption, tokens):
 
 
 def test_nltk_is_not_imported_before_the_first_caption_and_nothing_warns():
-    program = (
-        "import sys, xattn.data.tokens as t; assert 'nltk' not in sys.modules; assert t.tokenize('A dog.') == ['a', 'dog', '.']"
-    )
+    program = "import sys, xattn.data.tokens as t; assert 'nltk' not in sys.modules; assert t.tokenize('A dog.') == ['a', 'dog', '.']"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
-@pytest.mark.parametrize(
-    "word", ["the", "A", "of", "on", "behind", "and", "he", "is", "there", "n't", "'s", "with", "not", "to"]
-)
+@pytest.mark.parametrize("word", ["the", "A", "of", "on", "behind", "and", "he", "is", "there", "n't", "'s", "with", "not", "to"])
 def test_function_words_are_no_content(word):
     assert not is_content(word)
 
@@ -72,9 +68,7 @@ def test_punctuation_and_special_tokens_are_no_content(word):
     assert not is_content(word)
 
 
-@pytest.mark.parametrize(
-    "word", ["dog", "red", "running", "two", "3", "left", "front", "st.", "u.s.", "t-shirt", "hund", "été"]
-)
+@pytest.mark.parametrize("word", ["dog", "red", "running", "two", "3", "left", "front", "st.", "u.s.", "t-shirt", "hund", "été"])
 def test_what_can_be_seen_is_content(word):
     assert is_content(word)
 

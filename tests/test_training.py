@@ -103,7 +103,8 @@ def test_the_training_pairs_are_learned(tmp_path, tiny_data, configured, name):
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
 @pytest.mark.parametrize("constraints", ["none", "ccr", "ccs", "both"])
 def test_what_the_log_of_an_epoch_holds(tmp_path, tiny_data, configured, constraints, direction):
-    config = configured(f"scan-{direction}-avg", constraints=constraints, epochs=3, ccr={"from_epoch": 2}, ccs={"from_epoch": 3})
+    ccr, ccs = {"from_epoch": 2, "weight": 0.25}, {"from_epoch": 3, "weight": 0.5}
+    config = configured(f"scan-{direction}-avg", constraints=constraints, epochs=3, ccr=ccr, ccs=ccs)
     entries = []
     run = trained(config, tiny_data, tmp_path / "run", on_epoch=entries.append)
     assert log_of(run) == entries
@@ -113,7 +114,7 @@ def test_what_the_log_of_an_epoch_holds(tmp_path, tiny_data, configured, constra
         terms = [f"{name}_{direction}{kind}" for name in acting for kind in ("", "_active")]
         assert list(entry) == ["epoch", "learning_rate", "loss", "match", *terms, "seconds", "dev"]
         assert all(0 <= entry[name] <= 1 for name in terms if name.endswith("_active"))
-        weighted = entry["match"] + sum(0.3 * entry[f"{name}_{direction}"] for name in acting)
+        weighted = entry["match"] + sum({"ccr": 0.25, "ccs": 0.5}[name] * entry[f"{name}_{direction}"] for name in acting)
         assert entry["loss"] == pytest.approx(weighted, abs=2e-6), "rounded to six digits"
         assert list(entry["dev"]) == ["image_to_text", "text_to_image", "rsum", "attention"]
         assert list(entry["dev"]["attention"]) == [direction]

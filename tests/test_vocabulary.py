@@ -84,8 +84,7 @@ def test_other_special_words_are_refused():
     with pytest.raises(InputError) as caught:
         Vocabulary(("<pad>", "<unk>", "<start>", "<end>"))
     assert str(caught.value) == (
-        "a vocabulary has <pad>, <start>, <end>, <unk> as its ids 0 to 3, "
-        'but this one begins with ["<pad>", "<unk>", "<start>", "<end>"]'
+        'a vocabulary has <pad>, <start>, <end>, <unk> as its ids 0 to 3, but this one begins with ["<pad>", "<unk>", "<start>", "<end>"]'
     )
 
 

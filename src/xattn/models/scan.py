@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from xattn.attention import Attention, RelevanceBlock, all_pairs, scan_weights
+from xattn.all_pairs import RelevanceBlock, all_pairs
+from xattn.attention import Attention, scan_weights
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.interface import Direction, Match, MatchingModel
