@@ -142,6 +142,25 @@ def test_terms_are_means_over_the_pairs_and_shares_over_the_steps(tiny_data, con
     assert entry["loss"] == pytest.approx(sum(found.loss.item() for _, found in steps) / 24, abs=1e-6)
 
 
+def test_every_epoch_of_every_seed_has_chances_of_its_own(tiny_data, configured, monkeypatch):
+    """For random swaps, as for the order of the captions."""
+    drawn, original = {}, training_module.batch_objective
+
+    def noted(*arguments):
+        config, epoch, generator = arguments[5], arguments[6], arguments[8]
+        drawn.setdefault((config.seed, epoch), set()).add(generator.initial_seed())
+        return original(*arguments)
+
+    monkeypatch.setattr(training_module, "batch_objective", noted)
+    for seed in (0, 1):
+        config = configured(seed=seed, epochs=3)
+        data = prepare_data(config, tiny_data)
+        list(training_epochs(build_model(config, 16, len(data.vocabulary)), config, data, quiet))
+    assert len(drawn) == 6
+    assert all(len(seeds) == 1 for seeds in drawn.values()), "one generator for all steps of an epoch"
+    assert len(set.union(*drawn.values())) == 6
+
+
 def test_the_learning_rate_falls_to_a_tenth_again_and_again(tmp_path, tiny_data, configured):
     run = trained(configured(epochs=5, decay_every=2, learning_rate=0.01), tiny_data, tmp_path / "run")
     assert [entry["learning_rate"] for entry in log_of(run)] == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])

@@ -26,7 +26,7 @@ def all_pairs(
     key_mask: Bool[Tensor, "keysets k"],
     weigh: Callable[..., Tensor],
     aggregate: Callable[[RelevanceBlock], Tensor],
-    block_elements: int = 200_000,
+    block_elements: int = 400_000,
     block_columns: int = 704,
 ) -> Float[Tensor, "keysets querysets"]:
     """A score for every set of keys with every set of queries, in blocks that stay in the processor's cache.
@@ -97,11 +97,15 @@ def _sorted_by_length(mask: Tensor) -> Tensor:
 
 
 def _blocks(order: Tensor, mask: Tensor, fragments: int) -> Iterator[Tensor]:
-    """Cut sets sorted by length into runs of at most about `fragments` fragments, padding included."""
+    """Cut sets sorted by length into runs of at most about `fragments` fragments, padding included.
+
+    A run that is half full ends where the next length begins, since padding costs as much as fragments do.
+    """
     lengths = mask.sum(-1)[order].tolist()
     start = 0
     for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or (end + 1 - start) * max(lengths[end], 1) > fragments:
+        full = end == len(lengths) or (end + 1 - start) * lengths[end] > fragments
+        if full or (lengths[end] > lengths[end - 1] and (end - start) * lengths[end - 1] * 2 >= fragments):
             yield order[start:end]
             start = end
 

@@ -161,18 +161,19 @@ def cosine(
 ) -> Float[Tensor, "..."]:
     """`dot / (|q| |a|)`, and 0 with gradient 0 where `|q|` is 0 or `|a|^2` is below what rounding can tell from 0 (`floor`).
 
-    `w^T G w` may come out slightly negative; the root of it, and the root's gradient, are taken only above the floor. The published
-    code divides by `max(|q| |a|, 1e-8)` instead, which is the same for any content that is not zero.
+    `w^T G w` may come out slightly negative; its root, and the root's gradient, are taken only above the floor. The published code
+    divides by `max(|q| |a|, 1e-8)` instead, which is the same for any content that is not zero.
     """
-    defined = (content_square > floor) & (query_norm > 0)
-    norm = torch.where(content_square > floor, content_square, 1.0).sqrt() * torch.where(query_norm > 0, query_norm, 1.0)
-    return torch.where(defined, dot / norm, 0.0)
+    query_square = query_norm.square()
+    square = content_square * query_square
+    # Divided by infinity, what is undefined and its gradient are both 0.
+    return dot / square.masked_fill(square <= floor * query_square, torch.inf).sqrt()
 
 
 def content_floor(largest: Float[Tensor, "..."], total: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """What rounding may do to `w^T G w`, generously: `8 eps (sum_j w_j)^2 max_j |k_j|^2`; `largest` is that maximum, `total` that sum."""
     limits = torch.finfo(largest.dtype)
-    return 8 * limits.eps * largest * total.square() + limits.tiny
+    return (8 * limits.eps * largest) * total.square() + limits.tiny
 
 
 def scan_weights(
@@ -202,8 +203,8 @@ def scan_weights(
     rectified = functional.leaky_relu(similarity, negative_slope=0.1)
     # A square, a sum and a root: `vector_norm` over an inner dimension takes a hundred times as long on a processor.
     square = rectified.square().sum(query_dim, keepdim=True)
-    norm = torch.where(square > 0, square, 1.0).sqrt() + 1e-8
-    weights = (rectified * (lambda_softmax / norm)).exp()
+    norm = square.clamp_min(torch.finfo(square.dtype).tiny).sqrt() + 1e-8  # the clamp keeps the root's gradient finite at 0
+    weights = (rectified * (lambda_softmax / norm)).exp_()  # in place, so that a block needs less of the cache
     return weights if key_mask is None else weights * key_mask
 
 

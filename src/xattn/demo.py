@@ -11,7 +11,7 @@ from xattn.data.precomp import read_split
 from xattn.data.scenes import write_scenes
 from xattn.evaluation import Evaluation, evaluate
 from xattn.presets import preset
-from xattn.regions.progress import ProgressCallback
+from xattn.progress import ProgressCallback
 from xattn.report.attend import attend
 from xattn.training import EpochCallback, train
 

@@ -18,7 +18,7 @@ from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.retrieval import RetrievalReport, retrieval_report
 from xattn.models.fragments import Fragments
 from xattn.models.interface import MatchingModel
-from xattn.regions.progress import ProgressCallback, shown_progress
+from xattn.progress import ProgressCallback, shown_progress
 from xattn.runs import Run, load_run
 
 IMAGES_AT_ONCE = 128

@@ -21,7 +21,7 @@ from xattn.errors import InputError
 from xattn.evaluation import measure
 from xattn.models.interface import MatchingModel
 from xattn.objective import Objective, WordWeights, batch_objective
-from xattn.regions.progress import ProgressCallback, shown_progress
+from xattn.progress import ProgressCallback, shown_progress
 from xattn.runs import build_model, refuse_occupied, save_run
 
 EpochCallback = Callable[[dict[str, Any]], None]

@@ -9,7 +9,7 @@ from typing import Any
 
 from xattn.data.lines import read_json_lines, read_lines, shown
 from xattn.data.tokens import tokenize
-from xattn.data.truth import Span, _span
+from xattn.data.truth import Span, span_from_json
 from xattn.errors import InputError
 
 
@@ -99,7 +99,7 @@ def _caption(row: dict[str, Any], where: str, line: int) -> Caption:
 def _spans(value: Any, text: str, where: str) -> tuple[Span, ...]:
     if not isinstance(value, list):
         raise InputError(f'{where}: expected "spans" to be a list, found {shown(value)}')
-    spans = tuple(_span(span, where) for span in value)
+    spans = tuple(span_from_json(span, where) for span in value)
     tokens = tokenize(text) if spans else []
     for span in spans:
         if span.end > len(tokens):

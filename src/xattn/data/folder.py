@@ -17,10 +17,10 @@ from xattn.data.caption_file import Caption, read_captions
 from xattn.data.precomp_writer import SplitWriter
 from xattn.data.split import ImageRecord
 from xattn.errors import InputError
+from xattn.progress import ProgressCallback, shown_progress
 from xattn.regions.backbone import Backbone, EfficientNetLite0
 from xattn.regions.extract import available_cores, features_in_order
 from xattn.regions.images import UnreadableImageError, image_size
-from xattn.regions.progress import ProgressCallback, shown_progress
 from xattn.regions.windows import N_WINDOWS, windows
 
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}

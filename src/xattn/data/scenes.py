@@ -21,9 +21,9 @@ from xattn.data.scene_captions import caption_scene
 from xattn.data.scene_layout import SceneStyle, propose_boxes, random_layout
 from xattn.data.scene_pictures import draw_scene
 from xattn.errors import InputError
+from xattn.progress import ProgressCallback, shown_progress
 from xattn.regions.backbone import Backbone, EfficientNetLite0
 from xattn.regions.extract import available_cores
-from xattn.regions.progress import ProgressCallback, shown_progress
 
 FEWEST_SCENES = 10
 HELD_OUT = 0.1

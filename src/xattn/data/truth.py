@@ -57,7 +57,7 @@ def read_truth(path: Path | str, n_captions: int) -> dict[int, tuple[Span, ...]]
             raise InputError(f"{where}: caption {caption} has a line already; expected one line a caption")
         if not isinstance(spans, list):
             raise InputError(f'{where}: expected "spans" to be a list, found {shown(spans)}')
-        truth[caption] = tuple(_span(span, where) for span in spans)
+        truth[caption] = tuple(span_from_json(span, where) for span in spans)
     return truth
 
 
@@ -100,7 +100,8 @@ def relevant_regions(
     return relevant, annotated
 
 
-def _span(value: Any, where: str) -> Span:
+def span_from_json(value: Any, where: str) -> Span:
+    """A span from its JSON object, `{"start", "end", "boxes", "type"}`; `InputError` that begins with `where` if it is none."""
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a span to be an object with start, end and boxes, found {shown(value)}")
     start, end, boxes, kind = value.get("start"), value.get("end"), value.get("boxes"), value.get("type")
