@@ -90,14 +90,14 @@ def test_measuring_does_not_disturb_training(tmp_path, tiny_data, configured):
 @pytest.mark.parametrize("name", ["scan-t2i-avg", "scan-t2i-lse", "scan-i2t-avg", "scan-i2t-lse"])
 def test_the_training_pairs_are_learned(tmp_path, tiny_data, configured, name):
     sizes = {"dim": 32, "word_dim": 16}
-    config = configured(name, epochs=20, learning_rate=0.01, decay_every=15, model=sizes, matching={"negatives": "all"})
+    config = configured(name, epochs=30, learning_rate=0.01, decay_every=20, model=sizes, matching={"negatives": "all"})
     run = trained(config, tiny_data, tmp_path / "run")
     log = log_of(run)
-    assert log[-1]["loss"] < 0.3 * log[0]["loss"]
+    assert log[-1]["loss"] < 0.2 * log[0]["loss"]
     split = read_split(tiny_data, "train")
     best = all_scores(load_run(run), tiny_data, "train").argmax(0)
     share = (best == torch.from_numpy(split.caption_image)).float().mean()
-    assert share > 0.8, "by chance it is 1 in 12"
+    assert share > 0.7, "by chance it is 1 in 12"
 
 
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
