@@ -13,6 +13,7 @@ from xattn.data.batches import EncodedCaptions, read_regions
 from xattn.data.precomp import check_features, read_split
 from xattn.data.split import Split, split_file
 from xattn.data.truth import relevant_regions
+from xattn.device import best_device
 from xattn.errors import InputError
 from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.retrieval import RetrievalReport, retrieval_report
@@ -66,7 +67,7 @@ def evaluate(
     """
     if not 0 < iou <= 1:
         raise InputError(f"iou must be above 0 and at most 1, but it is {iou}")
-    run = run if isinstance(run, Run) else load_run(Path(run))
+    run = run if isinstance(run, Run) else load_run(Path(run), best_device())
     chosen = read_split(data, split)
     refuse_other_features(run, chosen)
     check_features(chosen)

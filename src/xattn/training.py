@@ -17,6 +17,7 @@ from xattn.data.batches import EncodedCaptions, PairBatch, content_weights, ever
 from xattn.data.precomp import check_features, read_split, split_names
 from xattn.data.split import Split
 from xattn.data.vocabulary import Vocabulary
+from xattn.device import best_device
 from xattn.errors import InputError
 from xattn.evaluation import measure
 from xattn.models.interface import MatchingModel
@@ -115,16 +116,17 @@ def training_epochs(model: MatchingModel, config: RunConfig, data: TrainingData,
     An entry holds `epoch` (from 1), `learning_rate`, the mean over the epoch's pairs of `loss` and of every term by name, the shares
     of active hinges, `seconds`, and the development numbers under `dev` where there is such a split.
     """
+    device = next(model.parameters()).device
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, config.decay_every, gamma=0.1)
-    word_weights = WordWeights(_word_weights(config.ccr.queries, data), _word_weights(config.ccs.queries, data))
+    word_weights = WordWeights(*(_word_weights(queries, data).to(device) for queries in (config.ccr.queries, config.ccs.queries)))
     n_captions = len(data.train_captions)
     for epoch in range(1, config.epochs + 1):
         model.train()
         started, seen, totals = time.perf_counter(), 0, Totals()
         swaps = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
         for batch in pair_batches(data.train, data.train_captions, config.batch_size, config.seed, epoch):
-            objective = training_step(model, optimiser, batch, config, epoch, word_weights, swaps)
+            objective = training_step(model, optimiser, batch.to(device), config, epoch, word_weights, swaps)
             pairs = len(batch.image_ids)
             totals.add(objective, pairs)
             seen += pairs
@@ -198,7 +200,7 @@ class Totals:
 
 def _new_model(config: RunConfig, data: TrainingData) -> MatchingModel:
     torch.manual_seed(config.seed)
-    return build_model(config, data.train.feature_size, len(data.vocabulary)).train()
+    return build_model(config, data.train.feature_size, len(data.vocabulary)).train().to(best_device())
 
 
 def _word_weights(queries: CountedQueries, data: TrainingData) -> Tensor:

@@ -40,6 +40,12 @@ class PairBatch(NamedTuple):
     """Row of each pair's image in its split; equal for siblings."""
     caption_ids: Int[Tensor, "n"]
 
+    def to(self, device: torch.device) -> "PairBatch":
+        """The same batch on a device."""
+        images = ImageBatch(*(tensor.to(device) for tensor in self.images))
+        captions = CaptionBatch(*(tensor.to(device) for tensor in self.captions))
+        return PairBatch(images, captions, self.image_ids.to(device), self.caption_ids.to(device))
+
 
 class EncodedCaptions:
     """All captions of a split as token ids."""
