@@ -142,8 +142,8 @@ def test_a_caption_of_only_unknown_words(refused, train, data, run):
         put_lines(caps, ["xylophone zithers" if row == 2 else line for row, line in enumerate(lines_of(caps))])
         (data / f"{name}_truth.jsonl").unlink()
         expected = (
-            f"{caps}: line 3: the vocabulary knows no word of the caption 'xylophone zithers'; "
-            "take it out, or train with a lower --min-count"
+            f"{caps}, line 3: the vocabulary knows no word of the caption 'xylophone zithers'; "
+            "take it out, or use a vocabulary that does (trained with a lower --min-count)"
         )
         extra = ["--min-count", "2"] if name == "dev" else []
         assert refused(*arguments, *extra) == expected

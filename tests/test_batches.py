@@ -138,6 +138,6 @@ def test_a_caption_of_only_unknown_words_is_refused(split):
     with pytest.raises(InputError) as caught:
         EncodedCaptions(split, vocabulary)
     assert str(caught.value) == (
-        f"{split.folder / 'train_caps.txt'}: line 4: the vocabulary knows no word of the caption 'dog'; "
-        "take it out, or train with a lower --min-count"
+        f"{split.folder / 'train_caps.txt'}, line 4: the vocabulary knows no word of the caption 'dog'; "
+        "take it out, or use a vocabulary that does (trained with a lower --min-count)"
     )

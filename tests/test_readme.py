@@ -20,7 +20,16 @@ def test_the_readme_shows_python() -> None:
     assert len(re.findall(r"```python\n", README)) >= 2
 
 
-@pytest.mark.parametrize("line", re.findall(r"^xattn .*$", README, flags=re.MULTILINE))
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) for line in block.splitlines() if line.startswith("xattn")
+]
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(COMMANDS) >= 4
+
+
+@pytest.mark.parametrize("line", COMMANDS)
 def test_commands_of_the_readme_are_understood(line: str) -> None:
     cli.parse(shlex.split(line, comments=True)[1:])
 

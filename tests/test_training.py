@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -202,7 +203,13 @@ def test_a_run_folder_has_what_it_takes(tmp_path, tiny_data, configured):
     assert json.loads((run / "model.json").read_text()) == {"feature_size": 16, "vocabulary_size": len(vocabulary)}
     about = json.loads((run / "run.json").read_text())
     assert 0 <= about.pop("seconds") < 60
-    assert about == {"xattn": xattn.__version__, "torch": torch.__version__, "data": str(tiny_data), "images": 12, "captions": 25}
+    assert about == {
+        "xattn": xattn.__version__,
+        "torch": torch.__version__,
+        "data": os.path.relpath(tiny_data, run),
+        "images": 12,
+        "captions": 25,
+    }
     assert set(load_file(run / "weights.safetensors")) == set(build_model(config, 16, len(vocabulary)).state_dict())
 
 

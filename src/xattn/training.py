@@ -1,6 +1,7 @@
 """The training loop, plain to see."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def train(
         about = {
             "xattn": xattn.__version__,
             "torch": torch.__version__,
-            "data": str(data),
+            "data": os.path.relpath(data, out),
             "images": prepared.train.n_images,
             "captions": prepared.train.n_captions,
             "seconds": round(time.perf_counter() - started, 1),

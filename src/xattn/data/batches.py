@@ -61,8 +61,8 @@ class EncodedCaptions:
         for row, ids in enumerate(self.ids):
             if all(token == UNKNOWN for token in ids[1:-1]):
                 raise InputError(
-                    f"{split.folder / f'{split.name}_caps.txt'}: line {row + 1}: the vocabulary knows no word of the caption "
-                    f"{split.captions[row]!r}; take it out, or train with a lower --min-count"
+                    f"{split.folder / f'{split.name}_caps.txt'}, line {row + 1}: the vocabulary knows no word of the caption "
+                    f"{split.captions[row]!r}; take it out, or use a vocabulary that does (trained with a lower --min-count)"
                 )
 
     def __len__(self) -> int:
