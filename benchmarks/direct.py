@@ -30,7 +30,8 @@ def direct_scores(images: Fragments, captions: Fragments, direction: Direction, 
 
 
 def _scan_weights(rectified: Tensor, lambda_softmax: float, queries: int, keys: int) -> Tensor:
-    norm = torch.linalg.vector_norm(rectified, dim=queries, keepdim=True) + 1e-8
+    # Not `vector_norm`, which is slow over a short or inner dimension and would flatter whatever is compared with this.
+    norm = rectified.square().sum(queries, keepdim=True).sqrt() + 1e-8
     return (rectified * (lambda_softmax / norm)).softmax(keys)
 
 

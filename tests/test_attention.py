@@ -529,3 +529,22 @@ def test_examples_of_the_docstrings_run():
         results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def test_threads_with_blocks_of_their_own_give_the_same_scores_and_leave_no_trace():
+    generator = torch.Generator().manual_seed(3)
+    queries, keys = torch.randn(20, 4, 6, generator=generator), torch.randn(30, 5, 6, generator=generator)
+    masks = torch.ones(20, 4, dtype=torch.bool), torch.ones(30, 5, dtype=torch.bool)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with torch.no_grad():
+            one = all_pairs(queries, masks[0], keys, masks[1], partial(scan_weights, lambda_softmax=9.0), mean_score, 100, 10)
+        torch.set_num_threads(3)
+        with torch.no_grad():
+            three = all_pairs(queries, masks[0], keys, masks[1], partial(scan_weights, lambda_softmax=9.0), mean_score, 100, 10)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(one, three)
+    assert not three.requires_grad

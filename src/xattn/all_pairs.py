@@ -1,6 +1,7 @@
 """Scores of all pairs: every set of keys with every set of queries, in the Gram form of `xattn.attention`, block by block."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,8 @@ def all_pairs(
 
     Sets are sorted by length and cut into blocks, so that hardly any padding is multiplied. In a block the similarities are one
     matrix product laid out as `keysets k q querysets`: the sums over the keys and over the queries of a pair then run over outer
-    dimensions, and the innermost is contiguous for the processor's vector units. Works with and without gradient.
+    dimensions, and the innermost is contiguous for the processor's vector units. Works with and without gradient; without one, a
+    processor's threads take blocks of their own, which spares them from waiting for each other at every operation.
 
     Args:
         queries: fragments that attend, padded with zero vectors.
@@ -50,8 +52,8 @@ def all_pairs(
     query_blocks = [_position_major(queries, query_mask, chosen) for chosen in _blocks(columns, query_mask, block_columns)]
     widest = max(block.vectors.shape[0] for block in query_blocks)
     key_rows = max(1, block_elements // widest)
-    scores = []
-    for chosen in _blocks(rows, key_mask, key_rows):
+
+    def scored(chosen: Tensor) -> Tensor:  # some sets of keys with all sets of queries
         length = int(key_mask[chosen].sum(-1).max())
         block_keys, mask = keys[chosen, :length], key_mask[chosen, :length]
         gram = block_keys @ block_keys.transpose(1, 2)
@@ -60,10 +62,18 @@ def all_pairs(
         extended = torch.cat([gram, mask.unsqueeze(1).to(gram.dtype)], dim=1)
         padded = None if bool(mask.all()) else mask[:, :, None, None]
         flat = block_keys.reshape(-1, keys.shape[-1])
-        scores.append(
-            torch.cat([aggregate(_relevance_block(flat, extended, largest, padded, block, weigh)) for block in query_blocks], dim=1)
-        )
+        return torch.cat([aggregate(_relevance_block(flat, extended, largest, padded, block, weigh)) for block in query_blocks], dim=1)
+
+    scores = _mapped(scored, list(_blocks(rows, key_mask, key_rows)))
     return torch.cat(scores)[_inverse(rows)][:, _inverse(columns)]
+
+
+def _mapped(scored: Callable[[Tensor], Tensor], blocks: list[Tensor]) -> list[Tensor]:
+    threads = min(torch.get_num_threads(), len(blocks))
+    if torch.is_grad_enabled() or blocks[0].device.type != "cpu" or threads == 1:
+        return [scored(chosen) for chosen in blocks]
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:  # PyTorch keeps that number by thread
+        return list(pool.map(torch.no_grad()(scored), blocks))
 
 
 class _QueryBlock(NamedTuple):
