@@ -24,7 +24,7 @@ class Scenes:
 
     out: Path
     """The folder to write: a data folder with train, dev and test, with the pictures beside them."""
-    images: int = 1500
+    images: int = 1000
     """How many scenes, a tenth each for dev and test."""
     seed: int = 0
     """The same seed renders the same scenes."""
@@ -136,7 +136,7 @@ class Demo:
 
     out: Path = Path("demo")
     """The folder to write."""
-    images: int = 1500
+    images: int = 1000
     """How many scenes."""
     epochs: int = 12
     """Passes over the training captions, for each of the two models."""
@@ -150,7 +150,7 @@ class Demo:
         from xattn.demo import demonstrate
         from xattn.report.tables import print_tables
 
-        shown = demonstrate(self.out, self.images, self.epochs, self.seed, on_epoch=_EpochPrinter(self.epochs))
+        shown = demonstrate(self.out, self.images, self.epochs, self.seed, on_stage=_print_now, on_epoch=_EpochPrinter(self.epochs))
         print_tables([shown.alone, shown.constrained])
         print(shown.verdict())
         for picture in shown.pictures:
@@ -244,6 +244,10 @@ class _EpochPrinter:
             dev = entry["dev"]
             line += f"  dev R@1 {dev['image_to_text']['r1']:.1f} i2t {dev['text_to_image']['r1']:.1f} t2i  rsum {dev['rsum']:.1f}"
         print(f"{line}  {entry['seconds']:.1f} s", flush=True)
+
+
+def _print_now(what: str) -> None:
+    print(what, flush=True)
 
 
 def _write_json(values: dict[str, Any], path: Path) -> None:

@@ -1,18 +1,21 @@
 """The demonstration: scenes, two models from one seed, one table, a few pictures."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from xattn import atomic
+from xattn.configuration import ConstraintSet
 from xattn.data.precomp import read_split
 from xattn.data.scenes import write_scenes
 from xattn.evaluation import Evaluation, evaluate
 from xattn.presets import preset
 from xattn.progress import ProgressCallback
 from xattn.report.attend import attend
+from xattn.runs import CONSTRAINTS_NAMES
 from xattn.training import EpochCallback, train
 
 
@@ -52,11 +55,12 @@ def _headline(evaluation: Evaluation) -> dict[str, float]:
 
 def demonstrate(
     out: Path | str,
-    images: int = 1500,
+    images: int = 1000,
     epochs: int = 12,
     seed: int = 0,
     preset_name: str = "scan-t2i-avg",
     pictures: int = 3,
+    on_stage: Callable[[str], object] = lambda what: None,
     on_epoch: EpochCallback | None = None,
     progress: ProgressCallback | None = None,
 ) -> Demonstration:
@@ -69,17 +73,21 @@ def demonstrate(
         seed: of the scenes and of both models.
         preset_name: which model.
         pictures: how many test captions to draw.
+        on_stage: called with a few words before each part of the work.
         on_epoch: see `train`.
         progress: see `train`.
     """
     out = Path(out)
-    names = {"alone": "none", "constrained": "both"}
+    names: dict[str, ConstraintSet] = {"alone": "none", "constrained": "both"}
     with atomic.new_folder(out) as folder:
         data = folder / "scenes"
+        on_stage(f"rendering {images} scenes and computing the features of their regions")
         write_scenes(data, n_images=images, seed=seed, progress=progress)
         config = dataclasses.replace(preset(preset_name), epochs=epochs, seed=seed)
         for name, constraints in names.items():
+            on_stage(f"training {preset_name} {CONSTRAINTS_NAMES[constraints]}")
             train(dataclasses.replace(config, constraints=constraints), data, folder / name, on_epoch=on_epoch, progress=progress)
+        on_stage("measuring both on the test split")
         alone, constrained = (
             # What was evaluated on what will be found under another name as soon as all is complete.
             dataclasses.replace(evaluate(folder / name, data, "test", progress=progress), run=str(out / name), data=str(out / "scenes"))
