@@ -138,7 +138,7 @@ class Demo:
     """The folder to write."""
     images: int = 1000
     """How many scenes."""
-    epochs: int = 12
+    epochs: int = 8
     """Passes over the training captions, for each of the two models."""
     seed: int = 0
     """Of the scenes and of both models."""

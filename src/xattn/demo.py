@@ -56,7 +56,7 @@ def _headline(evaluation: Evaluation) -> dict[str, float]:
 def demonstrate(
     out: Path | str,
     images: int = 1000,
-    epochs: int = 12,
+    epochs: int = 8,
     seed: int = 0,
     preset_name: str = "scan-t2i-avg",
     pictures: int = 3,
