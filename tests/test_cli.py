@@ -247,7 +247,7 @@ def test_from_training_to_a_table_and_a_picture(run, tiny_data, tmp_path):
     assert f"{found['rsum']:.1f}" in table
     for name in ("precision", "recall", "f1", "average_precision", "pointing"):
         assert f"{found['attention']['t2i'][name]:.3f}" in table
-    assert "6 images, 13 captions" in table
+    assert "6 images, 13 captions" in " ".join(table.split())  # a long path wraps the line
 
     assert run("attend", folder, "--data", tiny_data, "--out", picture, "--caption", "2") == f"{picture}\n"
     assert picture.read_bytes().startswith(b"\x89PNG")
