@@ -1,6 +1,7 @@
 """A data folder small enough to train on in a second, and runs trained on it."""
 
 import dataclasses
+import signal
 from typing import Any
 
 import numpy as np
@@ -99,3 +100,11 @@ def tiny_i2t_run(tmp_path_factory, tiny_data):
     """A run of `scan-i2t-lse` without constraints that no test changes."""
     out = tmp_path_factory.mktemp("tiny") / "i2t"
     return train(tiny_config("scan-i2t-lse", epochs=3), tiny_data, out, progress=lambda *_: None)
+
+
+@pytest.fixture
+def sigterm_restored():
+    """Commands take SIGTERM over for good, which a process that runs many of them must undo."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)

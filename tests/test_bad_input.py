@@ -16,6 +16,8 @@ from xattn.cli import main
 
 SMALL = ["--model.dim", "16", "--model.word-dim", "8", "--batch-size", "8", "--min-count", "1", "--epochs", "1"]
 
+pytestmark = pytest.mark.usefixtures("sigterm_restored")
+
 
 def contents(folder):
     """Every file and folder below one, hidden ones too, with a digest of what files hold."""
@@ -23,13 +25,6 @@ def contents(folder):
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in folder.rglob("*")
     }
-
-
-@pytest.fixture(autouse=True)
-def signals():
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

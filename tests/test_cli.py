@@ -22,12 +22,7 @@ from xattn.presets import DESCRIPTIONS, preset
 
 SMALL = ["--model.dim", "16", "--model.word-dim", "8", "--batch-size", "8", "--min-count", "1"]
 
-
-@pytest.fixture(autouse=True)
-def signals():
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+pytestmark = pytest.mark.usefixtures("sigterm_restored")
 
 
 @pytest.fixture

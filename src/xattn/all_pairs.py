@@ -46,6 +46,11 @@ def all_pairs(
         aggregate: turns a `RelevanceBlock` into the scores `keysets querysets` of its pairs.
         block_elements: about how many similarities a block holds; the result does not depend on it beyond rounding.
         block_columns: about how many queries a block holds.
+
+    Returns:
+        The scores, row = set of keys, column = set of queries, in the callers' order; in the units of `aggregate`.
+
+    Source: SCAN's published code scores all pairs too, one caption at a time with its content built; the Gram form and blocks are ours.
     """
     columns = _sorted_by_length(query_mask)
     rows = _sorted_by_length(key_mask)
