@@ -429,13 +429,14 @@ class TestAllPairs:
 
     @pytest.mark.parametrize("block_elements", [1, 37, 500, 10**6])
     @pytest.mark.parametrize("block_columns", [1, 13, 10**6])
+    @pytest.mark.parametrize("part_elements", [1, 60, 10**6])
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-    def test_scores_do_not_depend_on_the_blocks(self, block_elements, block_columns, dtype, tolerance):
+    def test_scores_do_not_depend_on_the_blocks(self, block_elements, block_columns, part_elements, dtype, tolerance):
         generator = torch.Generator().manual_seed(0)
         captions, caption_mask = ragged(generator, 11, 9, 32)
         images, image_mask = ragged(generator, 7, 12, 32)
         sets = captions.to(dtype), caption_mask, images.to(dtype), image_mask
-        blocks = {"block_elements": block_elements, "block_columns": block_columns}
+        blocks = {"block_elements": block_elements, "block_columns": block_columns, "part_elements": part_elements}
         scores = scored(*sets, **blocks)
         assert scores.dtype == dtype
         close(scores, scored(*sets), tolerance)
@@ -458,8 +459,9 @@ class TestAllPairs:
         padded = scored(pad(queries, (0, 0, 0, 3)), pad(query_mask, (0, 3)), pad(keys, (0, 0, 0, 2)), pad(key_mask, (0, 2)))
         close(padded, scored(queries, query_mask, keys, key_mask))
 
-    def test_what_a_block_holds(self):
-        """Models that aggregate more than relevance read the weights themselves: normalised by `total`, 0 at padding."""
+    @pytest.mark.parametrize("part_elements", [1, 50, 10**6])
+    def test_what_a_block_holds(self, part_elements):
+        """Models that aggregate more than relevance read each query's largest weight."""
         generator = torch.Generator().manual_seed(4)
         queries, query_mask = ragged(generator, 3, 4, 8)
         keys, key_mask = ragged(generator, 4, 5, 8)
@@ -470,17 +472,16 @@ class TestAllPairs:
             return mean_score(block)
 
         weigh = partial(scan_weights, lambda_softmax=9.0)
-        all_pairs(queries, query_mask, keys, key_mask, weigh, keep)
-        (block,) = blocks
-        weights = block.weights / block.total.unsqueeze(1)  # keysets k q querysets, both sorted by length
+        all_pairs(queries, query_mask, keys, key_mask, weigh, keep, part_elements=part_elements)
+        all_pairs(queries, query_mask, keys, key_mask, weigh, keep, with_largest_weight=True, part_elements=part_elements)
+        without, block = blocks
+        assert without.largest_weight is None
         key_sets, query_sets = key_mask.sum(1).sort(stable=True).indices, query_mask.sum(1).sort(stable=True).indices
         for row, i in enumerate(key_sets):
             for column, c in enumerate(query_sets):
                 expected = oracles.scan_weights(oracles.lists(queries[c], query_mask[c]), oracles.lists(keys[i], key_mask[i]), 9.0)
-                found = weights[row, :, block.query_mask[:, column], column].T
-                n = int(key_mask[i].sum())
-                close(found[:, :n], expected, 1e-10)
-                assert (found[:, n:] == 0).all()
+                found = block.largest_weight[row, block.query_mask[:, column], column]
+                close(found, [max(weights) for weights in expected], 1e-10)
 
     def test_a_set_without_keys_scores_zero(self):
         generator = torch.Generator().manual_seed(3)
@@ -536,13 +537,14 @@ def test_threads_with_blocks_of_their_own_give_the_same_scores_and_leave_no_trac
     queries, keys = torch.randn(20, 4, 6, generator=generator), torch.randn(30, 5, 6, generator=generator)
     masks = torch.ones(20, 4, dtype=torch.bool), torch.ones(30, 5, dtype=torch.bool)
     before = torch.get_num_threads()
+    weigh, blocks = partial(scan_weights, lambda_softmax=9.0), {"block_elements": 100, "block_columns": 10}
     try:
         torch.set_num_threads(1)
         with torch.no_grad():
-            one = all_pairs(queries, masks[0], keys, masks[1], partial(scan_weights, lambda_softmax=9.0), mean_score, 100, 10)
+            one = all_pairs(queries, masks[0], keys, masks[1], weigh, mean_score, **blocks)
         torch.set_num_threads(3)
         with torch.no_grad():
-            three = all_pairs(queries, masks[0], keys, masks[1], partial(scan_weights, lambda_softmax=9.0), mean_score, 100, 10)
+            three = all_pairs(queries, masks[0], keys, masks[1], weigh, mean_score, **blocks)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

@@ -102,6 +102,21 @@ class TestScores:
             assert torch.autograd.gradcheck(lambda v, t, f=score: f(fragments_of(v, images), fragments_of(t, captions)), vectors)
 
 
+def test_two_threads_add_the_gradients_of_repeated_rows_in_one_order():
+    """A batch takes its hardest images and captions again and again; a sum of another order would be another run."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(128, 36, 256, generator=generator).requires_grad_()
+    taken, factors = torch.randint(0, 128, (300,), generator=generator), torch.randn(300, 36, 256, generator=generator)
+    images = Fragments(vectors, torch.ones(128, 36, dtype=torch.bool))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = [torch.autograd.grad((images[taken].vectors * factors).sum(), vectors)[0] for _ in range(6)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradients[0], gradient) for gradient in gradients[1:])
+
+
 class TestAggregate:
     def test_by_hand(self):
         relevance, mask = torch.tensor([0.5, -0.1, 0.9]), torch.tensor([True, True, False])

@@ -19,7 +19,7 @@ from xattn.attention import Attention
 from xattn.configuration import RunConfig
 from xattn.constraints import Hinges, ccr_hinges, ccs_hinges, different_words, swap_partners
 from xattn.matching import Negatives, hinge_ranking_loss, negative_pairs
-from xattn.models.fragments import Fragments
+from xattn.models.fragments import Fragments, chosen
 from xattn.models.interface import Direction, MatchingModel
 
 SPARSE_SHARE = 1 / 8
@@ -122,14 +122,14 @@ def _swapped_hinges(
     ccs = config.ccs
     if direction == "t2i":
         counted = word_weights[tokens]
-        swapped = captions.vectors[partners]
+        swapped = chosen(captions.vectors, partners)
         allowed = different_words(tokens, tokens[partners], counted[partners] > 0) & found[:, None, None]
         return ccs_hinges(attention, swapped, allowed, ccs.margin, counted)
     allowed = images.mask[partners].unsqueeze(1) & found[:, None, None]
     if ccs.swap == "sentence":
         n_regions = allowed.shape[2]
         allowed = allowed & ~torch.eye(n_regions, dtype=torch.bool, device=allowed.device)
-    return ccs_hinges(attention, images.vectors[partners], allowed, ccs.margin)
+    return ccs_hinges(attention, chosen(images.vectors, partners), allowed, ccs.margin)
 
 
 def _noted(terms: dict[str, float], name: str, direction: Direction, hinges: Hinges) -> Tensor:

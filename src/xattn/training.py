@@ -51,8 +51,8 @@ def train(
 ) -> Path:
     """Train a model on the `train` split of a precomp folder, measuring it on `dev` after every epoch, and write a run folder.
 
-    The folder appears when the run is finished; a run that fails or is interrupted leaves none. On a processor with one thread
-    the same configuration and data give the same weights; with several, sums may be added up in another order.
+    The folder appears when the run is finished; a run that fails or is interrupted leaves none. On a processor the same configuration,
+    data and number of threads give the same weights, bit for bit.
 
     Args:
         config: what to train and how; see `xattn.presets.preset`.

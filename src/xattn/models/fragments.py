@@ -25,7 +25,9 @@ class Fragments:
 
     def __getitem__(self, index: Tensor | slice) -> "Fragments":
         """The fragments of some images or captions, in the order of `index`, which may repeat."""
-        return Fragments(self.vectors[index], self.mask[index], {name: extra[index] for name, extra in self.extras.items()})
+        return Fragments(
+            chosen(self.vectors, index), chosen(self.mask, index), {name: chosen(extra, index) for name, extra in self.extras.items()}
+        )
 
     @staticmethod
     def concatenate(parts: "list[Fragments]") -> "Fragments":
@@ -35,3 +37,11 @@ class Fragments:
         masks = [torch.nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in parts]
         extras = {name: torch.cat([part.extras[name] for part in parts]) for name in parts[0].extras}
         return Fragments(torch.cat(vectors), torch.cat(masks), extras)
+
+
+def chosen(tensor: Float[Tensor, "n *rest"] | Bool[Tensor, "n *rest"], index: Tensor | slice) -> Tensor:
+    """`tensor[index]` along the first dimension, with a gradient that several threads add up in one and the same order.
+
+    The gradient of plain indexing by a tensor adds the rows that repeat in whatever order the threads come to them.
+    """
+    return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
