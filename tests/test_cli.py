@@ -147,7 +147,7 @@ def test_help_of_train_explains_every_field_of_the_configuration(helped):
             flags.append(flag)
             assert f"{flag} " in text
             assert explained[name][field.name] in text, flag
-    assert len(flags) == 28
+    assert len(flags) == 29
 
 
 def test_help_of_train_has_the_defaults_of_the_preset(helped):

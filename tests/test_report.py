@@ -24,6 +24,7 @@ from xattn.evaluation import Evaluation
 from xattn.metrics import AttentionReport, RetrievalDirection, RetrievalReport
 from xattn.models.fragments import Fragments
 from xattn.models.interface import Match, MatchingModel
+from xattn.models.registry import build_model
 from xattn.models.scan import ScanConfig
 from xattn.report import attend as attend_module
 from xattn.report import labels
@@ -31,7 +32,7 @@ from xattn.report.attend import attend, attention_of
 from xattn.report.labels import distinct_labels
 from xattn.report.pictures import Strip, attention_picture, lighting, save_picture
 from xattn.report.tables import attention_table, evaluation_table, print_tables
-from xattn.runs import Run, build_model, load_run, save_run
+from xattn.runs import Run, load_run, save_run
 
 FEATURES = 5
 WIDTH, HEIGHT = 60, 40
@@ -62,7 +63,7 @@ def make_run(path, direction="t2i", constraints="none", vocabulary=VOCABULARY, f
     path.mkdir(parents=True)
     config = RunConfig(preset=f"scan-{direction}-avg", constraints=constraints, model=ScanConfig(direction, dim=6, word_dim=3))
     torch.manual_seed(seed)
-    save_run(path, config, vocabulary, feature_size, build_model(config, feature_size, len(vocabulary)), {})
+    save_run(path, config, vocabulary, feature_size, build_model(config.model, feature_size, len(vocabulary)), {})
     return path
 
 

@@ -19,7 +19,8 @@ from xattn.data.precomp import read_split
 from xattn.data.vocabulary import Vocabulary
 from xattn.errors import InputError
 from xattn.evaluation import EncodedCaptions, encode_captions, encode_images, score_all
-from xattn.runs import build_model, load_run
+from xattn.models.registry import build_model
+from xattn.runs import load_run
 from xattn.training import prepare_data, train, training_epochs
 
 FILES = ["config.json", "log.jsonl", "model.json", "run.json", "vocabulary.json", "weights.safetensors"]
@@ -134,7 +135,7 @@ def test_terms_are_means_over_the_pairs_and_shares_over_the_steps(tiny_data, con
 
     monkeypatch.setattr(training_module, "batch_objective", noted)
     torch.manual_seed(0)
-    (entry,) = training_epochs(build_model(config, 16, len(data.vocabulary)), config, data, quiet)
+    (entry,) = training_epochs(build_model(config.model, 16, len(data.vocabulary)), config, data, quiet)
     assert [pairs for pairs, _ in steps] == [8, 8, 8]
     for name in ("match", "ccr_t2i", "ccs_t2i"):
         assert entry[name] == pytest.approx(sum(found.terms[name] for _, found in steps) / 24, abs=1e-6)
@@ -156,7 +157,7 @@ def test_every_epoch_of_every_seed_has_chances_of_its_own(tiny_data, configured,
     for seed in (0, 1):
         config = configured(seed=seed, epochs=3)
         data = prepare_data(config, tiny_data)
-        list(training_epochs(build_model(config, 16, len(data.vocabulary)), config, data, quiet))
+        list(training_epochs(build_model(config.model, 16, len(data.vocabulary)), config, data, quiet))
     assert len(drawn) == 6
     assert all(len(seeds) == 1 for seeds in drawn.values()), "one generator for all steps of an epoch"
     assert len(set.union(*drawn.values())) == 6
@@ -179,7 +180,7 @@ def test_a_large_gradient_is_scaled_down(tiny_data, configured, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted)
     config = configured(epochs=1, clip=0.01)
     data = prepare_data(config, tiny_data)
-    list(training_epochs(build_model(config, 16, len(data.vocabulary)), config, data, quiet))
+    list(training_epochs(build_model(config.model, 16, len(data.vocabulary)), config, data, quiet))
     assert norms == pytest.approx([0.01] * 3, rel=1e-3)
 
 
@@ -210,7 +211,7 @@ def test_a_run_folder_has_what_it_takes(tmp_path, tiny_data, configured):
         "images": 12,
         "captions": 25,
     }
-    assert set(load_file(run / "weights.safetensors")) == set(build_model(config, 16, len(vocabulary)).state_dict())
+    assert set(load_file(run / "weights.safetensors")) == set(build_model(config.model, 16, len(vocabulary)).state_dict())
 
 
 def test_the_vocabulary_is_of_train_and_dev(tmp_path, tiny_data, configured):

@@ -28,6 +28,7 @@ def all_pairs(
     weigh: Callable[..., Tensor],
     aggregate: Callable[[RelevanceBlock], Tensor],
     with_largest_weight: bool = False,
+    product_dtype: torch.dtype | None = None,
     block_elements: int = 1_000_000,
     block_columns: int = 1056,
     part_elements: int = 130_000,
@@ -49,6 +50,8 @@ def all_pairs(
         weigh: `weigh(similarity, query_dim=2, key_dim=1, key_mask=... or None)` gives weights, up to a factor for each query.
         aggregate: turns a `RelevanceBlock` into the scores `keysets querysets` of its pairs.
         with_largest_weight: whether `aggregate` wants each query's largest weight.
+        product_dtype: in what precision keys and queries are multiplied, without gradient; None is that of `keys`. Norms, weights and all
+            that follows the product keep that of `keys`.
         block_elements: about how many similarities the matrix product of a block gives.
         block_columns: about how many queries a block holds.
         part_elements: about how many of a block's similarities are weighed at a time. The result does not depend on the three beyond
@@ -61,12 +64,13 @@ def all_pairs(
     """
     columns = _sorted_by_length(query_mask)
     rows = _sorted_by_length(key_mask)
-    query_blocks = [_position_major(queries, query_mask, chosen) for chosen in _blocks(columns, query_mask, block_columns)]
+    product_dtype = keys.dtype if product_dtype is None or torch.is_grad_enabled() else product_dtype
+    query_blocks = [_position_major(queries, query_mask, chosen, product_dtype) for chosen in _blocks(columns, query_mask, block_columns)]
     widest = max(block.vectors.shape[0] for block in query_blocks)
     key_rows = max(1, block_elements // widest)
 
     def scored(chosen: Tensor) -> Tensor:  # some sets of keys with all sets of queries
-        block_keys = _key_block(keys, key_mask, chosen)
+        block_keys = _key_block(keys, key_mask, chosen, product_dtype)
         product = _Product()
         scores = []
         for block in query_blocks:
@@ -74,10 +78,10 @@ def all_pairs(
             similarity = product(block_keys.vectors, block.vectors).view(n_keysets, length, *block.norm.shape)  # keysets k q querysets
             size = max(1, part_elements // similarity[0].numel())
             parts = [
-                _sums(similarity[start : start + size], block_keys.part(start, size), weigh, with_largest_weight)
+                _sums(similarity[start : start + size].to(keys.dtype), block_keys.part(start, size), weigh, with_largest_weight)
                 for start in range(0, n_keysets, size)
             ]
-            sums = parts[0] if len(parts) == 1 else _Sums(*map(_concatenated, zip(*parts, strict=True)))
+            sums = _concatenated(parts)
             floor = content_floor(block_keys.largest[:, None, None], sums.total.detach())
             relevance = cosine(sums.dot, block.norm, sums.content_square, floor)
             largest = None if sums.largest is None else sums.largest / sums.total
@@ -140,8 +144,12 @@ class _Product:
         return torch.mm(keys, queries.t(), out=self.memory[:size].view(len(keys), len(queries)))
 
 
-def _concatenated(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    return None if parts[0] is None else torch.cat([part for part in parts if part is not None])
+def _concatenated(parts: list[_Sums]) -> _Sums:
+    if len(parts) == 1:
+        return parts[0]
+    largest = [part.largest for part in parts if part.largest is not None]
+    dot, content_square, total = (torch.cat(column) for column in zip(*(part[:3] for part in parts), strict=True))
+    return _Sums(dot, content_square, total, torch.cat(largest) if largest else None)
 
 
 def _mapped(scored: Callable[[Tensor], Tensor], blocks: list[Tensor]) -> list[Tensor]:
@@ -152,19 +160,20 @@ def _mapped(scored: Callable[[Tensor], Tensor], blocks: list[Tensor]) -> list[Te
         return list(pool.map(torch.no_grad()(scored), blocks))
 
 
-def _key_block(keys: Tensor, key_mask: Tensor, chosen: Tensor) -> _KeyBlock:
+def _key_block(keys: Tensor, key_mask: Tensor, chosen: Tensor, product_dtype: torch.dtype) -> _KeyBlock:
     length = int(key_mask[chosen].sum(-1).max())
     vectors, mask = keys.index_select(0, chosen)[:, :length], key_mask[chosen, :length]
     gram = vectors @ vectors.transpose(1, 2)
     largest = gram.detach().diagonal(dim1=1, dim2=2).amax(-1)
     extended = torch.cat([gram, mask.unsqueeze(1).to(gram.dtype)], dim=1)
-    return _KeyBlock(vectors.reshape(-1, keys.shape[-1]), mask, extended, largest, not bool(mask.all()))
+    return _KeyBlock(vectors.reshape(-1, keys.shape[-1]).to(product_dtype), mask, extended, largest, not bool(mask.all()))
 
 
-def _position_major(queries: Tensor, mask: Tensor, chosen: Tensor) -> _QueryBlock:
+def _position_major(queries: Tensor, mask: Tensor, chosen: Tensor, product_dtype: torch.dtype) -> _QueryBlock:
     length = int(mask[chosen].sum(-1).max())
     vectors = queries.index_select(0, chosen)[:, :length].transpose(0, 1)  # q querysets dim
-    return _QueryBlock(vectors.reshape(-1, queries.shape[-1]), torch.linalg.vector_norm(vectors, dim=-1), mask[chosen, :length].t())
+    flat = vectors.reshape(-1, queries.shape[-1]).to(product_dtype)
+    return _QueryBlock(flat, torch.linalg.vector_norm(vectors, dim=-1), mask[chosen, :length].t())
 
 
 def _sorted_by_length(mask: Tensor) -> Tensor:

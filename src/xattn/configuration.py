@@ -4,11 +4,13 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from xattn.constraints import SwapSource
 from xattn.errors import InputError
 from xattn.matching import Negatives
+from xattn.models.registry import ModelConfig
 from xattn.models.scan import ScanConfig
 
 ConstraintSet = Literal["none", "ccr", "ccs", "both"]
@@ -92,7 +94,7 @@ class RunConfig:
     """Largest norm of the gradient; a larger one is scaled down to it."""
     min_count: int = 4
     """Words seen less often in the training and development captions are <unk>; not used when a vocabulary is given."""
-    model: ScanConfig = field(default_factory=ScanConfig)
+    model: ModelConfig = field(default_factory=ScanConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     ccr: CcrConfig = field(default_factory=CcrConfig)
     ccs: CcsConfig = field(default_factory=CcsConfig)
@@ -118,9 +120,10 @@ class RunConfig:
         return dataclasses.asdict(self)
 
     def differences(self, other: "RunConfig") -> list[str]:
-        """The fields that differ, as `name mine, theirs` with dotted names."""
+        """The fields that differ, as `name mine, theirs` with dotted names; `-` where another model has no such field."""
         mine, theirs = _flattened(self.as_dict()), _flattened(other.as_dict())
-        return [f"{name} {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        names = dict.fromkeys([*mine, *theirs])
+        return [f"{name} {mine.get(name, '-')}, {theirs.get(name, '-')}" for name in names if mine.get(name) != theirs.get(name)]
 
 
 def read_configuration(path: Path) -> RunConfig:
@@ -165,7 +168,13 @@ def _flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _built(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind`, checked field by field; dotted names in every complaint."""
+    """`value` as `kind`, checked field by field; dotted names in every complaint. Dataclasses of a union differ in their `name`."""
+    if get_origin(kind) is UnionType:
+        by_name = {choice.name: choice for choice in get_args(kind)}
+        found = value.get("name") if isinstance(value, dict) else None
+        if found not in by_name:
+            raise ValueError(f"{where}.name must be one of {', '.join(by_name)}, but it is {found!r}")
+        return _built(by_name[found], value, where)
     if dataclasses.is_dataclass(kind):
         names = {field.name for field in dataclasses.fields(kind)}
         if not isinstance(value, dict) or set(value) != names:

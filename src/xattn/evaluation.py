@@ -70,6 +70,7 @@ def evaluate(
     run = run if isinstance(run, Run) else load_run(Path(run), best_device())
     chosen = read_split(data, split)
     refuse_other_features(run, chosen)
+    refuse_unfit(run.model, chosen)
     check_features(chosen)
     captions = EncodedCaptions(chosen, run.vocabulary)
     with shown_progress(progress) as shown_on:
@@ -113,8 +114,7 @@ def encode_images(model: MatchingModel, split: Split, progress: ProgressCallback
     device = next(model.parameters()).device
     parts = []
     for rows in _chunks(split.n_images, IMAGES_AT_ONCE):
-        batch = read_regions(split, rows)
-        parts.append(model.encode_images(batch.features.to(device), batch.counts.to(device)))
+        parts.append(model.encode_images(*read_regions(split, rows).to(device)))
         progress("encoding images", int(rows[-1]) + 1, split.n_images)
     return Fragments.concatenate(parts)
 
@@ -148,6 +148,24 @@ def refuse_other_features(run: Run, split: Split) -> None:
         )
 
 
+@torch.no_grad()
+def refuse_unfit(model: MatchingModel, split: Split) -> None:
+    """Raise `InputError` unless a model can encode the images of a split and its attention can be measured, tried on the first one."""
+    was_training = model.training
+    model.eval()
+    try:
+        model.encode_images(*read_regions(split, np.zeros(1, dtype=np.int64)).to(next(model.parameters()).device))
+    except InputError as error:
+        raise InputError(f"{split_file(split.folder, split.name, 'ims.npy')}: {error}") from error
+    finally:
+        model.train(was_training)
+    if split.truth and (split.boxes is None or split.boxes.shape[-1] != 4):
+        raise InputError(
+            f"{split_file(split.folder, split.name, 'boxes.npy')}: attention is measured against boxes x1 y1 x2 y2 of the regions, "
+            "but the split has none beside its truth"
+        )
+
+
 def word_relevance(
     split: Split, row: int, n_tokens: int, iou: float
 ) -> tuple[Bool[np.ndarray, "words regions"], Bool[np.ndarray, "words"]]:
@@ -173,11 +191,6 @@ def _attention(
 ) -> dict[str, AttentionReport] | None:
     if not split.truth:
         return None
-    if split.boxes is None or split.boxes.shape[-1] != 4:
-        raise InputError(
-            f"{split_file(split.folder, split.name, 'boxes.npy')}: attention is measured against boxes x1 y1 x2 y2 of the regions, "
-            "but the split has none beside its truth"
-        )
     metrics = {direction: AttentionMetrics(iou=iou) for direction in model.directions}
     rows, is_measurable = np.array(sorted(split.truth)), False
     for chosen in np.array_split(rows, -(-len(rows) // PAIRS_AT_ONCE)):

@@ -6,7 +6,8 @@ All `b x b` scores are computed in blocks without a gradient. The ranking loss a
 scalars; `c` is zero but for the pairs that the loss looks at, with hardest negatives at most three for each of the `b` pairs. Only their
 scores are computed again, with gradient, and `sum_ij c_ij S_ij` then has the very gradient of the loss: which pair is hardest is
 piecewise constant. Memory no longer grows with `b^2`. Where the loss looks at much of the batch (all negatives, early on), one
-differentiable pass over all pairs costs less and gives the same.
+differentiable pass over all pairs costs less and gives the same; and where a score depends on the other pairs of the batch, as behind a
+batch norm over pairs, that pass is the only one that is true.
 """
 
 from typing import NamedTuple
@@ -68,14 +69,19 @@ def batch_objective(
     matching = config.matching
     negatives = negative_pairs(image_ids, count_siblings=matching.siblings == "count")
     kind: Negatives = "all" if epoch <= matching.all_negatives_epochs else matching.negatives
-    with torch.no_grad():
+    if model.scores_use_batch_statistics:
         scores = model.score(images, captions)
-    match, coefficients = _ranking(scores, negatives, matching.margin, kind)
-    own = model.match(images, captions)
-    loss = match + _same_gradient(model, images, captions, own.scores, coefficients)
+        match, attentions = hinge_ranking_loss(scores, negatives, matching.margin, kind), model.attentions(images, captions)
+        loss, scores = match, scores.detach()
+    else:
+        with torch.no_grad():
+            scores = model.score(images, captions)
+        match, coefficients = _ranking(scores, negatives, matching.margin, kind)
+        own_scores, attentions = model.match(images, captions)
+        loss = match + _same_gradient(model, images, captions, own_scores, coefficients)
     terms = {"match": match.item()}
 
-    for direction, attention in own.attentions.items():
+    for direction, attention in attentions.items():
         if config.uses_ccr and epoch >= config.ccr.from_epoch:
             counted = word_weights.ccr[tokens] if direction == "t2i" else None
             hinges = ccr_hinges(attention, config.ccr.margin, counted)

@@ -23,7 +23,7 @@ from xattn.configuration import RunConfig, read_configuration, write_configurati
 from xattn.data.vocabulary import Vocabulary
 from xattn.errors import InputError
 from xattn.models.interface import MatchingModel
-from xattn.models.scan import Scan
+from xattn.models.registry import build_model
 
 WEIGHTS = "weights.safetensors"
 
@@ -45,11 +45,6 @@ class Run:
 
 
 CONSTRAINTS_NAMES = {"none": "alone", "ccr": "+ CCR", "ccs": "+ CCS", "both": "+ CCR + CCS"}
-
-
-def build_model(config: RunConfig, feature_size: int, vocabulary_size: int) -> MatchingModel:
-    """A new model of a configuration, its weights drawn from torch's random state."""
-    return Scan(config.model, feature_size, vocabulary_size)
 
 
 def save_run(
@@ -80,7 +75,7 @@ def load_run(folder: Path, device: torch.device | str = "cpu") -> Run:
     config = read_configuration(folder / "config.json")
     vocabulary = Vocabulary.load(folder / "vocabulary.json")
     feature_size = _read_feature_size(folder / "model.json", len(vocabulary))
-    model = build_model(config, feature_size, len(vocabulary))
+    model = build_model(config.model, feature_size, len(vocabulary))
     weights = _read_weights(folder / WEIGHTS)
     _refuse_other_weights(folder / WEIGHTS, model, weights)
     model.load_state_dict(weights)

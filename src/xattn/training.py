@@ -20,11 +20,12 @@ from xattn.data.split import Split
 from xattn.data.vocabulary import Vocabulary
 from xattn.device import best_device
 from xattn.errors import InputError
-from xattn.evaluation import measure
+from xattn.evaluation import measure, refuse_unfit
 from xattn.models.interface import MatchingModel
+from xattn.models.registry import build_model
 from xattn.objective import Objective, WordWeights, batch_objective
 from xattn.progress import ProgressCallback, shown_progress
-from xattn.runs import build_model, refuse_occupied, save_run
+from xattn.runs import refuse_occupied, save_run
 
 EpochCallback = Callable[[dict[str, Any]], None]
 """Called with the log's entry after every epoch."""
@@ -75,6 +76,9 @@ def train(
     started = time.perf_counter()
     with atomic.new_folder(out) as folder, shown_progress(progress) as shown_on:
         model = _new_model(config, prepared)
+        for split in (prepared.train, prepared.dev):
+            if split is not None:
+                refuse_unfit(model, split)
         with (folder / "log.jsonl").open("w", encoding="utf-8") as log:
             for entry in training_epochs(model, config, prepared, shown_on):
                 log.write(json.dumps(entry) + "\n")
@@ -157,7 +161,7 @@ def training_step(
     Raises:
         InputError: the loss or its gradient is not finite; the terms and the captions of the batch are named, and nothing is updated.
     """
-    images = model.encode_images(batch.images.features, batch.images.counts)
+    images = model.encode_images(*batch.images)
     captions = model.encode_captions(batch.captions.tokens, batch.captions.lengths)
     objective = batch_objective(model, images, captions, batch.captions.tokens, batch.image_ids, config, epoch, word_weights, swaps)
     optimiser.zero_grad(set_to_none=True)
@@ -201,7 +205,7 @@ class Totals:
 
 def _new_model(config: RunConfig, data: TrainingData) -> MatchingModel:
     torch.manual_seed(config.seed)
-    return build_model(config, data.train.feature_size, len(data.vocabulary)).train().to(best_device())
+    return build_model(config.model, data.train.feature_size, len(data.vocabulary)).train().to(best_device())
 
 
 def _word_weights(queries: CountedQueries, data: TrainingData) -> Tensor:

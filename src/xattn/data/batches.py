@@ -22,6 +22,12 @@ class ImageBatch(NamedTuple):
 
     features: Float[Tensor, "n regions features"]
     counts: Int[Tensor, "n"]
+    boxes: Float[Tensor, "n regions columns"] | None = None
+    """x1 y1 x2 y2 in units of the image's width and height, or PFAN's 30 columns as they are; None where they are not known."""
+
+    def to(self, device: torch.device) -> "ImageBatch":
+        """The same batch on a device."""
+        return ImageBatch(self.features.to(device), self.counts.to(device), None if self.boxes is None else self.boxes.to(device))
 
 
 class CaptionBatch(NamedTuple):
@@ -42,7 +48,7 @@ class PairBatch(NamedTuple):
 
     def to(self, device: torch.device) -> "PairBatch":
         """The same batch on a device."""
-        images = ImageBatch(*(tensor.to(device) for tensor in self.images))
+        images = self.images.to(device)
         captions = CaptionBatch(*(tensor.to(device) for tensor in self.captions))
         return PairBatch(images, captions, self.image_ids.to(device), self.caption_ids.to(device))
 
@@ -81,7 +87,19 @@ class EncodedCaptions:
 def read_regions(split: Split, rows: np.ndarray) -> ImageBatch:
     """The regions of some images, read from disk as float32."""
     features = np.asarray(split.features[rows], dtype=np.float32)
-    return ImageBatch(torch.from_numpy(features), torch.from_numpy(split.counts[rows]))
+    return ImageBatch(torch.from_numpy(features), torch.from_numpy(split.counts[rows]), _relative_boxes(split, rows))
+
+
+def _relative_boxes(split: Split, rows: np.ndarray) -> Tensor | None:
+    if split.boxes is None:
+        return None
+    boxes = np.asarray(split.boxes[rows], dtype=np.float32)
+    if boxes.shape[-1] == 4:
+        if split.images is None:
+            return None
+        sizes = np.array([[(image.width, image.height) * 2] for image in (split.images[row] for row in rows)], dtype=np.float32)
+        boxes = boxes / sizes
+    return torch.from_numpy(boxes)
 
 
 def epoch_order(n_captions: int, seed: int, epoch: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -25,6 +26,13 @@ class MatchingModel(nn.Module, ABC):
 
     directions: tuple[Direction, ...]
     """The directions in which it attends; `t2i`: words to regions, `i2t`: regions to words."""
+    needs_boxes: bool = False
+    """Whether it cannot encode images without the boxes of their regions."""
+    scores_use_batch_statistics: bool = False
+    """Whether, in training, the score of a pair depends on the other pairs scored with it, as a batch norm over pairs makes it.
+    Such scores get their gradient all together, and `score` in training mode moves running averages: it is called once a step."""
+    product_dtype: torch.dtype | None = None
+    """In what precision `score` multiplies fragments with fragments, the bulk of its work; None: their own. All else stays as it is."""
 
     @abstractmethod
     def encode_images(
@@ -35,7 +43,8 @@ class MatchingModel(nn.Module, ABC):
         Args:
             features: padded to one number of regions.
             counts: how many regions of each image are valid.
-            boxes: `n regions 4` in units of the image's width and height, for models that know positions.
+            boxes: `n regions 4`, x1 y1 x2 y2 in units of the image's width and height, or `n regions 30`, PFAN's published block ids
+                and overlaps; for models that know positions.
         """
 
     @abstractmethod
@@ -44,11 +53,15 @@ class MatchingModel(nn.Module, ABC):
 
     @abstractmethod
     def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
-        """Score every image with every caption, in blocks."""
+        """Score every image with every caption, in blocks; with or without gradient."""
 
     @abstractmethod
     def match(self, images: Fragments, captions: Fragments) -> Match:
         """Score image `p` with caption `p` and give the attention that the score rests on, sharing the work."""
+
+    def attentions(self, images: Fragments, captions: Fragments) -> dict[Direction, Attention]:
+        """The attention of image `p` and caption `p` in each direction."""
+        return self.match(images, captions).attentions
 
     def score_pairs(self, images: Fragments, captions: Fragments) -> Float[Tensor, "pairs"]:
         """Score image `p` with caption `p`: the diagonal of `score`."""
@@ -62,4 +75,4 @@ class MatchingModel(nn.Module, ABC):
         """
         if direction not in self.directions:
             raise ValueError(f"{type(self).__name__} attends {' and '.join(self.directions)}, not {direction}")
-        return self.match(images, captions).attentions[direction]
+        return self.attentions(images, captions)[direction]

@@ -1,6 +1,6 @@
 """SCAN: stacked cross attention (Lee, Chen, Hua, Hu and He, ECCV 2018)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
@@ -21,6 +21,8 @@ Aggregation = Literal["mean", "lse", "max", "sum"]
 class ScanConfig:
     """What makes one SCAN differ from another."""
 
+    name: Literal["scan"] = field(default="scan", kw_only=True)
+    """The model that this configures."""
     direction: Direction = "t2i"
     """t2i: words attend to regions; i2t: regions attend to words."""
     aggregation: Aggregation = "mean"
@@ -72,9 +74,9 @@ class Scan(MatchingModel):
 
     def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
         """See `MatchingModel`."""
-        if self.config.direction == "t2i":
-            return all_pairs(captions.vectors, captions.mask, images.vectors, images.mask, self._weigh, self._aggregate_block)
-        return all_pairs(images.vectors, images.mask, captions.vectors, captions.mask, self._weigh, self._aggregate_block).t()
+        words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
+        how = {"weigh": self._weigh, "aggregate": self._aggregate_block, "product_dtype": self.product_dtype}
+        return all_pairs(*words, *regions, **how) if self.config.direction == "t2i" else all_pairs(*regions, *words, **how).t()
 
     def match(self, images: Fragments, captions: Fragments) -> Match:
         """See `MatchingModel`."""

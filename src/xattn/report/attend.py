@@ -117,7 +117,7 @@ def attention_of(run: Run, split: Split, row: int) -> dict[Direction, Float[np.n
     device = next(run.model.parameters()).device
     was_training = run.model.training
     run.model.eval()
-    images = run.model.encode_images(regions.features.to(device), regions.counts.to(device))
+    images = run.model.encode_images(*regions.to(device))
     captions = run.model.encode_captions(torch.tensor([ids], device=device), torch.tensor([len(ids)], device=device))
     attentions = run.model.match(images, captions).attentions
     run.model.train(was_training)
