@@ -205,7 +205,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest(refused):
         ("trian", "Unrecognized options: trian"),
         ("", "Expected one of {scenes, regions, train, evaluate, attend, demo, presets}"),
         ("--verbose", "Unrecognized options: --verbose"),
-        ("evaluate --data d", "RUN"),
+        ("evaluate --data d", "evaluate needs a run folder"),
         ("attend r --data d --out a.png --words some", "invalid choice 'some'"),
         ("scenes --out o --images few", "invalid literal for int() with base 10: 'few'"),
     ],
@@ -254,6 +254,16 @@ def test_options_of_evaluate_are_passed_on(run, tiny_run, tiny_data, tmp_path):
     found = json.loads(numbers.read_text())
     assert found["evaluated"]["split"] == "dev"
     assert found["attention"]["t2i"]["iou"] == 0.25
+
+
+def test_an_ensemble_has_a_row_and_names_of_its_own(run, tiny_run, tiny_i2t_run, tiny_data, tmp_path):
+    numbers = tmp_path / "numbers.json"
+    table = run("evaluate", tiny_run, tiny_i2t_run, "--data", tiny_data, "--json", numbers)
+    found = json.loads(numbers.read_text())
+    assert [each["evaluated"]["run"] for each in found["runs"]] == [str(tiny_run), str(tiny_i2t_run)]
+    assert found["ensemble"]["evaluated"]["ensemble_of"] == 2
+    assert "ensemble of 2" in table
+    assert "attention" not in found["ensemble"]
 
 
 def test_options_of_scenes_regions_and_demo_are_passed_on(monkeypatch, tmp_path):

@@ -11,8 +11,10 @@ import torch
 from xattn import evaluation as evaluation_module
 from xattn.data.precomp import read_split
 from xattn.errors import InputError
-from xattn.evaluation import evaluate, measure, word_relevance
+from xattn.evaluation import evaluate, evaluate_all, measure, word_relevance
+from xattn.metrics import retrieval_report
 from xattn.runs import load_run
+from xattn.training import train
 
 ATTENTION_NAMES = {
     *("precision", "recall", "f1", "micro_precision", "micro_recall", "micro_f1"),
@@ -224,6 +226,7 @@ def test_the_names_of_the_numbers(case, tiny_data):
         "split": "test",
         "images": 6,
         "captions": 13,
+        "ensemble_of": 1,
     }
 
 
@@ -311,3 +314,43 @@ def test_progress_is_told(tiny_run, tiny_data, monkeypatch):
     calls = []
     evaluate(tiny_run, tiny_data, progress=lambda *call: calls.append(call))
     assert calls == [("encoding images", 4, 6), ("encoding images", 6, 6), ("scoring", 8, 13), ("scoring", 13, 13)]
+
+
+def test_an_ensemble_is_the_mean_of_the_scores(tiny_run, tiny_i2t_run, tiny_data):
+    split = read_split(tiny_data, "test")
+    singles = [evaluated(run, tiny_data) for run in (tiny_run, tiny_i2t_run)]
+    *each, ensemble = evaluate_all([tiny_run, tiny_i2t_run], tiny_data, progress=quiet)
+    assert each == singles
+    scores = []
+    for folder in (tiny_run, tiny_i2t_run):
+        run = load_run(folder)
+        scores.append(measure(run.model, split, evaluation_module.EncodedCaptions(split, run.vocabulary)).scores)
+    expected = retrieval_report((scores[0] + scores[1]) / 2, torch.from_numpy(split.caption_image))
+    assert ensemble.retrieval == expected
+    assert (ensemble.name, ensemble.ensemble_of, ensemble.attention) == ("ensemble of 2", 2, None)
+    assert ensemble.as_dict()["evaluated"]["ensemble_of"] == 2
+    assert str(tiny_run) in ensemble.run
+    assert str(tiny_i2t_run) in ensemble.run
+
+
+def test_an_ensemble_of_different_data_is_refused(tmp_path, tiny_run, tiny_data, write_data, configured):
+    other = train(configured(epochs=1, min_count=3), tiny_data, tmp_path / "words", progress=quiet)
+    with pytest.raises(InputError) as caught:
+        evaluate_all([tiny_run, other], tiny_data, progress=quiet)
+    assert str(caught.value) == f"{tiny_run} and {other}: were trained on different data, with different vocabularies, and form no ensemble"
+    wide = write_data(tmp_path / "wide", feature_size=20)
+    other = train(configured(epochs=1), wide, tmp_path / "features", progress=quiet)
+    with pytest.raises(InputError, match="were trained on different data, with features of size 16 and 20, and form no ensemble"):
+        evaluate_all([tiny_run, other], tiny_data, progress=quiet)
+
+
+def test_bfloat16_products_move_the_scores_a_little(tiny_run, tiny_data):
+    run, split = load_run(tiny_run), read_split(tiny_data, "test")
+    captions = evaluation_module.EncodedCaptions(split, run.vocabulary)
+    exact = measure(run.model, split, captions).scores
+    rounded = evaluated(run, tiny_data, precision="bf16")
+    assert run.model.product_dtype == torch.bfloat16
+    scores = measure(run.model, split, captions).scores
+    assert scores.dtype == torch.float32
+    assert 0 < (scores - exact).abs().max() < 0.05
+    assert rounded.retrieval == retrieval_report(scores, torch.from_numpy(split.caption_image))

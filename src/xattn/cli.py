@@ -13,7 +13,7 @@ from rich.markup import escape
 
 import xattn
 from xattn import atomic
-from xattn.configuration import RunConfig
+from xattn.configuration import Precision, RunConfig
 from xattn.errors import InputError
 from xattn.presets import DESCRIPTIONS, Settings, preset
 
@@ -82,28 +82,36 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run on a split: retrieval in both directions and, where the data has truth, attention against boxes."""
+    """Measure a run on a split: retrieval in both directions and, where the data has truth, attention against boxes.
 
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder."""
+    Of several runs, each is measured, and then the ensemble that averages their scores: SGRAF is its sgr and saf, SCAN its t2i and i2t.
+    """
+
+    run_folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """The run folder, or several for their ensemble."""
     data: Path
     """The data folder."""
     split: str = "test"
     """Which of its splits."""
     iou: float = 0.5
     """How much a region must overlap an annotated box to be relevant to its words."""
+    precision: Precision = "fp32"
+    """Of the products of regions with words: bf16 rounds scores to some three digits and is faster on processors that have it."""
     json: Path | None = None
-    """Write the same numbers here, by name."""
+    """Write the same numbers here, by name; of several runs, a list under `runs`, and `ensemble`."""
 
     def run(self) -> None:
-        """Call `xattn.evaluation.evaluate`."""
-        from xattn.evaluation import evaluate
+        """Call `xattn.evaluation.evaluate_all`."""
+        from xattn.evaluation import evaluate_all
         from xattn.report.tables import print_tables
 
-        evaluation = evaluate(self.run_folder, self.data, self.split, self.iou)
-        print_tables([evaluation])
+        if not self.run_folders:
+            raise InputError("evaluate needs a run folder")
+        evaluations = evaluate_all(self.run_folders, self.data, self.split, self.iou, self.precision)
+        print_tables(evaluations)
         if self.json:
-            _write_json(evaluation.as_dict(), self.json)
+            each = [evaluation.as_dict() for evaluation in evaluations]
+            _write_json(each[0] if len(each) == 1 else {"runs": each[:-1], "ensemble": each[-1]}, self.json)
 
 
 @dataclass(frozen=True)

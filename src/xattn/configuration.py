@@ -16,6 +16,8 @@ from xattn.models.scan import ScanConfig
 ConstraintSet = Literal["none", "ccr", "ccs", "both"]
 CountedQueries = Literal["all", "content", "idf"]
 Siblings = Literal["exclude", "count"]
+Precision = Literal["fp32", "bf16"]
+"""Of the products of fragments with fragments; encoders, weights and norms are float32 in both."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-"""What a trained model is worth on a split: retrieval in both directions and, where there is truth, its attention."""
+"""What a trained model, or an ensemble, is worth on a split: retrieval in both directions and, where there is truth, its attention."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from xattn.configuration import Precision
 from xattn.data.batches import EncodedCaptions, read_regions
 from xattn.data.precomp import check_features, read_split
 from xattn.data.split import Split, split_file
@@ -39,11 +41,13 @@ class Evaluation:
     captions: int
     retrieval: RetrievalReport
     attention: dict[str, AttentionReport] | None
-    """By direction; None where the split has no truth."""
+    """By direction; None where the split has no truth, and for an ensemble, which has no attention of its own."""
+    ensemble_of: int = 1
+    """How many models' scores were averaged."""
 
     def as_dict(self) -> dict[str, Any]:
         """All the numbers by name, as `evaluate --json` writes them; no `attention` where there is no truth."""
-        about = {name: getattr(self, name) for name in ("run", "name", "data", "split", "images", "captions")}
+        about = {name: getattr(self, name) for name in ("run", "name", "data", "split", "images", "captions", "ensemble_of")}
         numbers = {"evaluated": about, **self.retrieval.as_dict()}
         if self.attention is not None:
             numbers["attention"] = {direction: report.as_dict() for direction, report in self.attention.items()}
@@ -51,7 +55,12 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run | Path | str, data: Path | str, split: str = "test", iou: float = 0.5, progress: ProgressCallback | None = None
+    run: Run | Path | str,
+    data: Path | str,
+    split: str = "test",
+    iou: float = 0.5,
+    precision: Precision = "fp32",
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Evaluate a run on a split of a precomp folder.
 
@@ -60,43 +69,78 @@ def evaluate(
         data: the precomp folder.
         split: which of its splits.
         iou: how much a region must overlap an annotated box to be relevant to its words, above 0 and at most 1.
+        precision: of the products of fragments with fragments; `bf16` is faster where the processor has it and rounds scores.
         progress: called as it goes on; by default there are bars on the terminal, if stderr is one.
 
     Raises:
         InputError: the run or the data cannot be used, or do not fit each other.
     """
+    return evaluate_all([run], data, split, iou, precision, progress)[0]
+
+
+def evaluate_all(
+    runs: Sequence[Run | Path | str],
+    data: Path | str,
+    split: str = "test",
+    iou: float = 0.5,
+    precision: Precision = "fp32",
+    progress: ProgressCallback | None = None,
+) -> list[Evaluation]:
+    """Evaluate runs on a split and, when there are several, the ensemble that averages their scores, which comes last.
+
+    SGRAF is the ensemble of its `sgr` and `saf`, and SCAN and PFAN are published as ensembles of `t2i` and `i2t`. Arguments as in
+    `evaluate`.
+
+    Raises:
+        InputError: a run or the data cannot be used, or do not fit each other; runs of different data cannot form an ensemble.
+    """
     if not 0 < iou <= 1:
         raise InputError(f"iou must be above 0 and at most 1, but it is {iou}")
-    run = run if isinstance(run, Run) else load_run(Path(run), best_device())
+    loaded = [run if isinstance(run, Run) else load_run(Path(run), best_device()) for run in runs]
+    _refuse_different_data(loaded)
     chosen = read_split(data, split)
-    refuse_other_features(run, chosen)
-    refuse_unfit(run.model, chosen)
+    for run in loaded:
+        refuse_other_features(run, chosen)
+        refuse_unfit(run.model, chosen)
     check_features(chosen)
-    captions = EncodedCaptions(chosen, run.vocabulary)
+    evaluated_on = {"data": str(data), "split": split, "images": chosen.n_images, "captions": chosen.n_captions}
+    evaluations, total = [], None
     with shown_progress(progress) as shown_on:
-        retrieval, attention = measure(run.model, chosen, captions, iou, shown_on)
-    if chosen.truth and attention is None:
-        raise InputError(
-            f"{split_file(chosen.folder, split, 'truth.jsonl')}: no region overlaps an annotated box by {iou:g} or more, so there is no "
-            "attention to measure; choose a lower --iou, or take the file away"
-        )
-    return Evaluation(
-        run=str(run.folder),
-        name=run.name,
-        data=str(data),
-        split=split,
-        images=chosen.n_images,
-        captions=chosen.n_captions,
-        retrieval=retrieval,
-        attention=attention,
-    )
+        for run in loaded:
+            captions = EncodedCaptions(chosen, run.vocabulary)
+            run.model.product_dtype = torch.bfloat16 if precision == "bf16" else None
+            measured = measure(run.model, chosen, captions, iou, shown_on)
+            if chosen.truth and measured.attention is None:
+                raise InputError(
+                    f"{split_file(chosen.folder, split, 'truth.jsonl')}: no region overlaps an annotated box by {iou:g} or more, so there "
+                    "is no attention to measure; choose a lower --iou, or take the file away"
+                )
+            evaluations.append(
+                Evaluation(run=str(run.folder), name=run.name, retrieval=measured.retrieval, attention=measured.attention, **evaluated_on)
+            )
+            total = measured.scores if total is None else total + measured.scores
+    if total is not None and len(loaded) > 1:
+        retrieval = retrieval_report(total / len(loaded), torch.from_numpy(chosen.caption_image))
+        name = f"ensemble of {len(loaded)}"
+        runs_averaged = " + ".join(str(run.folder) for run in loaded)
+        evaluations.append(Evaluation(runs_averaged, name, retrieval=retrieval, attention=None, ensemble_of=len(loaded), **evaluated_on))
+    return evaluations
+
+
+class Measured(NamedTuple):
+    """A model on a split."""
+
+    scores: Float[Tensor, "images captions"]
+    retrieval: RetrievalReport
+    attention: dict[str, AttentionReport] | None
+    """By direction; None where the split has no truth with which some region agrees."""
 
 
 @torch.no_grad()
 def measure(
     model: MatchingModel, split: Split, captions: EncodedCaptions, iou: float = 0.5, progress: ProgressCallback = lambda *_: None
-) -> tuple[RetrievalReport, dict[str, AttentionReport] | None]:
-    """Retrieval and, where the split has truth with which some region agrees, attention of a model by direction."""
+) -> Measured:
+    """Score all images with all captions of a split, and measure retrieval and attention."""
     was_training = model.training
     model.eval()
     images = encode_images(model, split, progress)
@@ -105,7 +149,7 @@ def measure(
     retrieval = retrieval_report(scores, torch.from_numpy(split.caption_image))
     attention = _attention(model, split, captions, images, encoded, iou)
     model.train(was_training)
-    return retrieval, attention
+    return Measured(scores, retrieval, attention)
 
 
 @torch.no_grad()
@@ -146,6 +190,18 @@ def refuse_other_features(run: Run, split: Split) -> None:
             f"{split_file(split.folder, split.name, 'ims.npy')}: holds features of size {split.feature_size}, but the run {run.folder} "
             f"was trained on features of size {run.feature_size}"
         )
+
+
+def _refuse_different_data(runs: list[Run]) -> None:
+    for other in runs[1:]:
+        first = runs[0]
+        if other.feature_size != first.feature_size:
+            differ = f"features of size {first.feature_size} and {other.feature_size}"
+        elif other.vocabulary.words != first.vocabulary.words:
+            differ = "different vocabularies"
+        else:
+            continue
+        raise InputError(f"{first.folder} and {other.folder}: were trained on different data, with {differ}, and form no ensemble")
 
 
 @torch.no_grad()

@@ -139,10 +139,10 @@ def training_epochs(model: MatchingModel, config: RunConfig, data: TrainingData,
         entry: dict[str, Any] = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0], **totals.means()}
         entry["seconds"] = round(time.perf_counter() - started, 3)
         if data.dev is not None and data.dev_captions is not None:
-            retrieval, attention = measure(model, data.dev, data.dev_captions)
-            entry["dev"] = retrieval.as_dict()
-            if attention is not None:
-                entry["dev"]["attention"] = {direction: report.as_dict() for direction, report in attention.items()}
+            measured = measure(model, data.dev, data.dev_captions)
+            entry["dev"] = measured.retrieval.as_dict()
+            if measured.attention is not None:
+                entry["dev"]["attention"] = {direction: report.as_dict() for direction, report in measured.attention.items()}
         schedule.step()
         yield entry
 
