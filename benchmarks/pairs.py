@@ -11,17 +11,23 @@ from collections.abc import Callable, Iterator
 from typing import get_args
 
 import torch
-from direct import direct_scores
+from direct import direct_bfan_scores, direct_pfan_scores, direct_scores
+from direct_sgraf import direct_scores as direct_sgraf_scores
 from torch import Tensor
 from torch.nn import functional
 
 from xattn.configuration import ConstraintSet, MatchingConfig, RunConfig
 from xattn.data.batches import CaptionBatch, ImageBatch, PairBatch
 from xattn.matching import hinge_ranking_loss, negative_pairs
+from xattn.models.bfan import Bfan, BfanConfig
 from xattn.models.encoders import prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.interface import Direction
+from xattn.models.interface import Direction, MatchingModel
+from xattn.models.pfan import Pfan, PfanConfig
+from xattn.models.registry import build_model
 from xattn.models.scan import Scan, ScanConfig
+from xattn.models.sgraf import Module as SimilarityModule
+from xattn.models.sgraf import Sgraf, SgrafConfig
 from xattn.objective import WordWeights, batch_objective
 from xattn.training import training_step
 
@@ -65,33 +71,60 @@ def print_scoring(options: argparse.Namespace) -> None:
     rows = []
     with torch.no_grad():
         gemms = similarities_alone(images, captions)
-        for direction in get_args(Direction):
-            model = Scan(scan_config(direction, options), FEATURES, VOCABULARY)
+        for name, contestants in contests(options).items():
+            model, direct_form = contestants
             seconds = interleaved(
                 {
-                    "direct": lambda d=direction: direct_scores(images, captions[some], d, LAMBDA[d]),
+                    "direct": lambda f=direct_form: f(images, captions[some]),
                     "ours": lambda m=model: m.score(images, captions),
+                    "bf16": lambda m=model: scores_in_bfloat16(m, images, captions),
                     **gemms,
                 },
                 options.repeats,
             )
-            fastest = min(gemms, key=lambda name: seconds[name])
+            fastest = min(gemms, key=lambda gemm: seconds[gemm])
             direct, ours, gemm = some_pairs / seconds["direct"], all_pairs / seconds["ours"], all_pairs / seconds[fastest]
-            apart = model.score(images, captions)[:, some] - direct_scores(images, captions[some], direction, LAMBDA[direction])
+            apart = model.score(images, captions)[:, some] - direct_form(images, captions[some])
             rows.append(
                 [
-                    direction,
+                    name,
                     f"{direct:,.0f}",
                     f"{ours:,.0f}",
                     f"{ours / direct:.1f}x",
                     f"{gemm:,.0f}",
                     f"{ours / gemm:.0%}",
+                    f"{all_pairs / seconds['bf16'] / direct:.1f}x",
                     f"{apart.abs().max().item():.1e}",
+                    fastest,
                 ]
             )
-            rows[-1].append(fastest)
     print(f"\nPairs scored per second, {options.images} images x {options.captions} captions")
-    print_table(["", "direct", "ours", "ratio", "GEMM alone", "ours / GEMM", "largest difference", "fastest GEMM"], rows)
+    header = ["", "direct", "ours", "ratio", "GEMM alone", "ours / GEMM", "ratio in bf16", "largest difference", "fastest GEMM"]
+    print_table(header, rows)
+
+
+def contests(options: argparse.Namespace) -> dict[str, tuple[MatchingModel, Callable[[Fragments, Fragments], Tensor]]]:
+    """Each model with its direct form."""
+    found: dict[str, tuple[MatchingModel, Callable[[Fragments, Fragments], Tensor]]] = {}
+    for direction in get_args(Direction):
+        scan = Scan(scan_config(direction, options), FEATURES, VOCABULARY)
+        found[f"SCAN {direction}"] = scan, lambda images, captions, d=direction: direct_scores(images, captions, d, LAMBDA[d])
+    pfan = Pfan(PfanConfig(dim=options.dim), FEATURES, VOCABULARY)
+    found["PFAN t2i"] = pfan, lambda images, captions: direct_pfan_scores(images, captions, pfan.config.lambda_softmax)
+    bfan = Bfan(BfanConfig(dim=options.dim), FEATURES, VOCABULARY)
+    found["BFAN equal"] = bfan, lambda images, captions: direct_bfan_scores(images, captions, bfan.config.lambda_softmax)
+    for module in get_args(SimilarityModule):
+        sgraf = Sgraf(SgrafConfig(module=module, dim=options.dim, regions=options.regions), FEATURES, VOCABULARY).eval()
+        found[f"SGRAF {module}"] = sgraf, lambda images, captions, m=sgraf: direct_sgraf_scores(m, images, captions)
+    return found
+
+
+def scores_in_bfloat16(model: MatchingModel, images: Fragments, captions: Fragments) -> Tensor:
+    model.product_dtype = torch.bfloat16
+    try:
+        return model.score(images, captions)
+    finally:
+        model.product_dtype = None
 
 
 def similarities_alone(images: Fragments, captions: Fragments) -> dict[str, Task]:
@@ -119,7 +152,7 @@ def print_training(options: argparse.Namespace) -> None:
         leaves = [images.vectors.requires_grad_(), captions.vectors.requires_grad_()]
         batch = random_batch(options)
         config = run_config("none", direction, options)
-        model = Scan(config.model, FEATURES, VOCABULARY)
+        model = build_model(config.model, FEATURES, VOCABULARY)
 
         def gradients(loss: Tensor, leaves: list[Tensor] = leaves) -> tuple[Tensor, ...]:
             return torch.autograd.grad(loss, leaves)
@@ -136,7 +169,7 @@ def print_training(options: argparse.Namespace) -> None:
         apart = max((a - b).abs().max().item() for a, b in zip(direct(), ours(), strict=True))
         scoring.append([direction, *shown(seconds, "direct", "ours"), f"{seconds['direct'] / seconds['ours']:.1f}x", f"{apart:.1e}"])
 
-        whole: dict[str, Task] = {"direct": direct_step(batch, config)}
+        whole: dict[str, Task] = {"direct": direct_step(batch, config, direction)}
         whole |= {kind: our_step(batch, run_config(kind, direction, options)) for kind in ("none", "ccr", "ccs", "both")}
         seconds = interleaved(whole, options.repeats)
         added = [f"{seconds[kind] / seconds['none'] - 1:+.0%}" for kind in ("ccr", "ccs", "both")]
@@ -148,16 +181,16 @@ def print_training(options: argparse.Namespace) -> None:
     print_table(["", "direct", "ours", "ratio", "with CCR + CCS", "CCR adds", "CCS adds", "both add"], steps)
 
 
-def direct_step(batch: PairBatch, config: RunConfig) -> Task:
+def direct_step(batch: PairBatch, config: RunConfig, direction: Direction) -> Task:
     """A whole training step without constraints, its scores in the direct form."""
     torch.manual_seed(0)
-    model = Scan(config.model, FEATURES, VOCABULARY)
+    model = build_model(config.model, FEATURES, VOCABULARY)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
 
     def step() -> None:
         images = model.encode_images(*batch.images)
         captions = model.encode_captions(*batch.captions)
-        scores = direct_scores(images, captions, config.model.direction, config.model.lambda_softmax)
+        scores = direct_scores(images, captions, direction, config.model.lambda_softmax)
         optimiser.zero_grad(set_to_none=True)
         hinge_ranking_loss(scores, negative_pairs(batch.image_ids), config.matching.margin).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -169,7 +202,7 @@ def direct_step(batch: PairBatch, config: RunConfig) -> Task:
 def our_step(batch: PairBatch, config: RunConfig) -> Task:
     """A whole training step of the package."""
     torch.manual_seed(0)
-    model = Scan(config.model, FEATURES, VOCABULARY)
+    model = build_model(config.model, FEATURES, VOCABULARY)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     chance, everything = torch.Generator().manual_seed(0), every_word()
     return lambda: training_step(model, optimiser, batch, config, 1, everything, chance)
@@ -201,12 +234,18 @@ def run_config(constraints: ConstraintSet, direction: Direction, options: argpar
 
 def random_images(n: int, options: argparse.Namespace) -> Fragments:
     vectors = functional.normalize(torch.randn(n, options.regions, options.dim), dim=-1)
-    return Fragments(vectors, torch.ones(n, options.regions, dtype=torch.bool))
+    return Fragments(vectors, torch.ones(n, options.regions, dtype=torch.bool), random_wholes(n, options))
 
 
 def random_captions(n: int, options: argparse.Namespace) -> Fragments:
     mask = prefix_mask(torch.randint(SHORTEST, LONGEST + 1, (n,)), LONGEST)
-    return Fragments(functional.normalize(torch.randn(n, LONGEST, options.dim), dim=-1) * mask.unsqueeze(-1), mask)
+    vectors = functional.normalize(torch.randn(n, LONGEST, options.dim), dim=-1) * mask.unsqueeze(-1)
+    return Fragments(vectors, mask, random_wholes(n, options))
+
+
+def random_wholes(n: int, options: argparse.Namespace) -> dict[str, Tensor]:
+    """What SGRAF keeps for each image and caption."""
+    return {"whole": functional.normalize(torch.randn(n, options.dim), dim=-1)}
 
 
 def random_batch(options: argparse.Namespace) -> PairBatch:

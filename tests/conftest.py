@@ -24,11 +24,12 @@ QUADRANTS = ((0, 0, 50, 40), (50, 0, 100, 40), (0, 40, 50, 80), (50, 40, 100, 80
 """Where objects stand; the fifth region, where there is one, is the whole picture and shows nothing."""
 
 
-def write_tiny_data(folder, images=(12, 6, 6), seed=0, has_truth=True, has_boxes=True, feature_size=FEATURES):
+def write_tiny_data(folder, images=(12, 6, 6), seed=0, has_truth=True, has_boxes=True, feature_size=FEATURES, has_counts=True):
     """Write a data folder: four regions of an image show a noun each, a fifth shows noise; its captions name two of the nouns.
 
-    Every third image has four regions of the five. The first image of a split has three captions, the others two. The truth of a
-    noun is its quadrant, but that of every fourth object is moved so far that no region is relevant to it.
+    Every third image has four regions of the five, unless all have as many (`has_counts`). The first image of a split has three
+    captions, the others two. The truth of a noun is its quadrant, but that of every fourth object is moved so far that no region is
+    relevant to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     prototypes = np.random.default_rng(99).normal(size=(len(NOUNS), feature_size))
@@ -40,7 +41,7 @@ def write_tiny_data(folder, images=(12, 6, 6), seed=0, has_truth=True, has_boxes
         with SplitWriter(folder, split, n_images, MOST_REGIONS, feature_size, dtype=np.float32) as writer:
             for row in range(n_images):
                 shown = rng.permutation(len(NOUNS))[:4]
-                n_regions = 4 if row % 3 == 2 else 5
+                n_regions = 4 if row % 3 == 2 and has_counts else 5
                 noise = 0.2 * rng.normal(size=(n_regions, feature_size))
                 noise[:4] += prototypes[shown]
                 boxes = np.array([*QUADRANTS, (0, 0, WIDTH, HEIGHT)], dtype=np.float64)[:n_regions]
@@ -66,6 +67,8 @@ def tiny_config(name="scan-t2i-avg", **changes: Any):
     """A preset at a size for tests; `model`, `matching`, `ccr` and `ccs` take the fields to change."""
     config = dataclasses.replace(preset(name), epochs=2, batch_size=8, min_count=1, learning_rate=0.005)
     nested: dict[str, Any] = {"model": {"dim": 16, "word_dim": 8}}
+    if name.startswith("sgraf"):
+        nested["model"] |= {"sim_dim": 8, "regions": MOST_REGIONS}
     for part in ("model", "matching", "ccr", "ccs"):
         fields = nested.get(part, {}) | changes.pop(part, {})
         changes[part] = dataclasses.replace(getattr(config, part), **fields)
@@ -86,6 +89,12 @@ def configured():
 def tiny_data(tmp_path_factory):
     """A data folder that no test changes."""
     return write_tiny_data(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture(scope="session")
+def even_data(tmp_path_factory):
+    """The same with five regions in every image, as SGRAF needs."""
+    return write_tiny_data(tmp_path_factory.mktemp("tiny") / "even", has_counts=False)
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def test_unreadable_images(refused, photos, tmp_path):
 def test_an_image_that_attend_would_draw_on_is_missing(refused, data, run, tmp_path):
     (data / "pictures" / "test0.png").unlink()
     said = refused("attend", run, "--data", data, "--out", tmp_path / "a.png")
-    assert said.startswith(f"{data / 'pictures' / 'test0.png'}: there is no such image; {data / 'test_images.jsonl'} names it")
+    assert said.startswith(f"{data / 'pictures' / 'test0.png'}: there is no such image; {data / 'test_images.jsonl'}, line 1 names it")
 
 
 def test_a_caption_file_with_a_missing_column(refused, photos, tmp_path):

@@ -17,7 +17,7 @@ import pytest
 import xattn
 from xattn import cli, configuration
 from xattn.cli import main
-from xattn.models import scan
+from xattn.models import bfan, pfan, scan, sgraf
 from xattn.presets import DESCRIPTIONS, preset
 
 SMALL = ["--model.dim", "16", "--model.word-dim", "8", "--batch-size", "8", "--min-count", "1"]
@@ -133,21 +133,29 @@ def documented_fields(module):
     return found
 
 
-def test_help_of_train_explains_every_field_of_the_configuration(helped):
-    text = helped("train")
-    explained = documented_fields(configuration) | documented_fields(scan)
-    parts = {"": "RunConfig", "model.": "ScanConfig", "matching.": "MatchingConfig", "ccr.": "CcrConfig", "ccs.": "CcsConfig"}
+@pytest.mark.parametrize(
+    ("name", "module", "kind", "fields"),
+    [
+        ("scan-t2i-avg", scan, "ScanConfig", 29),
+        ("pfan-t2i", pfan, "PfanConfig", 28),
+        ("bfan-prob", bfan, "BfanConfig", 27),
+        ("sgraf-sgr", sgraf, "SgrafConfig", 31),
+    ],
+)
+def test_help_of_train_explains_every_field_of_the_configuration(helped, name, module, kind, fields):
+    text = helped("train", "--preset", name)
+    explained = documented_fields(configuration) | documented_fields(module)
+    parts = {"": "RunConfig", "model.": kind, "matching.": "MatchingConfig", "ccr.": "CcrConfig", "ccs.": "CcsConfig"}
     flags = []
-    for prefix, name in parts.items():
-        kind = getattr(configuration, name, None) or getattr(scan, name)
-        for field in dataclasses.fields(kind):
+    for prefix, part in parts.items():
+        for field in dataclasses.fields(getattr(configuration, part, None) or getattr(module, part)):
             if dataclasses.is_dataclass(field.default_factory):
                 continue
             flag = f"--{prefix}{field.name.replace('_', '-')}"
             flags.append(flag)
             assert f"{flag} " in text
-            assert explained[name][field.name] in text, flag
-    assert len(flags) == 29
+            assert explained[part][field.name] in text, flag
+    assert len(flags) == fields
 
 
 def test_help_of_train_has_the_defaults_of_the_preset(helped):
@@ -156,9 +164,12 @@ def test_help_of_train_has_the_defaults_of_the_preset(helped):
 
 
 def test_the_presets_are_listed(run):
-    lines = run("presets").splitlines()
+    lines, departures = (part.splitlines() for part in run("presets").split("\n\n"))
     assert [line.split("  ", maxsplit=1)[0].strip() for line in lines] == list(DESCRIPTIONS)
     assert all(line.endswith(description) for line, description in zip(lines, DESCRIPTIONS.values(), strict=True))
+    assert any("siblings" in line for line in departures)
+    for flag in re.findall(r"(--\S+ \S+)", " ".join(departures)):
+        cli.parse(["train", "--data", "d", "--out", "o", *flag.rstrip(",;").split()])  # the flags that bring it back exist
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)
@@ -203,7 +214,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest(refused):
         ("train --data d --out o --preset", "--preset"),
         ("train --data d", "--out PATH"),
         ("trian", "Unrecognized options: trian"),
-        ("", "Expected one of {scenes, regions, train, evaluate, attend, demo, presets}"),
+        ("", "Expected one of {scenes, regions, train, evaluate, attend, score, search, demo, presets}"),
         ("--verbose", "Unrecognized options: --verbose"),
         ("evaluate --data d", "evaluate needs a run folder"),
         ("attend r --data d --out a.png --words some", "invalid choice 'some'"),

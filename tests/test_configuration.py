@@ -8,7 +8,10 @@ import pytest
 
 from xattn.configuration import CcrConfig, CcsConfig, MatchingConfig, RunConfig, read_configuration, write_configuration
 from xattn.errors import InputError
+from xattn.models.bfan import BfanConfig
+from xattn.models.pfan import PfanConfig
 from xattn.models.scan import ScanConfig
+from xattn.models.sgraf import SgrafConfig
 
 FIELDS = "batch_size, ccr, ccs, clip, constraints, decay_every, epochs, learning_rate, matching, min_count, model, preset, seed"
 OTHER = RunConfig(
@@ -49,7 +52,11 @@ def refused(tmp_path):
     return complaint
 
 
-@pytest.mark.parametrize("config", [RunConfig(), OTHER], ids=["defaults", "nothing as by default"])
+@pytest.mark.parametrize(
+    "config",
+    [RunConfig(), OTHER, *(RunConfig(model=model) for model in (PfanConfig(dim=8), BfanConfig(dim=8), SgrafConfig(dim=8)))],
+    ids=["defaults", "nothing as by default", "PFAN", "BFAN", "SGRAF"],
+)
 def test_what_is_written_is_read(tmp_path, config):
     write_configuration(config, tmp_path / "config.json")
     assert read_configuration(tmp_path / "config.json") == config
@@ -71,6 +78,18 @@ def test_a_whole_number_serves_as_a_fraction(tmp_path):
     read = read_configuration(tmp_path / "config.json")
     assert read == RunConfig()
     assert type(read.clip) is float
+
+
+def test_differences_between_models():
+    one, other = RunConfig(model=BfanConfig(dim=64)), RunConfig(model=ScanConfig(dim=64))
+    assert one.differences(other) == [
+        "model.name bfan, scan",
+        "model.focus equal, -",
+        "model.lambda_softmax 20.0, 9.0",
+        "model.direction -, t2i",
+        "model.aggregation -, mean",
+        "model.lambda_lse -, 6.0",
+    ]
 
 
 def test_differences():
@@ -166,8 +185,12 @@ def test_fields_that_are_missing_or_unknown(refused):
     assert refused(lambda values: values | {"ccr": {"weight": 0.3, "margin": 0.2, "from_epoch": 1}}) == (
         "ccr must hold exactly the fields from_epoch, margin, queries, weight, but found ['from_epoch', 'margin', 'weight']"
     )
-    assert refused(lambda values: values | {"model": "scan"}) == (
-        "model must hold exactly the fields aggregation, dim, direction, lambda_lse, lambda_softmax, name, word_dim, but found str"
+    for model in ("scan", {}, {"name": "scam"}, {"name": ["scan"]}):
+        sentence = f"model.name must be one of scan, pfan, bfan, sgraf, but model is {model!r}"
+        assert refused(lambda values, model=model: values | {"model": model}) == sentence
+    found = ["aggregation", "dim", "direction", "lambda_lse", "lambda_softmax", "name"]
+    assert refused(lambda values: values | {"model": without(values["model"], "word_dim")}) == (
+        f"model must hold exactly the fields {', '.join(found)}, word_dim, but found {found}"
     )
     assert refused(lambda values: "[1, 2]") == f"the configuration must hold exactly the fields {FIELDS}, but found list"
 

@@ -349,7 +349,8 @@ def test_bfloat16_products_move_the_scores_a_little(tiny_run, tiny_data):
     captions = evaluation_module.EncodedCaptions(split, run.vocabulary)
     exact = measure(run.model, split, captions).scores
     rounded = evaluated(run, tiny_data, precision="bf16")
-    assert run.model.product_dtype == torch.bfloat16
+    assert run.model.product_dtype is None
+    run.model.product_dtype = torch.bfloat16
     scores = measure(run.model, split, captions).scores
     assert scores.dtype == torch.float32
     assert 0 < (scores - exact).abs().max() < 0.05

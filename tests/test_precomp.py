@@ -131,6 +131,14 @@ def test_block_ids_and_overlaps_are_no_boxes_to_check(tmp_path):
     assert split.boxes.shape == (IMAGES, REGIONS, 30)
 
 
+@pytest.mark.parametrize("wrong", [-1, 257, 2.5])
+def test_block_ids_that_are_none_are_refused(tmp_path, wrong):
+    blocks = np.tile(np.arange(30, 0, -1, dtype=np.float32), (IMAGES, REGIONS, 1))
+    blocks[1, 2, 14] = wrong
+    with pytest.raises(InputError, match=r"train_boxes\.npy.*block ids from 0 to 256"):
+        read_split(put(tmp_path, boxes=blocks), "train")
+
+
 def test_splits_are_listed(tmp_path):
     assert split_names(tmp_path) == []
     for name in ("train", "test", "coco_dev"):

@@ -431,7 +431,7 @@ BROKEN_FOLDERS = {
     ),
     "no image": (
         lambda folder: (folder / "images/0.png").unlink(),
-        "{data}/images/0.png: there is no such image; {data}/test_images.jsonl names it for caption 1, by its place in {data}",
+        "{data}/images/0.png: there is no such image; {data}/test_images.jsonl, line 1 names it, by its place in {data}",
     ),
     "unreadable image": (
         lambda folder: (folder / "images/0.png").write_text("no image"),
@@ -439,7 +439,7 @@ BROKEN_FOLDERS = {
     ),
     "image of another size": (
         lambda folder: edit_images(folder, width=100, height=90),
-        "{data}/images/0.png: is 60 x 40 pixels, but {data}/test_images.jsonl says 100 x 90, in which the boxes are",
+        "{data}/images/0.png: is 60 x 40 pixels, but {data}/test_images.jsonl, line 1 says 100 x 90, in which the boxes are",
     ),
     "NaN": (spoil_feature, "{data}/test_ims.npy: expected finite features, found NaN in image row 0, region 1"),
     "truth of another caption": (

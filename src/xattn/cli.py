@@ -1,5 +1,6 @@
 """The commands: parsing only. Each calls one function that a notebook could call."""
 
+import dataclasses
 import json
 import signal
 import sys
@@ -15,7 +16,7 @@ import xattn
 from xattn import atomic
 from xattn.configuration import Precision, RunConfig
 from xattn.errors import InputError
-from xattn.presets import DESCRIPTIONS, Settings, preset
+from xattn.presets import DEPARTURES, DESCRIPTIONS, Settings, preset
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,67 @@ class Attend:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Score sentences for a picture with a trained run, the best first."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder, trained on features of `xattn regions`."""
+    image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
+    """The picture's file."""
+    sentences: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SENTENCE [SENTENCE ...]")]
+    """The sentences, each in quotes."""
+    boxes: Path | None = None
+    """JSONL with the boxes of the picture's regions, as `xattn regions --boxes` takes it, in place of windows."""
+    json: Path | None = None
+    """Write the same list here."""
+
+    def run(self) -> None:
+        """Call `xattn.scoring.score_image`."""
+        from xattn.scoring import score_image
+
+        scored = score_image(self.run_folder, self.image, self.sentences, boxes=self.boxes)
+        print(*scored, sep="\n")
+        if self.json:
+            about = {"run": str(self.run_folder), "image": str(self.image)}
+            _write_json(about | {"scores": [dataclasses.asdict(each) for each in scored]}, self.json)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Find the images of a split that fit a sentence best, and draw where its words lie in them."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    sentence: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SENTENCE")]
+    """What to look for, in quotes."""
+    data: Path
+    """The data folder."""
+    split: str = "test"
+    """Which of its splits."""
+    top: int = 10
+    """How many images to find."""
+    out: Path | None = None
+    """The PNG file to write, on which each of them shows what the words of the sentence light up; needs boxes and the image files."""
+    json: Path | None = None
+    """Write the same list here."""
+
+    def run(self) -> None:
+        """Call `xattn.search.search`."""
+        from xattn.device import best_device
+        from xattn.runs import load_run
+        from xattn.scoring import unknown_note, unknown_words
+        from xattn.search import search
+
+        run = load_run(self.run_folder, best_device())
+        hits = search(run, self.data, self.sentence, self.split, self.top, self.out)
+        unknown = unknown_words(self.sentence, run.vocabulary)
+        print(f"{self.sentence}{unknown_note(unknown)}", *hits, *([self.out] if self.out else []), sep="\n")
+        if self.json:
+            about = {"run": str(self.run_folder), "data": str(self.data), "split": self.split, "sentence": self.sentence}
+            _write_json(about | {"unknown": unknown, "hits": [dataclasses.asdict(hit) for hit in hits]}, self.json)
+
+
+@dataclass(frozen=True)
 class Demo:
     """Render scenes, train SCAN without and with CCR + CCS, compare them on the test split and draw a few captions, in minutes."""
 
@@ -169,12 +231,16 @@ class Demo:
 
 @dataclass(frozen=True)
 class Presets:
-    """List the presets."""
+    """List the presets, a line each, and what departs from the papers."""
 
     def run(self) -> None:
-        """Print `xattn.presets.DESCRIPTIONS`."""
+        """Print `xattn.presets.DESCRIPTIONS` and `DEPARTURES`."""
         for name, description in DESCRIPTIONS.items():
             print(f"{name:14}  {description}")
+        print("\nWith --settings f30k or coco the rest is as published; --settings small, the default, has dimension 256 and 15 epochs.")
+        print("What departs from the papers, and how to bring it back:")
+        for departure in DEPARTURES:
+            print(f"  {departure}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -202,6 +268,8 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "attend": Attend,
+    "score": Score,
+    "search": Search,
     "demo": Demo,
     "presets": Presets,
 }

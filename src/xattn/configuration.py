@@ -174,8 +174,8 @@ def _built(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is UnionType:
         by_name = {choice.name: choice for choice in get_args(kind)}
         found = value.get("name") if isinstance(value, dict) else None
-        if found not in by_name:
-            raise ValueError(f"{where}.name must be one of {', '.join(by_name)}, but it is {found!r}")
+        if not isinstance(found, str) or found not in by_name:
+            raise ValueError(f"{where}.name must be one of {', '.join(by_name)}, but {where} is {value!r}")
         return _built(by_name[found], value, where)
     if dataclasses.is_dataclass(kind):
         names = {field.name for field in dataclasses.fields(kind)}

@@ -1,6 +1,7 @@
 """What a trained model, or an ensemble, is worth on a split: retrieval in both directions and, where there is truth, its attention."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from xattn.errors import InputError
 from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.retrieval import RetrievalReport, retrieval_report
 from xattn.models.fragments import Fragments
-from xattn.models.interface import MatchingModel
+from xattn.models.interface import MatchingModel, evaluating
 from xattn.progress import ProgressCallback, shown_progress
 from xattn.runs import Run, load_run
 
@@ -108,8 +109,8 @@ def evaluate_all(
     with shown_progress(progress) as shown_on:
         for run in loaded:
             captions = EncodedCaptions(chosen, run.vocabulary)
-            run.model.product_dtype = torch.bfloat16 if precision == "bf16" else None
-            measured = measure(run.model, chosen, captions, iou, shown_on)
+            with _multiplying_in(run.model, precision):
+                measured = measure(run.model, chosen, captions, iou, shown_on)
             if chosen.truth and measured.attention is None:
                 raise InputError(
                     f"{split_file(chosen.folder, split, 'truth.jsonl')}: no region overlaps an annotated box by {iou:g} or more, so there "
@@ -127,6 +128,15 @@ def evaluate_all(
     return evaluations
 
 
+@contextmanager
+def _multiplying_in(model: MatchingModel, precision: Precision) -> Iterator[None]:
+    before, model.product_dtype = model.product_dtype, torch.bfloat16 if precision == "bf16" else None
+    try:
+        yield
+    finally:
+        model.product_dtype = before
+
+
 class Measured(NamedTuple):
     """A model on a split."""
 
@@ -136,19 +146,16 @@ class Measured(NamedTuple):
     """By direction; None where the split has no truth with which some region agrees."""
 
 
-@torch.no_grad()
 def measure(
     model: MatchingModel, split: Split, captions: EncodedCaptions, iou: float = 0.5, progress: ProgressCallback = lambda *_: None
 ) -> Measured:
     """Score all images with all captions of a split, and measure retrieval and attention."""
-    was_training = model.training
-    model.eval()
-    images = encode_images(model, split, progress)
-    encoded = encode_captions(model, captions)
-    scores = score_all(model, images, encoded, progress)
-    retrieval = retrieval_report(scores, torch.from_numpy(split.caption_image))
-    attention = _attention(model, split, captions, images, encoded, iou)
-    model.train(was_training)
+    with evaluating(model):
+        images = encode_images(model, split, progress)
+        encoded = encode_captions(model, captions)
+        scores = score_all(model, images, encoded, progress)
+        retrieval = retrieval_report(scores, torch.from_numpy(split.caption_image))
+        attention = _attention(model, split, captions, images, encoded, iou)
     return Measured(scores, retrieval, attention)
 
 
@@ -204,17 +211,14 @@ def _refuse_different_data(runs: list[Run]) -> None:
         raise InputError(f"{first.folder} and {other.folder}: were trained on different data, with {differ}, and form no ensemble")
 
 
-@torch.no_grad()
 def refuse_unfit(model: MatchingModel, split: Split) -> None:
     """Raise `InputError` unless a model can encode the images of a split and its attention can be measured, tried on the first one."""
-    was_training = model.training
-    model.eval()
     try:
-        model.encode_images(*read_regions(split, np.zeros(1, dtype=np.int64)).to(next(model.parameters()).device))
+        with evaluating(model):
+            model.encode_images(*read_regions(split, np.zeros(1, dtype=np.int64)).to(next(model.parameters()).device))
     except InputError as error:
-        raise InputError(f"{split_file(split.folder, split.name, 'ims.npy')}: {error}") from error
-    finally:
-        model.train(was_training)
+        kind = "boxes.npy" if model.needs_boxes else "ims.npy"
+        raise InputError(f"{split_file(split.folder, split.name, kind)}: {error}") from error
     if split.truth and (split.boxes is None or split.boxes.shape[-1] != 4):
         raise InputError(
             f"{split_file(split.folder, split.name, 'boxes.npy')}: attention is measured against boxes x1 y1 x2 y2 of the regions, "
@@ -260,10 +264,11 @@ def _attention(
             relevant[place, : n_words + 2] = torch.from_numpy(truth)
             annotated[place, : n_words + 2] = torch.from_numpy(known)
         is_measurable |= bool(relevant.any())
-        pair_captions = encoded[torch.from_numpy(chosen)]
+        device = encoded.mask.device
+        pair_captions = encoded[torch.from_numpy(chosen).to(device)]
         pair_captions = Fragments(pair_captions.vectors[:, :length], pair_captions.mask[:, :length], pair_captions.extras)
-        match = model.match(images[torch.from_numpy(split.caption_image[chosen])], pair_captions)
-        for direction, attention in match.attentions.items():
+        attentions = model.attentions(images[torch.from_numpy(split.caption_image[chosen]).to(device)], pair_captions)
+        for direction, attention in attentions.items():
             weights, key_mask = attention.weights.cpu(), attention.key_mask.cpu()
             if direction == "t2i":
                 metrics[direction].update(weights, relevant, annotated, key_mask)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,22 +54,27 @@ class PairBatch(NamedTuple):
 
 
 class EncodedCaptions:
-    """All captions of a split as token ids."""
+    """Captions as token ids: all those of a split, or sentences that belong to none."""
 
-    def __init__(self, split: Split, vocabulary: Vocabulary) -> None:
+    def __init__(self, captions: Split | Sequence[str], vocabulary: Vocabulary) -> None:
         """Tokenise and look up every caption.
 
         Raises:
             InputError: a caption has no word that the vocabulary knows.
         """
-        self.words = [tokenize(caption) for caption in split.captions]
+        texts = captions.captions if isinstance(captions, Split) else captions
+        self.words = [tokenize(text) for text in texts]
         self.ids = [vocabulary.encode(words) for words in self.words]
         for row, ids in enumerate(self.ids):
-            if all(token == UNKNOWN for token in ids[1:-1]):
+            if not all(token == UNKNOWN for token in ids[1:-1]):
+                continue
+            if isinstance(captions, Split):
                 raise InputError(
-                    f"{split.folder / f'{split.name}_caps.txt'}, line {row + 1}: the vocabulary knows no word of the caption "
-                    f"{split.captions[row]!r}; take it out, or use a vocabulary that does (trained with a lower --min-count)"
+                    f"{captions.folder / f'{captions.name}_caps.txt'}, line {row + 1}: the vocabulary knows no word of the caption "
+                    f"{texts[row]!r}; take it out, or use a vocabulary that does (trained with a lower --min-count)"
                 )
+            lacking = "has no word that the vocabulary knows; say it in other words" if self.words[row] else "has no words"
+            raise InputError(f"the sentence {texts[row]!r} {lacking}")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -186,6 +186,9 @@ def _read_boxes(path: Path, n_regions: int, counts: np.ndarray, images: list[Ima
         chunk, valid = boxes[rows], np.arange(n_regions) < counts[rows, None]  # chunk regions columns, chunk regions
         _refuse_boxes(valid & ~np.isfinite(chunk).all(axis=2), path, rows, chunk, "finite numbers")
         if chunk.shape[2] == _BLOCK_COLUMNS:
+            ids = chunk[..., : _BLOCK_COLUMNS // 2]
+            wrong = ((ids < 0) | (ids > 256) | (ids != np.floor(ids))).any(axis=2)
+            _refuse_boxes(valid & wrong, path, rows, chunk, "block ids from 0 to 256")
             continue
         inverted = (chunk[..., 2:] < chunk[..., :2]).any(axis=2)
         _refuse_boxes(valid & inverted, path, rows, chunk, "x1 <= x2 and y1 <= y2")

@@ -37,11 +37,13 @@ class WordEncoder(nn.Module):
     """Token ids to unit vectors: embedding, bidirectional GRU, mean of the two directions, L2.
 
     The embedding starts uniform within 0.1, the GRU at PyTorch's default, as published (Lee et al. 2018, its repository).
+    `dropout` is the share of the embeddings' numbers that is dropped in training, in [0, 1).
     """
 
-    def __init__(self, vocabulary_size: int, word_dim: int, dim: int) -> None:
+    def __init__(self, vocabulary_size: int, word_dim: int, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dim = dim
+        self.dropout = nn.Dropout(dropout)
         self.embed = nn.Embedding(vocabulary_size, word_dim)
         nn.init.uniform_(self.embed.weight, -0.1, 0.1)
         self.rnn = nn.GRU(word_dim, dim, batch_first=True, bidirectional=True)
@@ -49,7 +51,8 @@ class WordEncoder(nn.Module):
     def forward(self, tokens: Int[Tensor, "n words"], mask: Bool[Tensor, "n words"]) -> Float[Tensor, "n words dim"]:
         """Unit vectors at valid tokens, zero vectors at padding; `mask` is true on a prefix of each row."""
         lengths = mask.sum(1).cpu()
-        packed = nn.utils.rnn.pack_padded_sequence(self.embed(tokens), lengths, batch_first=True, enforce_sorted=False)
+        embedded = self.dropout(self.embed(tokens))
+        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
         hidden, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
         mean = (hidden[..., : self.dim] + hidden[..., self.dim :]) / 2
         return l2_normalise(mean) * mask.unsqueeze(-1)

@@ -1,6 +1,8 @@
 """What every model of the package can do; training, evaluation, pictures and search need no more of it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -76,3 +78,15 @@ class MatchingModel(nn.Module, ABC):
         if direction not in self.directions:
             raise ValueError(f"{type(self).__name__} attends {' and '.join(self.directions)}, not {direction}")
         return self.attentions(images, captions)[direction]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradient inside; afterwards the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,13 +1,23 @@
-"""The models by the names in their configurations."""
+"""The models by their configurations."""
 
+from xattn.models.bfan import Bfan, BfanConfig
 from xattn.models.interface import MatchingModel
+from xattn.models.pfan import Pfan, PfanConfig
 from xattn.models.scan import Scan, ScanConfig
+from xattn.models.sgraf import Sgraf, SgrafConfig
 
-ModelConfig = ScanConfig
-
-_MODELS: dict[type, type] = {ScanConfig: Scan}
+ModelConfig = ScanConfig | PfanConfig | BfanConfig | SgrafConfig
+"""Told apart by their field `name`."""
 
 
 def build_model(config: ModelConfig, feature_size: int, vocabulary_size: int) -> MatchingModel:
     """A new model of a configuration, its weights drawn from torch's random state."""
-    return _MODELS[type(config)](config, feature_size, vocabulary_size)
+    match config:
+        case ScanConfig():
+            return Scan(config, feature_size, vocabulary_size)
+        case PfanConfig():
+            return Pfan(config, feature_size, vocabulary_size)
+        case BfanConfig():
+            return Bfan(config, feature_size, vocabulary_size)
+        case SgrafConfig():
+            return Sgraf(config, feature_size, vocabulary_size)

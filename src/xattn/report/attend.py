@@ -7,19 +7,18 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 
 from xattn.data.batches import read_regions
 from xattn.data.function_words import is_content
 from xattn.data.precomp import check_features, read_split
-from xattn.data.split import ImageRecord, Split, split_file
+from xattn.data.split import Split, split_file
 from xattn.data.tokens import tokenize
 from xattn.data.vocabulary import UNKNOWN
 from xattn.errors import InputError
 from xattn.evaluation import refuse_other_features, word_relevance
-from xattn.models.interface import Direction
-from xattn.regions.images import load_image
+from xattn.models.interface import Direction, evaluating
 from xattn.report.labels import distinct_labels
+from xattn.report.originals import image_record, original, region_boxes
 from xattn.report.pictures import Strip, attention_picture, save_picture
 from xattn.runs import Run, load_run
 
@@ -66,8 +65,9 @@ def attend(
     for run in loaded:
         refuse_other_features(run, chosen)
     row = _caption_row(chosen, caption)
-    boxes, image = _boxes(chosen, row), _image(chosen, row)
-    check_features(chosen, [int(chosen.caption_image[row])])
+    image_row = int(chosen.caption_image[row])
+    boxes, image = region_boxes(chosen, image_row), original(chosen, image_row)
+    check_features(chosen, [image_row])
 
     tokens = tokenize(chosen.captions[row])
     drawn = [place for place, token in enumerate(tokens) if words == "all" or is_content(token)] or list(range(len(tokens)))
@@ -92,12 +92,11 @@ def attend(
         truth=[truth[place] for place in drawn],
         iou=iou,
         title=chosen.captions[row],
-        subtitle=f"{split} caption {row}, {_record(chosen, row).file}",
+        subtitle=f"{split} caption {row}, {image_record(chosen, image_row).file}",
     )
     return save_picture(figure, out)
 
 
-@torch.no_grad()
 def attention_of(run: Run, split: Split, row: int) -> dict[Direction, Float[np.ndarray, "words regions"]]:
     """The attention weights of a run between a caption and its image, by direction, words always along the first dimension.
 
@@ -115,12 +114,10 @@ def attention_of(run: Run, split: Split, row: int) -> dict[Direction, Float[np.n
         )
     regions = read_regions(split, split.caption_image[[row]])
     device = next(run.model.parameters()).device
-    was_training = run.model.training
-    run.model.eval()
-    images = run.model.encode_images(*regions.to(device))
-    captions = run.model.encode_captions(torch.tensor([ids], device=device), torch.tensor([len(ids)], device=device))
-    attentions = run.model.match(images, captions).attentions
-    run.model.train(was_training)
+    with evaluating(run.model):
+        images = run.model.encode_images(*regions.to(device))
+        captions = run.model.encode_captions(torch.tensor([ids], device=device), torch.tensor([len(ids)], device=device))
+        attentions = run.model.attentions(images, captions)
     count = int(regions.counts[0])
     found = {}
     for direction, attention in attentions.items():
@@ -137,39 +134,6 @@ def _caption_row(split: Split, caption: int | None) -> int:
         path = split_file(split.folder, split.name, "caps.txt")
         raise InputError(f"{path}: there is no caption {caption}; its captions are 0 to {split.n_captions - 1}")
     return caption
-
-
-def _boxes(split: Split, row: int) -> Float[np.ndarray, "regions 4"]:
-    path = split_file(split.folder, split.name, "boxes.npy")
-    if split.boxes is None:
-        raise InputError(f"{path}: the file is missing; a picture of attention needs the boxes x1 y1 x2 y2 of the regions")
-    if split.boxes.shape[-1] != 4:
-        raise InputError(
-            f"{path}: a picture of attention needs boxes x1 y1 x2 y2, but the file holds {split.boxes.shape[-1]} columns: ids and overlaps "
-            "of blocks"
-        )
-    image = split.caption_image[row]
-    return np.asarray(split.boxes[image][: split.counts[image]], np.float64)
-
-
-def _record(split: Split, row: int) -> ImageRecord:
-    path = split_file(split.folder, split.name, "images.jsonl")
-    if split.images is None:
-        raise InputError(f"{path}: the file is missing; a picture of attention needs the name of each image's file")
-    return split.images[split.caption_image[row]]
-
-
-def _image(split: Split, row: int) -> Image.Image:
-    record, listed = _record(split, row), split_file(split.folder, split.name, "images.jsonl")
-    path = split.folder / record.file  # an absolute name stays as it is
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such image; {listed} names it for caption {row}, by its place in {split.folder}")
-    image = load_image(path)
-    if image.size != (record.width, record.height):
-        raise InputError(
-            f"{path}: is {image.width} x {image.height} pixels, but {listed} says {record.width} x {record.height}, in which the boxes are"
-        )
-    return image
 
 
 def _annotated_boxes(split: Split, row: int, n_tokens: int, iou: float) -> list[np.ndarray | None]:

@@ -1,0 +1,176 @@
+"""BFAN: bidirectional focal attention (Liu, Mao, Liu, Zhang, Wang and Zhang, ACM Multimedia 2019).
+
+A query attends as in SCAN; then each key is judged by the others, and those that are not above them get no attention. With SCAN's
+weights `w_ij` over the valid keys and a weight `g_il` for the judgement of key `l`,
+
+    F_ij = sum_{l != j} (w_ij - w_il) g_il        g_il = 1 (equal) or sqrt(w_il) (prob)
+    w*_ij = [F_ij > 0] w_ij / sum_l [F_il > 0] w_il
+
+The score is the mean relevance of the words to the regions plus that of the regions to the words, both with `w*`.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from xattn.all_pairs import RelevanceBlock, all_pairs
+from xattn.attention import Attention, scan_weights
+from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
+from xattn.models.fragments import Fragments
+from xattn.models.interface import Direction, Match, MatchingModel
+from xattn.models.scan import aggregate
+
+Focus = Literal["equal", "prob"]
+
+TIE = 3e-5
+"""Keys below their limit by less than this share of it count as tied with it. In float32 the weights of a uniform row were seen to differ
+by up to 5e-6 of themselves, since `lambda` up to 35 multiplies the rounding of `s^`."""
+
+
+@dataclass(frozen=True)
+class BfanConfig:
+    """What makes one BFAN differ from another."""
+
+    name: Literal["bfan"] = field(default="bfan", kw_only=True)
+    """The model that this configures."""
+    focus: Focus = "equal"
+    """How much the other keys count when they judge a key: equal, all alike; prob, each by the square root of its attention."""
+    lambda_softmax: float = 20.0
+    """Inverse temperature of the attention, above 0 and at most 35; published: 20."""
+    dim: int = 1024
+    """Size of the common space of words and regions."""
+    word_dim: int = 300
+    """Size of the word embedding."""
+
+    def __post_init__(self) -> None:
+        if self.focus not in get_args(Focus):
+            raise ValueError(f"model.focus must be 'equal' or 'prob', but it is {self.focus!r}")
+        if not 0 < self.lambda_softmax <= 35:
+            raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
+        if self.dim < 1 or self.word_dim < 1:
+            raise ValueError(f"model.dim and model.word_dim must be at least 1, but they are {self.dim} and {self.word_dim}")
+
+
+class Bfan(MatchingModel):
+    """BFAN with one kind of focus; the published ensemble is the mean of an `equal` and a `prob` that were trained apart."""
+
+    directions = ("t2i", "i2t")
+
+    def __init__(self, config: BfanConfig, feature_size: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.regions = RegionEncoder(feature_size, config.dim)
+        self.words = WordEncoder(vocabulary_size, config.word_dim, config.dim)
+        self._weigh = partial(focal_weights, lambda_softmax=config.lambda_softmax, focus=config.focus)
+
+    def encode_images(
+        self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
+    ) -> Fragments:
+        """See `MatchingModel`; positions are not used."""
+        mask = prefix_mask(counts, features.shape[1])
+        return Fragments(self.regions(features, mask), mask)
+
+    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
+        """See `MatchingModel`."""
+        mask = prefix_mask(lengths, tokens.shape[1])
+        return Fragments(self.words(tokens, mask), mask)
+
+    def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+        """See `MatchingModel`; in [-2, 2]."""
+        words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
+        how = {"weigh": self._weigh, "aggregate": _block_mean, "product_dtype": self.product_dtype}
+        return all_pairs(*words, *regions, **how) + all_pairs(*regions, *words, **how).t()
+
+    def match(self, images: Fragments, captions: Fragments) -> Match:
+        """See `MatchingModel`; the attentions hold the focused weights `w*`."""
+        similarity = captions.vectors @ images.vectors.transpose(1, 2)  # pairs words regions
+        attentions: dict[Direction, Attention] = {
+            "t2i": self._attention(captions, images, similarity),
+            "i2t": self._attention(images, captions, similarity.transpose(1, 2)),
+        }
+        means = [_mean(attention.relevance, attention.query_mask) for attention in attentions.values()]
+        return Match(means[0] + means[1], attentions)
+
+    def _attention(self, queries: Fragments, keys: Fragments, similarity: Tensor) -> Attention:
+        weights = self._weigh(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
+        return Attention(
+            queries=queries.vectors,
+            keys=keys.vectors,
+            weights=weights / weights.sum(2, keepdim=True),
+            query_mask=queries.mask,
+            key_mask=keys.mask,
+            similarity=similarity,
+            check=False,
+        )
+
+
+def focal_weights(
+    similarity: Float[Tensor, "..."],
+    *,
+    query_dim: int,
+    key_dim: int,
+    lambda_softmax: float,
+    focus: Focus,
+    key_mask: Bool[Tensor, "..."] | None = None,
+) -> Float[Tensor, "..."]:
+    """BFAN's weights `w*` before their division by their sum, in any layout of queries and keys.
+
+    The sum over the other keys separates, as the term of the key itself is 0: `F_ij = w_ij sum_l g_il - sum_l w_il g_il`. So a key is
+    kept if its weight is above a limit that all keys of a query share, their mean weighted by `g`,
+
+        F_ij > 0   <=>   w_ij > t_i = sum_l w_il g_il / sum_l g_il
+
+    which scales as the weights do, so that theirs from `scan_weights` need no division either. What is kept comes back as `w_ij / t_i`.
+
+    Where no key is above the limit (one key, a uniform row) the published rule divides 0 by 0; there the unfocused weights are meant.
+    All keys then *are* the limit, up to rounding, which in float32 would keep and drop them by chance. So the limit is lowered by the
+    share `TIE`: a uniform row keeps all its keys, the largest weight of any row is kept, and nothing else differs from the rule but for
+    keys within `TIE` below their limit. The limit is a constant for the gradient, as which keys are kept is piecewise constant.
+
+    Args:
+        similarity: raw `s`, as in `scan_weights`.
+        query_dim: the dimension that runs over the queries of a pair.
+        key_dim: the dimension that runs over its keys.
+        lambda_softmax: as in `scan_weights`.
+        focus: `equal` or `prob`, the kind of `g`.
+        key_mask: true at valid keys, with as many dimensions as `similarity`, all but `key_dim` possibly 1; absent = all are valid.
+            At least one of each row is.
+
+    Returns:
+        0 at keys that are dropped or padding, above 1 at those that are kept.
+
+    Example:
+        >>> similarity = torch.tensor([[0.9, 0.7, 0.1, 0.2], [0.1, 0.2, 0.9, 0.2]])
+        >>> weights = focal_weights(similarity, query_dim=0, key_dim=1, lambda_softmax=4.0, focus="equal")
+        >>> weights / weights.sum(1, keepdim=True)
+        tensor([[0.5323, 0.4677, 0.0000, 0.0000],
+                [0.0000, 0.0000, 1.0000, 0.0000]])
+
+    Source: Liu et al. 2019, "Focus Your Attention: A Bidirectional Focal Attention Network for Image-Text Matching";
+    the closed form and the treatment of ties are ours.
+    """
+    weights = scan_weights(similarity, query_dim=query_dim, key_dim=key_dim, lambda_softmax=lambda_softmax, key_mask=key_mask)
+    with torch.no_grad():
+        if focus == "equal":
+            count = weights.shape[key_dim] if key_mask is None else key_mask.sum(key_dim, keepdim=True)
+            limit = weights.sum(key_dim, keepdim=True) / count
+        else:
+            judgement = weights.sqrt()
+            total = judgement.sum(key_dim, keepdim=True)
+            limit = judgement.mul_(weights).sum(key_dim, keepdim=True) / total
+        limit *= 1 - TIE
+    # Division by the limit makes the threshold one number: a comparison of two tensors takes several times as long on a processor.
+    return functional.threshold(weights / limit, 1.0, 0.0, inplace=True)
+
+
+def _mean(relevance: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return aggregate(relevance, mask, 1, "mean", lambda_lse=1.0)  # of no meaning for a mean
+
+
+def _block_mean(block: RelevanceBlock) -> Tensor:
+    return _mean(block.relevance, block.query_mask)

@@ -1,0 +1,292 @@
+"""SGRAF: similarity reasoning and filtration (Diao, Zhang, Ma and Lu, AAAI 2021).
+
+Where SCAN compares a word with what it attends to by one number, the cosine, SGRAF keeps a vector. With the attended content `a_i` of
+word `q_i` (SCAN's attention, content L2-normalised) and a vector for the whole image and one for the whole caption, `v` and `t`
+(`xattn.models.self_attention`), the *nodes* of a pair are
+
+    x_0 = l2(W_g |v - t|^2 + b_g)        x_i = l2(W_l |a_i - q_i|^2 + b_l)        |.|^2 element by element
+
+One of two modules, SGR or SAF (`xattn.models.reasoning`), makes one vector of them, and the score is `sigmoid(w . vector + b)`. The
+published ensemble is the mean of the scores of an SGR and an SAF that were trained apart.
+
+Scores of all pairs are computed in tiles of some images with some captions of one length, so that nothing is padded. The products with
+the layers are most of the work. Two equalities save of the rest, and of them: by `|a|^2 = w^T G w` (see `xattn.attention`) the weights are
+scaled and not the content, and a step of SGR has two layers instead of three (`GraphStep.folded`), its last one a single node.
+"""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from xattn.attention import Attention, content_floor, scan_weights
+from xattn.errors import InputError
+from xattn.models.encoders import NORM_EPSILON, RegionEncoder, WordEncoder, l2_normalise, prefix_mask
+from xattn.models.fragments import Fragments, chosen
+from xattn.models.interface import Direction, Match, MatchingModel
+from xattn.models.reasoning import Filtration, FoldedStep, GraphStep, reasoned
+from xattn.models.self_attention import SelfAttention, linear
+
+Module = Literal["sgr", "saf"]
+
+TILE = 2048
+"""About how many words, counted once for each image, are scored at a time without gradient: enough for the products with the layers."""
+CACHED_WORDS = 256
+"""About how many of them are compared with their contents at a time: what the second cache of a processor's core holds."""
+DIFFERENTIABLE_TILE = 8192
+"""As `TILE`, with gradient; what the backward pass needs of a tile is computed again there, so this bounds the memory."""
+
+
+@dataclass(frozen=True)
+class SgrafConfig:
+    """What makes one SGRAF differ from another."""
+
+    name: Literal["sgraf"] = field(default="sgraf", kw_only=True)
+    """The model that this configures."""
+    module: Module = "sgr"
+    """How the similarity vectors of a pair become one: sgr, graph reasoning; saf, attention filtration."""
+    lambda_softmax: float = 9.0
+    """Inverse temperature of the attention, above 0 and at most 35; published: 9."""
+    dim: int = 1024
+    """Size of the common space of words and regions."""
+    word_dim: int = 300
+    """Size of the word embedding."""
+    sim_dim: int = 256
+    """Size of a similarity vector."""
+    sgr_steps: int = 3
+    """Steps of graph reasoning, at least 1; of no meaning for saf."""
+    regions: int = 36
+    """Regions of an image: a batch norm has one channel for each."""
+    dropout: float = 0.4
+    """Share that is dropped in training, of the word embeddings and inside both self-attentions; at least 0 and below 1."""
+
+    def __post_init__(self) -> None:
+        if self.module not in get_args(Module):
+            raise ValueError(f"model.module must be 'sgr' or 'saf', but it is {self.module!r}")
+        if not 0 < self.lambda_softmax <= 35:
+            raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
+        for name in ("dim", "word_dim", "sim_dim", "sgr_steps", "regions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, but it is {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout must be at least 0 and below 1, but it is {self.dropout}")
+
+
+class _Scores(NamedTuple):
+    scores: Tensor  # images captions
+    statistics: Tensor | None  # 2 captions: mean and variance of the gates of SAF
+
+
+class Sgraf(MatchingModel):
+    """SGRAF with one of its two modules; the published ensemble is the mean of the scores of one of each.
+
+    With SAF the score rests on a batch norm with one channel for a pair's gates. In training `score` takes its statistics for each
+    caption over the nodes of that caption with all images given, and moves the running averages once for each caption, in their order.
+    `match`, `score_pairs` and, out of training, `score` use the running averages.
+    """
+
+    directions = ("t2i",)
+
+    def __init__(self, config: SgrafConfig, feature_size: int, vocabulary_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.scores_use_batch_statistics = config.module == "saf"
+        self.regions = RegionEncoder(feature_size, config.dim)
+        self.words = WordEncoder(vocabulary_size, config.word_dim, config.dim, config.dropout)
+        self.image_attention = SelfAttention(config.dim, config.dropout, config.regions)
+        self.caption_attention = SelfAttention(config.dim, config.dropout)
+        self.sim_tranloc = linear(config.dim, config.sim_dim)
+        self.sim_tranglo = linear(config.dim, config.sim_dim)
+        steps = config.sgr_steps if config.module == "sgr" else 0
+        self.sgr = nn.ModuleList(GraphStep(config.sim_dim) for _ in range(steps))
+        self.saf = Filtration(config.sim_dim) if config.module == "saf" else None
+        self.sim_eval = linear(config.sim_dim, 1)
+
+    @property
+    def graph_steps(self) -> list[GraphStep]:
+        """The steps of graph reasoning; none for SAF."""
+        return [step for step in self.sgr if isinstance(step, GraphStep)]
+
+    def encode_images(
+        self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
+    ) -> Fragments:
+        """See `MatchingModel`; positions are not used. `extras["whole"]` is each whole image, `n dim`.
+
+        Raises:
+            InputError: an image has not as many regions as the model was made for.
+        """
+        expected, found = self.config.regions, {features.shape[1], *counts.tolist()}
+        if found != {expected}:
+            other = min(found - {expected})
+            raise InputError(
+                f"an image has {other} regions, but the model was made for exactly {expected} (--model.regions), with a batch norm that "
+                "has one channel for each"
+            )
+        mask = prefix_mask(counts, features.shape[1])
+        vectors = self.regions(features, mask)
+        return Fragments(vectors, mask, {"whole": self.image_attention(vectors, mask)})
+
+    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
+        """See `MatchingModel`; `extras["whole"]` is each whole caption, `n dim`."""
+        mask = prefix_mask(lengths, tokens.shape[1])
+        vectors = self.words(tokens, mask)
+        return Fragments(vectors, mask, {"whole": self.caption_attention(vectors, mask)})
+
+    def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+        """See `MatchingModel`. With gradient, a tile's intermediate values are computed again in the backward pass, not kept."""
+        takes_statistics = self.training and self.scores_use_batch_statistics
+        tile_size = DIFFERENTIABLE_TILE if torch.is_grad_enabled() else TILE
+        # As wide as it is high in regions and words, a tile reads least for what it computes; statistics need all images in one.
+        words_at_once = max(tile_size // len(images), 0 if takes_statistics else math.isqrt(tile_size * images.mask.shape[1]))
+        gram = images.vectors @ images.vectors.transpose(1, 2)
+        steps = [step.folded() for step in self.graph_steps]
+
+        def scored(block: Tensor) -> _Scores:  # all images with some captions of one length
+            length = int(captions.mask[block[0]].sum())
+            words, whole_captions = chosen(captions.vectors, block)[:, :length], chosen(captions.extras["whole"], block)
+            images_at_once = len(images) if takes_statistics else max(1, tile_size // (len(block) * length))
+            tiles: list[_Scores] = []
+            for start in range(0, len(images), images_at_once):
+                tile = slice(start, start + images_at_once)
+                arguments = images[tile], gram[tile], words, whole_captions, steps, takes_statistics
+                if torch.is_grad_enabled():
+                    tiles.append(checkpoint(self._scored_tile, *arguments, use_reentrant=False, preserve_rng_state=False))
+                else:
+                    tiles.append(self._scored_tile(*arguments))
+            return _Scores(torch.cat([tile.scores for tile in tiles]), tiles[0].statistics)
+
+        blocks = _of_one_length(captions.mask, words_at_once)
+        parts = _mapped(scored, blocks)
+        order = torch.argsort(torch.cat(blocks))
+        if takes_statistics and self.saf is not None:
+            statistics = torch.cat([part.statistics for part in parts if part.statistics is not None], dim=1)
+            self.saf.move_averages(statistics[:, order], len(images) * (1 + captions.mask.sum(1)))
+        return torch.cat([part.scores for part in parts], dim=1).index_select(1, order)
+
+    def match(self, images: Fragments, captions: Fragments) -> Match:
+        """See `MatchingModel`; the scores are those of `score` out of training, from running averages, in training as well."""
+        attention = self._attention(images, captions)
+        steps = [step.folded() for step in self.graph_steps]
+        blocks = _of_one_length(captions.mask, max(TILE, captions.mask.shape[1]))
+        scores = []
+        for block in blocks:
+            length = int(captions.mask[block[0]].sum())
+            weights = chosen(attention.weights, block)[:, :length]  # pairs words regions
+            norm = _content_norm(chosen(attention.content_square, block)[:, :length], chosen(attention.gram, block))
+            nodes = self._nodes(
+                (weights / norm.unsqueeze(2)).unsqueeze(1),
+                images[block],
+                chosen(captions.vectors, block)[:, None, :length],
+                chosen(captions.extras["whole"], block).unsqueeze(1),
+                captions.vectors.dtype,
+            )
+            scores.append(self._aggregated(nodes, steps, takes_statistics=False).scores.squeeze(1))
+        return Match(torch.cat(scores).index_select(0, torch.argsort(torch.cat(blocks))), {"t2i": attention})
+
+    def attentions(self, images: Fragments, captions: Fragments) -> dict[Direction, Attention]:
+        """See `MatchingModel`; no similarity vector is computed, and no batch norm is asked."""
+        return {"t2i": self._attention(images, captions)}
+
+    def _attention(self, images: Fragments, captions: Fragments) -> Attention:
+        similarity = captions.vectors @ images.vectors.transpose(1, 2)  # pairs words regions
+        key_mask = images.mask.unsqueeze(1)
+        weights = scan_weights(similarity, query_dim=1, key_dim=2, lambda_softmax=self.config.lambda_softmax, key_mask=key_mask)
+        return Attention(
+            queries=captions.vectors,
+            keys=images.vectors,
+            weights=weights / weights.sum(2, keepdim=True),
+            query_mask=captions.mask,
+            key_mask=images.mask,
+            similarity=similarity,
+            check=False,
+        )
+
+    def _scored_tile(
+        self, images: Fragments, gram: Tensor, words: Tensor, whole_captions: Tensor, steps: list[FoldedStep], takes_statistics: bool
+    ) -> _Scores:
+        captions, length, dim = words.shape
+        dtype = words.dtype if self.product_dtype is None or torch.is_grad_enabled() else self.product_dtype
+        similarity = images.vectors.reshape(-1, dim).to(dtype) @ words.reshape(-1, dim).to(dtype).t()
+        similarity = similarity.to(words.dtype).view(*images.mask.shape, captions, length)  # images regions captions words
+        key_mask = images.mask[:, :, None, None]
+        weights = scan_weights(similarity, query_dim=3, key_dim=1, lambda_softmax=self.config.lambda_softmax, key_mask=key_mask)
+        weights = (weights / weights.sum(1, keepdim=True)).flatten(2)  # images regions (captions words)
+        norm = _content_norm(((gram @ weights) * weights).sum(1), gram)
+        weights = (weights / norm.unsqueeze(1)).unflatten(2, (captions, length)).permute(0, 2, 3, 1)
+        nodes = self._nodes(weights, images, words.unsqueeze(0), whole_captions.unsqueeze(0), dtype)
+        return self._aggregated(nodes, steps, takes_statistics)
+
+    def _nodes(
+        self,
+        weights: Float[Tensor, "images captions words regions"],
+        images: Fragments,
+        words: Float[Tensor, "some captions words dim"],
+        whole_captions: Float[Tensor, "some captions dim"],
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "images captions words+1 sim"]:
+        """The similarity vectors, the global one first; `weights` are those of unit contents, `some` is 1 or `images`."""
+        difference = _squared_differences(weights, images.vectors, words)
+        whole = (images.extras["whole"].unsqueeze(1) - whole_captions).square()  # images captions dim
+        local = functional.linear(difference.to(dtype), self.sim_tranloc.weight.to(dtype), self.sim_tranloc.bias.to(dtype))
+        return l2_normalise(torch.cat([self.sim_tranglo(whole).unsqueeze(2), local.to(whole.dtype)], dim=2))
+
+    def _aggregated(self, nodes: Tensor, steps: list[FoldedStep], takes_statistics: bool) -> _Scores:
+        statistics = None
+        if self.saf is None:
+            vectors = reasoned(nodes.flatten(0, 1), steps).unflatten(0, nodes.shape[:2])
+        else:
+            vectors, statistics = self.saf(nodes, takes_statistics)
+        return _Scores(self.sim_eval(vectors).squeeze(-1).sigmoid(), statistics)
+
+
+def _squared_differences(
+    weights: Float[Tensor, "images captions words regions"],
+    regions: Float[Tensor, "images regions dim"],
+    words: Float[Tensor, "some captions words dim"],
+) -> Float[Tensor, "images captions words dim"]:
+    """`|a - q|^2`, element by element: by far the largest tensor of a tile."""
+    n_images, shape = len(weights), weights.shape[1:3]
+    weights = weights.flatten(1, 2)
+    if torch.is_grad_enabled():
+        return (torch.bmm(weights, regions).unflatten(1, shape) - words).square()
+    # A few images at a time, and in place, it stays in the cache from one operation to the next.
+    differences = weights.new_empty(n_images, *shape, regions.shape[2])
+    words = words.expand_as(differences)
+    size = max(1, CACHED_WORDS // weights.shape[1])
+    for start in range(0, n_images, size):
+        some = slice(start, start + size)
+        torch.bmm(weights[some], regions[some], out=differences[some].flatten(1, 2))
+        differences[some].sub_(words[some]).square_()
+    return differences
+
+
+def _content_norm(square: Float[Tensor, "n queries"], gram: Float[Tensor, "n regions regions"]) -> Float[Tensor, "n queries"]:
+    """`|a|` of attended contents, from `|a|^2 = w^T G w` with weights that sum to 1, kept above what rounding can tell from 0."""
+    largest = gram.detach().diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
+    return torch.maximum(square, content_floor(largest, torch.ones_like(largest))).sqrt() + NORM_EPSILON
+
+
+def _of_one_length(mask: Bool[Tensor, "captions words"], words_at_once: int) -> list[Tensor]:
+    """Cut captions into runs of one length and about so many words; every caption is in one."""
+    lengths = mask.sum(1)
+    return [
+        run
+        for length in lengths.unique().tolist()
+        for run in (lengths == length).nonzero().squeeze(1).split(max(1, words_at_once // length))
+    ]
+
+
+def _mapped(scored: Callable[[Tensor], _Scores], blocks: list[Tensor]) -> list[_Scores]:
+    """Without gradient a processor's threads take blocks of their own, so that they need not wait for each other at every operation."""
+    threads = min(torch.get_num_threads(), len(blocks))
+    if torch.is_grad_enabled() or blocks[0].device.type != "cpu" or threads == 1:
+        return [scored(block) for block in blocks]
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:  # PyTorch keeps that number by thread
+        return list(pool.map(torch.no_grad()(scored), blocks))
