@@ -48,7 +48,8 @@ def main() -> None:
         f"captions of {SHORTEST} to {LONGEST} words; medians of {options.repeats} interleaved repeats"
     )
     print_scoring(options)
-    print_training(options)
+    if not options.scores_only:
+        print_training(options)
 
 
 def parsed_options() -> argparse.Namespace:
@@ -61,6 +62,8 @@ def parsed_options() -> argparse.Namespace:
     parser.add_argument("--regions", type=int, default=36, help="regions of an image")
     parser.add_argument("--repeats", type=int, default=5, help="how often everything is measured; medians are printed")
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0 leaves its own choice")
+    parser.add_argument("--models", nargs="*", default=[], metavar="NAME", help="score with these only: scan pfan bfan sgraf; none = all")
+    parser.add_argument("--scores-only", action="store_true", help="leave out the training steps")
     return parser.parse_args()
 
 
@@ -71,8 +74,9 @@ def print_scoring(options: argparse.Namespace) -> None:
     rows = []
     with torch.no_grad():
         gemms = similarities_alone(images, captions)
-        for name, contestants in contests(options).items():
-            model, direct_form = contestants
+        for name, (model, direct_form) in contests(options).items():
+            if options.models and not any(chosen in name.lower() for chosen in options.models):
+                continue
             seconds = interleaved(
                 {
                     "direct": lambda f=direct_form: f(images, captions[some]),

@@ -464,21 +464,25 @@ class TestConfig:
         assert str(caught.value) == message
 
 
-def learned(module, constraint_weight, steps=150):
-    """R@1 of both directions, and the losses of the first and the last step, of 16 pairs learned by heart."""
+def learned(module, constraint_weight, steps=70):
+    """R@1 of both directions, and the losses of the first and the last step, of 16 pairs learned by heart.
+
+    With the hardest negatives from the start, some pairs of SGR fall silent behind its last ReLU: hence all negatives at first.
+    """
     torch.manual_seed(0)
-    config = SgrafConfig(module, dim=32, word_dim=16, sim_dim=16, regions=5, dropout=0.1)
+    config = SgrafConfig(module, dim=64, word_dim=16, sim_dim=32, regions=5, dropout=0.1)
     sgraf_model = Sgraf(config, feature_size=12, vocabulary_size=40)
     features, counts = torch.randn(16, 5, 12), torch.full((16,), 5)
     tokens, lengths = torch.randint(4, 40, (16, 6)), torch.randint(3, 7, (16,))
     tokens = tokens * prefix_mask(lengths, 6)
     negatives = negative_pairs(torch.arange(16))
     optimiser = torch.optim.Adam(sgraf_model.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     losses = []
-    for _ in range(steps):
+    for step in range(steps):
         images, captions = sgraf_model.encode_images(features, counts), sgraf_model.encode_captions(tokens, lengths)
         scores = sgraf_model.score(images, captions)
-        loss = hinge_ranking_loss(scores, negatives)
+        loss = hinge_ranking_loss(scores, negatives, kind="all" if step < 20 else "hardest")
         if constraint_weight:
             attention = sgraf_model.attentions(images, captions)["t2i"]
             partners, has = swap_partners(scores.detach(), negatives, "hard", "t2i")
@@ -489,6 +493,7 @@ def learned(module, constraint_weight, steps=150):
         loss.backward()
         assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in sgraf_model.parameters())
         optimiser.step()
+        schedule.step()
     sgraf_model.eval()
     with torch.no_grad():
         scores = sgraf_model.score(sgraf_model.encode_images(features, counts), sgraf_model.encode_captions(tokens, lengths))
