@@ -14,7 +14,9 @@ def test_the_benchmark_runs_as_a_user_types_it():
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     directions = [line.split() for line in lines if line.split()[:1] in (["t2i"], ["i2t"])]
-    assert [row[0] for row in directions] == ["t2i", "i2t"] * 3
+    assert [row[0] for row in directions] == ["t2i", "i2t"] * 2
+    models = [" ".join(line.split()[:2]) for line in lines if line.split()[:1] in (["SCAN"], ["PFAN"], ["BFAN"], ["SGRAF"])]
+    assert models == ["SCAN t2i", "SCAN i2t", "PFAN t2i", "BFAN equal", "SGRAF sgr", "SGRAF saf"]
     differences = [float(number) for number in re.findall(r"\d\.\de[-+]\d+", result.stdout)]
-    assert len(differences) == 4  # of scores and of gradients, in both directions
+    assert len(differences) == 6 + 2  # of scores, and of gradients in both directions
     assert max(differences) < 1e-5

@@ -16,7 +16,7 @@ from xattn.constraints import ccr_loss, ccs_loss, different_words, swap_partners
 from xattn.errors import InputError
 from xattn.matching import hinge_ranking_loss, negative_pairs
 from xattn.metrics import retrieval_report
-from xattn.models import reasoning, self_attention, sgraf
+from xattn.models import differences, reasoning, self_attention, sgraf
 from xattn.models.encoders import WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.self_attention import SelfAttention
@@ -158,8 +158,12 @@ class TestScores:
         with torch.set_grad_enabled(has_gradient):
             expected, averages = sgraf_model.score(images, captions), running(sgraf_model)
             for size, cached in itertools.product((1, 5, 12, 40, 10_000), (1, 7, 10_000)):
-                for name, value in (("TILE", size), ("DIFFERENTIABLE_TILE", size), ("CACHED_WORDS", cached)):
-                    monkeypatch.setattr(sgraf, name, value)
+                for room, name, value in (
+                    (sgraf, "TILE", size),
+                    (sgraf, "DIFFERENTIABLE_TILE", size),
+                    (differences, "CACHED_WORDS", cached),
+                ):
+                    monkeypatch.setattr(room, name, value)
                 sgraf_model.load_state_dict(before)
                 close(sgraf_model.score(images, captions), expected, 1e-13)
                 for name, average in running(sgraf_model).items():

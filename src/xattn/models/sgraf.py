@@ -23,11 +23,11 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from xattn.attention import Attention, content_floor, scan_weights
 from xattn.errors import InputError
+from xattn.models.differences import compared
 from xattn.models.encoders import NORM_EPSILON, RegionEncoder, WordEncoder, l2_normalise, prefix_mask
 from xattn.models.fragments import Fragments, chosen
 from xattn.models.interface import Direction, Match, MatchingModel
@@ -38,8 +38,6 @@ Module = Literal["sgr", "saf"]
 
 TILE = 2048
 """About how many words, counted once for each image, are scored at a time without gradient: enough for the products with the layers."""
-CACHED_WORDS = 256
-"""About how many of them are compared with their contents at a time: what the second cache of a processor's core holds."""
 DIFFERENTIABLE_TILE = 8192
 """As `TILE`, with gradient; what the backward pass needs of a tile is computed again there, so this bounds the memory."""
 
@@ -232,10 +230,9 @@ class Sgraf(MatchingModel):
         dtype: torch.dtype,
     ) -> Float[Tensor, "images captions words+1 sim"]:
         """The similarity vectors, the global one first; `weights` are those of unit contents, `some` is 1 or `images`."""
-        difference = _squared_differences(weights, images.vectors, words)
         whole = (images.extras["whole"].unsqueeze(1) - whole_captions).square()  # images captions dim
-        local = functional.linear(difference.to(dtype), self.sim_tranloc.weight.to(dtype), self.sim_tranloc.bias.to(dtype))
-        return l2_normalise(torch.cat([self.sim_tranglo(whole).unsqueeze(2), local.to(whole.dtype)], dim=2))
+        local = compared(weights, images.vectors, words, self.sim_tranloc.weight, self.sim_tranloc.bias, dtype)
+        return l2_normalise(torch.cat([self.sim_tranglo(whole).unsqueeze(2), local], dim=2))
 
     def _aggregated(self, nodes: Tensor, steps: list[FoldedStep], takes_statistics: bool) -> _Scores:
         statistics = None
@@ -244,27 +241,6 @@ class Sgraf(MatchingModel):
         else:
             vectors, statistics = self.saf(nodes, takes_statistics)
         return _Scores(self.sim_eval(vectors).squeeze(-1).sigmoid(), statistics)
-
-
-def _squared_differences(
-    weights: Float[Tensor, "images captions words regions"],
-    regions: Float[Tensor, "images regions dim"],
-    words: Float[Tensor, "some captions words dim"],
-) -> Float[Tensor, "images captions words dim"]:
-    """`|a - q|^2`, element by element: by far the largest tensor of a tile."""
-    n_images, shape = len(weights), weights.shape[1:3]
-    weights = weights.flatten(1, 2)
-    if torch.is_grad_enabled():
-        return (torch.bmm(weights, regions).unflatten(1, shape) - words).square()
-    # A few images at a time, and in place, it stays in the cache from one operation to the next.
-    differences = weights.new_empty(n_images, *shape, regions.shape[2])
-    words = words.expand_as(differences)
-    size = max(1, CACHED_WORDS // weights.shape[1])
-    for start in range(0, n_images, size):
-        some = slice(start, start + size)
-        torch.bmm(weights[some], regions[some], out=differences[some].flatten(1, 2))
-        differences[some].sub_(words[some]).square_()
-    return differences
 
 
 def _content_norm(square: Float[Tensor, "n queries"], gram: Float[Tensor, "n regions regions"]) -> Float[Tensor, "n queries"]:
