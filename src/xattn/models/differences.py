@@ -53,7 +53,8 @@ class _Compared(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
         weights, regions, words, weight = ctx.saved_tensors
         of_weights, of_regions = torch.empty_like(weights), torch.empty_like(regions)
         of_words, of_weight = torch.zeros_like(words), torch.zeros_like(weight)
