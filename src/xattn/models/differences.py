@@ -53,7 +53,9 @@ class _Compared(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # only in that the decorator takes `ctx` by position
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         weights, regions, words, weight = ctx.saved_tensors
         of_weights, of_regions = torch.empty_like(weights), torch.empty_like(regions)
