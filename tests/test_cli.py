@@ -113,7 +113,7 @@ def test_help_lists_the_commands(helped):
 def test_help_of_a_command_explains_every_flag(helped, name):
     text, command = helped(name), cli.COMMANDS[name]
     assert " ".join((inspect.getdoc(command) or "?").split()) in text
-    explanations = documented_fields(cli)[command.__name__]
+    explanations = documented_fields(sys.modules[command.__module__])[command.__name__]
     assert set(explanations) == {field.name for field in dataclasses.fields(command)} - {"config", "model"}
     for field, explanation in explanations.items():
         assert explanation in text, field

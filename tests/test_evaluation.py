@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from xattn import evaluation as evaluation_module
+from xattn.attended import word_relevance
+from xattn.data.batches import EncodedCaptions
 from xattn.data.precomp import read_split
 from xattn.errors import InputError
-from xattn.evaluation import evaluate, evaluate_all, measure, word_relevance
+from xattn.evaluation import evaluate, evaluate_all, measure
 from xattn.metrics import retrieval_report
 from xattn.runs import load_run
 from xattn.training import train
@@ -198,8 +199,8 @@ def test_padded_regions_are_relevant_to_nothing(tmp_path, write_data):
 def test_numbers_do_not_depend_on_the_chunks(case, tiny_data, monkeypatch, sizes):
     _, run = case
     whole = evaluated(run, tiny_data).as_dict()
-    for name, size in zip(("IMAGES_AT_ONCE", "CAPTIONS_AT_ONCE", "PAIRS_AT_ONCE"), sizes, strict=True):
-        monkeypatch.setattr(evaluation_module, name, size)
+    for place, size in zip(("encoding.IMAGES_AT_ONCE", "encoding.CAPTIONS_AT_ONCE", "attended.PAIRS_AT_ONCE"), sizes, strict=True):
+        monkeypatch.setattr(f"xattn.{place}", size)
     parts = evaluated(run, tiny_data).as_dict()
     assert parts["evaluated"] == whole["evaluated"]
     for name in ("image_to_text", "text_to_image"):
@@ -301,7 +302,7 @@ def test_a_split_without_shared_images_needs_no_map(tmp_path, tiny_run, write_da
 
 def test_measuring_leaves_the_model_in_its_mode(tiny_run, tiny_data):
     run, split = load_run(tiny_run), read_split(tiny_data, "dev")
-    captions = evaluation_module.EncodedCaptions(split, run.vocabulary)
+    captions = EncodedCaptions(split, run.vocabulary)
     for training in (True, False):
         run.model.train(training)
         measure(run.model, split, captions)
@@ -309,8 +310,8 @@ def test_measuring_leaves_the_model_in_its_mode(tiny_run, tiny_data):
 
 
 def test_progress_is_told(tiny_run, tiny_data, monkeypatch):
-    monkeypatch.setattr(evaluation_module, "IMAGES_AT_ONCE", 4)
-    monkeypatch.setattr(evaluation_module, "CAPTIONS_AT_ONCE", 8)
+    monkeypatch.setattr("xattn.encoding.IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr("xattn.encoding.CAPTIONS_AT_ONCE", 8)
     calls = []
     evaluate(tiny_run, tiny_data, progress=lambda *call: calls.append(call))
     assert calls == [("encoding images", 4, 6), ("encoding images", 6, 6), ("scoring", 8, 13), ("scoring", 13, 13)]
@@ -324,7 +325,7 @@ def test_an_ensemble_is_the_mean_of_the_scores(tiny_run, tiny_i2t_run, tiny_data
     scores = []
     for folder in (tiny_run, tiny_i2t_run):
         run = load_run(folder)
-        scores.append(measure(run.model, split, evaluation_module.EncodedCaptions(split, run.vocabulary)).scores)
+        scores.append(measure(run.model, split, EncodedCaptions(split, run.vocabulary)).scores)
     expected = retrieval_report((scores[0] + scores[1]) / 2, torch.from_numpy(split.caption_image))
     assert ensemble.retrieval == expected
     assert (ensemble.name, ensemble.ensemble_of, ensemble.attention) == ("ensemble of 2", 2, None)
@@ -346,7 +347,7 @@ def test_an_ensemble_of_different_data_is_refused(tmp_path, tiny_run, tiny_data,
 
 def test_bfloat16_products_move_the_scores_a_little(tiny_run, tiny_data):
     run, split = load_run(tiny_run), read_split(tiny_data, "test")
-    captions = evaluation_module.EncodedCaptions(split, run.vocabulary)
+    captions = EncodedCaptions(split, run.vocabulary)
     exact = measure(run.model, split, captions).scores
     rounded = evaluated(run, tiny_data, precision="bf16")
     assert run.model.product_dtype is None

@@ -9,8 +9,9 @@ import torch
 from xattn.constraints import ccr_loss, ccs_loss, different_words
 from xattn.data.batches import EncodedCaptions, pair_batches, read_regions
 from xattn.data.precomp import read_split
+from xattn.encoding import encode_captions, encode_images, score_all
 from xattn.errors import InputError
-from xattn.evaluation import encode_captions, encode_images, evaluate, score_all
+from xattn.evaluation import evaluate
 from xattn.matching import hinge_ranking_loss, negative_pairs
 from xattn.models.registry import build_model
 from xattn.objective import WordWeights, batch_objective

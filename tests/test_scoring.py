@@ -12,8 +12,8 @@ from xattn.data.batches import EncodedCaptions
 from xattn.data.folder import write_regions
 from xattn.data.precomp import read_split
 from xattn.data.vocabulary import SPECIALS, Vocabulary
+from xattn.encoding import encode_captions, encode_images
 from xattn.errors import InputError
-from xattn.evaluation import encode_captions, encode_images
 from xattn.models.fragments import Fragments
 from xattn.models.interface import MatchingModel, evaluating
 from xattn.models.registry import build_model

@@ -17,8 +17,8 @@ import xattn
 from xattn import training as training_module
 from xattn.data.precomp import read_split
 from xattn.data.vocabulary import Vocabulary
+from xattn.encoding import EncodedCaptions, encode_captions, encode_images, score_all
 from xattn.errors import InputError
-from xattn.evaluation import EncodedCaptions, encode_captions, encode_images, score_all
 from xattn.models.registry import build_model
 from xattn.runs import load_run
 from xattn.training import prepare_data, train, training_epochs

@@ -1,12 +1,14 @@
 """Files and folders that are either complete or absent: written under a temporary name, flushed, then renamed."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from xattn.errors import InputError
 
@@ -47,6 +49,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it was renamed, or never made
             temporary.unlink()
+
+
+def write_json(values: dict[str, Any], path: Path) -> None:
+    """Write a JSON object that a person can read; as `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

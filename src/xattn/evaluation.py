@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from xattn.attended import attended_batches
 from xattn.configuration import Precision
 from xattn.data.batches import EncodedCaptions, read_regions
 from xattn.data.precomp import check_features, read_split
 from xattn.data.split import Split, split_file
-from xattn.data.truth import relevant_regions
 from xattn.device import best_device
+from xattn.encoding import encode_captions, encode_images, score_all
 from xattn.errors import InputError
 from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.retrieval import RetrievalReport, retrieval_report
@@ -24,10 +25,6 @@ from xattn.models.fragments import Fragments
 from xattn.models.interface import MatchingModel, evaluating
 from xattn.progress import ProgressCallback, shown_progress
 from xattn.runs import Run, load_run
-
-IMAGES_AT_ONCE = 128
-CAPTIONS_AT_ONCE = 1024
-PAIRS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -159,37 +156,6 @@ def measure(
     return Measured(scores, retrieval, attention)
 
 
-@torch.no_grad()
-def encode_images(model: MatchingModel, split: Split, progress: ProgressCallback = lambda *_: None) -> Fragments:
-    """Encode every image of a split, once."""
-    device = next(model.parameters()).device
-    parts = []
-    for rows in _chunks(split.n_images, IMAGES_AT_ONCE):
-        parts.append(model.encode_images(*read_regions(split, rows).to(device)))
-        progress("encoding images", int(rows[-1]) + 1, split.n_images)
-    return Fragments.concatenate(parts)
-
-
-@torch.no_grad()
-def encode_captions(model: MatchingModel, captions: EncodedCaptions) -> Fragments:
-    """Encode every caption of a split."""
-    device = next(model.parameters()).device
-    batches = (captions.batch(rows) for rows in _chunks(len(captions), CAPTIONS_AT_ONCE))
-    return Fragments.concatenate([model.encode_captions(batch.tokens.to(device), batch.lengths.to(device)) for batch in batches])
-
-
-@torch.no_grad()
-def score_all(
-    model: MatchingModel, images: Fragments, captions: Fragments, progress: ProgressCallback = lambda *_: None
-) -> Float[Tensor, "images captions"]:
-    """Score every image with every caption; the scores are on the processor."""
-    columns = []
-    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        columns.append(model.score(images, captions[start : start + CAPTIONS_AT_ONCE]).float().cpu())
-        progress("scoring", min(start + CAPTIONS_AT_ONCE, len(captions)), len(captions))
-    return torch.cat(columns, dim=1)
-
-
 def refuse_other_features(run: Run, split: Split) -> None:
     """Raise `InputError` unless a split has features of the size that a run was trained on."""
     if split.feature_size != run.feature_size:
@@ -226,56 +192,14 @@ def refuse_unfit(model: MatchingModel, split: Split) -> None:
         )
 
 
-def word_relevance(
-    split: Split, row: int, n_tokens: int, iou: float
-) -> tuple[Bool[np.ndarray, "words regions"], Bool[np.ndarray, "words"]]:
-    """Which regions are relevant to which tokens of a caption, `<start>` and `<end>` included, and which tokens are annotated.
-
-    `n_tokens` counts the caption's own tokens. Regions beyond the image's count are relevant to nothing.
-    """
-    assert split.truth is not None
-    assert split.boxes is not None
-    image = split.caption_image[row]
-    count = int(split.counts[image])
-    try:
-        relevant, annotated = relevant_regions(split.truth[row], n_tokens, np.asarray(split.boxes[image][:count], np.float64), iou)
-    except InputError as error:
-        raise InputError(f"{split_file(split.folder, split.name, 'truth.jsonl')}: caption {row}: {error}") from error
-    padded = np.zeros((n_tokens + 2, split.n_regions), dtype=bool)
-    padded[1:-1, :count] = relevant
-    return padded, np.concatenate([[False], annotated, [False]])
-
-
 def _attention(
     model: MatchingModel, split: Split, captions: EncodedCaptions, images: Fragments, encoded: Fragments, iou: float
 ) -> dict[str, AttentionReport] | None:
     if not split.truth:
         return None
     metrics = {direction: AttentionMetrics(iou=iou) for direction in model.directions}
-    rows, is_measurable = np.array(sorted(split.truth)), False
-    for chosen in np.array_split(rows, -(-len(rows) // PAIRS_AT_ONCE)):
-        batch = captions.batch(chosen)
-        length = batch.tokens.shape[1]
-        relevant = torch.zeros(len(chosen), length, split.n_regions, dtype=torch.bool)
-        annotated = torch.zeros(len(chosen), length, dtype=torch.bool)
-        for place, row in enumerate(chosen):
-            n_words = len(captions.words[row])
-            truth, known = word_relevance(split, int(row), n_words, iou)
-            relevant[place, : n_words + 2] = torch.from_numpy(truth)
-            annotated[place, : n_words + 2] = torch.from_numpy(known)
-        is_measurable |= bool(relevant.any())
-        device = encoded.mask.device
-        pair_captions = encoded[torch.from_numpy(chosen).to(device)]
-        pair_captions = Fragments(pair_captions.vectors[:, :length], pair_captions.mask[:, :length], pair_captions.extras)
-        attentions = model.attentions(images[torch.from_numpy(split.caption_image[chosen]).to(device)], pair_captions)
-        for direction, attention in attentions.items():
-            weights, key_mask = attention.weights.cpu(), attention.key_mask.cpu()
-            if direction == "t2i":
-                metrics[direction].update(weights, relevant, annotated, key_mask)
-            else:
-                metrics[direction].update(weights, relevant.transpose(1, 2), attention.query_mask.cpu(), key_mask)
+    is_measurable = False
+    for batch in attended_batches(model, split, captions, images, encoded, iou):
+        metrics[batch.direction].update(batch.weights, batch.relevant, batch.query_mask, batch.key_mask)
+        is_measurable |= bool(batch.relevant.any())
     return {direction: metric.compute() for direction, metric in metrics.items()} if is_measurable else None
-
-
-def _chunks(n: int, size: int) -> list[np.ndarray]:
-    return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]

@@ -14,8 +14,8 @@ from xattn.data.box_file import boxes_inside, read_boxes
 from xattn.data.tokens import tokenize
 from xattn.data.vocabulary import Vocabulary
 from xattn.device import best_device
+from xattn.encoding import encode_captions, score_all
 from xattn.errors import InputError
-from xattn.evaluation import encode_captions, score_all
 from xattn.models.interface import evaluating
 from xattn.regions.backbone import Backbone, EfficientNetLite0
 from xattn.regions.extract import image_features

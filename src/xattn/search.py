@@ -20,8 +20,9 @@ from xattn.data.precomp import check_features, read_split
 from xattn.data.split import Split
 from xattn.data.vocabulary import Vocabulary
 from xattn.device import best_device
+from xattn.encoding import encode_captions, encode_images
 from xattn.errors import InputError
-from xattn.evaluation import encode_captions, encode_images, refuse_other_features, refuse_unfit
+from xattn.evaluation import refuse_other_features, refuse_unfit
 from xattn.models.fragments import Fragments
 from xattn.models.interface import Direction, MatchingModel, evaluating
 from xattn.progress import ProgressCallback, shown_progress

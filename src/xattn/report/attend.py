@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from xattn.attended import word_relevance
 from xattn.data.batches import read_regions
 from xattn.data.function_words import is_content
 from xattn.data.precomp import check_features, read_split
@@ -15,7 +16,7 @@ from xattn.data.split import Split, split_file
 from xattn.data.tokens import tokenize
 from xattn.data.vocabulary import UNKNOWN
 from xattn.errors import InputError
-from xattn.evaluation import refuse_other_features, word_relevance
+from xattn.evaluation import refuse_other_features
 from xattn.models.interface import Direction, evaluating
 from xattn.report.labels import distinct_labels
 from xattn.report.originals import image_record, original, region_boxes

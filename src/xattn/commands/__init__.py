@@ -1,0 +1,1 @@
+"""The commands, one a file: parsing only. Each calls one function that a notebook could call."""

@@ -1,0 +1,45 @@
+"""`xattn evaluate`: measure runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from xattn import atomic
+from xattn.configuration import Precision
+from xattn.errors import InputError
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a run on a split: retrieval in both directions and, where the data has truth, attention against boxes.
+
+    Of several runs, each is measured, and then the ensemble that averages their scores: SGRAF is its sgr and saf, SCAN its t2i and i2t.
+    """
+
+    run_folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """The run folder, or several for their ensemble."""
+    data: Path
+    """The data folder."""
+    split: str = "test"
+    """Which of its splits."""
+    iou: float = 0.5
+    """How much a region must overlap an annotated box to be relevant to its words."""
+    precision: Precision = "fp32"
+    """Of the products of regions with words: bf16 rounds scores to some three digits and is faster on processors that have it."""
+    json: Path | None = None
+    """Write the same numbers here, by name; of several runs, a list under `runs`, and `ensemble`."""
+
+    def run(self) -> None:
+        """Call `xattn.evaluation.evaluate_all`."""
+        from xattn.evaluation import evaluate_all
+        from xattn.report.tables import print_tables
+
+        if not self.run_folders:
+            raise InputError("evaluate needs a run folder")
+        evaluations = evaluate_all(self.run_folders, self.data, self.split, self.iou, self.precision)
+        print_tables(evaluations)
+        if self.json:
+            each = [evaluation.as_dict() for evaluation in evaluations]
+            atomic.write_json(each[0] if len(each) == 1 else {"runs": each[:-1], "ensemble": each[-1]}, self.json)
