@@ -136,10 +136,10 @@ def documented_fields(module):
 @pytest.mark.parametrize(
     ("name", "module", "kind", "fields"),
     [
-        ("scan-t2i-avg", scan, "ScanConfig", 29),
-        ("pfan-t2i", pfan, "PfanConfig", 28),
-        ("bfan-prob", bfan, "BfanConfig", 27),
-        ("sgraf-sgr", sgraf, "SgrafConfig", 31),
+        ("scan-t2i-avg", scan, "ScanConfig", 34),
+        ("pfan-t2i", pfan, "PfanConfig", 33),
+        ("bfan-prob", bfan, "BfanConfig", 32),
+        ("sgraf-sgr", sgraf, "SgrafConfig", 36),
     ],
 )
 def test_help_of_train_explains_every_field_of_the_configuration(helped, name, module, kind, fields):

@@ -7,14 +7,16 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from xattn.attention import GradientTarget
 from xattn.constraints import SwapSource
 from xattn.errors import InputError
 from xattn.matching import Negatives
-from xattn.models.registry import ModelConfig
+from xattn.models.registry import ModelConfig, attended_directions
 from xattn.models.scan import ScanConfig
 
 ConstraintSet = Literal["none", "ccr", "ccs", "both"]
 CountedQueries = Literal["all", "content", "idf"]
+ConstrainedDirections = Literal["both", "t2i", "i2t"]
 Siblings = Literal["exclude", "count"]
 Precision = Literal["fp32", "bf16"]
 """Of the products of fragments with fragments; encoders, weights and norms are float32 in both."""
@@ -50,6 +52,10 @@ class CcrConfig:
     """The first epoch, counted from 1, in which the constraint acts."""
     queries: CountedQueries = "content"
     """Which words are queries: all, content words only, or all weighted by inverse document frequency."""
+    gradient: GradientTarget = "all"
+    """What its gradient reaches: all, the attention weights alone, the content (weights and keys), or the query alone."""
+    directions: ConstrainedDirections = "both"
+    """Of a model that attends in both directions, such as BFAN: constrain both, or one alone."""
 
     def __post_init__(self) -> None:
         _check_constraint("ccr", self.weight, self.margin, self.from_epoch)
@@ -69,9 +75,16 @@ class CcsConfig:
     """Which words are queries and swaps: all, content words only, or all weighted by inverse document frequency."""
     swap: SwapSource = "random"
     """Where swapped queries come from: the hardest negative, a random pair, or the same sentence or image."""
+    gradient: GradientTarget = "all"
+    """What its gradient reaches: all, the attention weights alone, the content (weights and keys), or the query alone."""
+    directions: ConstrainedDirections = "both"
+    """Of a model that attends in both directions, such as BFAN: constrain both, or one alone."""
+    temperature: float = 0.0
+    """Above 0: all swaps have a share, by a softmax of this temperature; 0: a hinge against the most relevant swap alone."""
 
     def __post_init__(self) -> None:
         _check_constraint("ccs", self.weight, self.margin, self.from_epoch)
+        _require(self.temperature >= 0, f"ccs.temperature must be at least 0, but it is {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,12 @@ class RunConfig:
             _require(getattr(self, name) >= least, f"{name} must be at least {least}, but it is {getattr(self, name)}")
         _require(0 < self.learning_rate <= 1, f"learning_rate must be above 0 and at most 1, but it is {self.learning_rate}")
         _require(self.clip > 0, f"clip must be above 0, but it is {self.clip}")
+        attended = attended_directions(self.model)
+        for name, constraint in (("ccr", self.ccr), ("ccs", self.ccs)):
+            _require(
+                constraint.directions in ("both", *attended),
+                f"{name}.directions is {constraint.directions}, but {self.model.name} attends {' and '.join(attended)} here",
+            )
 
     @property
     def uses_ccr(self) -> bool:

@@ -82,11 +82,11 @@ def batch_objective(
     terms = {"match": match.item()}
 
     for direction, attention in attentions.items():
-        if config.uses_ccr and epoch >= config.ccr.from_epoch:
+        if config.uses_ccr and epoch >= config.ccr.from_epoch and config.ccr.directions in ("both", direction):
             counted = word_weights.ccr[tokens] if direction == "t2i" else None
-            hinges = ccr_hinges(attention, config.ccr.margin, counted)
+            hinges = ccr_hinges(attention, config.ccr.margin, counted, config.ccr.gradient)
             loss = loss + config.ccr.weight * _noted(terms, "ccr", direction, hinges)
-        if config.uses_ccs and epoch >= config.ccs.from_epoch:
+        if config.uses_ccs and epoch >= config.ccs.from_epoch and config.ccs.directions in ("both", direction):
             partners, found = swap_partners(scores, negatives, config.ccs.swap, direction, generator)
             hinges = _swapped_hinges(attention, direction, images, captions, tokens, partners, found, config, word_weights.ccs)
             loss = loss + config.ccs.weight * _noted(terms, "ccs", direction, hinges)
@@ -130,12 +130,13 @@ def _swapped_hinges(
         counted = word_weights[tokens]
         swapped = chosen(captions.vectors, partners)
         allowed = different_words(tokens, tokens[partners], counted[partners] > 0) & found[:, None, None]
-        return ccs_hinges(attention, swapped, allowed, ccs.margin, counted)
+        return ccs_hinges(attention, swapped, allowed, ccs.margin, counted, ccs.gradient, ccs.temperature)
     allowed = images.mask[partners].unsqueeze(1) & found[:, None, None]
     if ccs.swap == "sentence":
         n_regions = allowed.shape[2]
         allowed = allowed & ~torch.eye(n_regions, dtype=torch.bool, device=allowed.device)
-    return ccs_hinges(attention, chosen(images.vectors, partners), allowed, ccs.margin)
+    swapped = chosen(images.vectors, partners)
+    return ccs_hinges(attention, swapped, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
 
 
 def _noted(terms: dict[str, float], name: str, direction: Direction, hinges: Hinges) -> Tensor:
