@@ -189,7 +189,8 @@ def test_fields_that_are_missing_or_unknown(refused):
     found = str(sorted([*RunConfig().as_dict(), "tau"]))
     assert refused(lambda values: values | {"tau": 1}) == (f"the configuration must hold exactly the fields {FIELDS}, but found {found}")
     assert refused(lambda values: values | {"ccr": {"weight": 0.3, "margin": 0.2, "from_epoch": 1}}) == (
-        "ccr must hold exactly the fields directions, from_epoch, gradient, margin, queries, weight, but found ['from_epoch', 'margin', 'weight']"
+        "ccr must hold exactly the fields directions, from_epoch, gradient, margin, queries, weight, "
+        "but found ['from_epoch', 'margin', 'weight']"
     )
     for model in ("scan", {}, {"name": "scam"}, {"name": ["scan"]}):
         sentence = f"model.name must be one of scan, pfan, bfan, sgraf, but model is {model!r}"
