@@ -54,7 +54,8 @@ def refuse_unknown(axis: Axis, configs: list[RunConfig]) -> None:
     names = list(dict.fromkeys(name for config in configs for name in field_names(config)))
     if axis.field in names:
         return
-    near = difflib.get_close_matches(axis.field, names, n=3, cutoff=0.6)
+    below = [name for name in names if name.startswith(f"{axis.field}.")]
+    near = below[:3] or difflib.get_close_matches(axis.field, names, n=3, cutoff=0.6)
     advice = f"did you mean {' or '.join(near)}?" if near else "`xattn train --help` lists the fields"
     raise InputError(f"--sweep {axis.field}: the configuration has no such field; {advice}")
 

@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xattn.compare.comparison import Comparison, Row
-from xattn.compare.pictures import SMALL, Panels, Styles, by_group, seeds_told
+from xattn.compare.pictures import Panels, Styles, by_group, seeds_told
 
 _SHARES = {"ccr": "CCR", "ccs": "CCS"}
 
 
 def training_picture(comparison: Comparison) -> Figure | None:
-    """For each model rsum on dev (the training loss, where there is no dev) and the share of active hinges, by epoch.
+    """For each model rsum on dev (the training loss, where there is no dev) and the share of active hinges of each constraint, by epoch.
 
     Lines are means over the seeds, the band goes from the lowest seed to the highest. None where no record has a log.
     """
@@ -23,40 +23,35 @@ def training_picture(comparison: Comparison) -> Figure | None:
         return None
     has_dev = all("dev_rsum" in record.log for rows in groups.values() for row in rows for record in row.records.values())
     quantity, name = ("dev_rsum", "rsum on dev (percentage points)") if has_dev else ("loss", "training loss of a pair")
-    titles = [[f"{model}, {seeds_told(rows)}", f"{model}, active hinges"] for model, rows in groups.items()]
-    panels, styles = (
-        Panels(titles, f"training on {comparison.data['folder']}; mean, lowest and highest of the seeds"),
-        Styles(comparison.singles),
-    )
-    for (left, right), rows in zip(panels.axes, groups.values(), strict=True):
+    shares = {share: label for share, label in _SHARES.items() if any(_logged(row, share) for rows in groups.values() for row in rows)}
+    titles = [[f"{model}, {seeds_told(rows)}", *(f"{model}, {label}" for label in shares.values())] for model, rows in groups.items()]
+    note = f"training on {comparison.data['folder']}; mean, lowest and highest of the seeds"
+    panels = Panels(titles, note + ("\nactive hinges: filled markers t2i, hollow markers i2t" if shares else ""))
+    styles = Styles(comparison.singles)
+    for (left, *others), rows in zip(panels.axes, groups.values(), strict=True):
         for row in rows:
-            _draw(left, row, quantity, row.variant, styles.of(row))
-            for share, label in _shares(row).items():
-                # The line tells the constraints apart, the marker and colour the sets, as on the left.
-                style = {**styles.of(row), "linestyle": "-" if share.startswith("ccr") else "--"}
-                _draw(right, row, share, f"{row.variant}: {label}", style, 100.0)
-        for axes, what in ((left, name), (right, "queries whose hinge is active (%)")):
-            panels.label(axes, "epoch", what)
+            _draw(left, row, quantity, styles.of(row))
+        panels.label(left, "epoch", name)
+        for axes, share in zip(others, shares, strict=True):
+            for row in rows:
+                for logged in _logged(row, share):
+                    _draw(axes, row, logged, styles.of(row) | ({"markerfacecolor": "white"} if "_i2t_" in logged else {}), 100.0)
+            panels.label(axes, "epoch", "queries whose hinge is active (%)")
+            axes.set_ylim(-3, 103)
+        epochs = max(record.log["epoch"][-1] for row in rows for record in row.records.values())
+        for axes in (left, *others):
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            axes.set_xlim(0.5, max(epoch for row in rows for record in row.records.values() for epoch in record.log["epoch"]) + 0.5)
-        right.set_ylim(-2, 102)
-        if not right.lines:
-            right.text(0.5, 0.5, "no constraint acted", transform=right.transAxes, ha="center", fontsize=SMALL)
+            axes.set_xlim(0.5, epochs + 0.5)
     return panels.finished()
 
 
-def _shares(row: Row) -> dict[str, str]:
-    """The shares in the logs of a row, with their names; the direction only where there are two."""
-    names = dict.fromkeys(name for record in row.records.values() for name in record.log if name.endswith("_active"))
-    parts = {name: name.removesuffix("_active").split("_", maxsplit=1) for name in names}
-    directions = {direction for _, direction in parts.values()}
-    return {
-        name: _SHARES.get(constraint, constraint) + (f" {direction}" if len(directions) > 1 else "")
-        for name, (constraint, direction) in parts.items()
-    }
+def _logged(row: Row, share: str) -> list[str]:
+    """The names under which the logs of a row hold the share of active hinges of a constraint, one for each direction."""
+    names = dict.fromkeys(name for record in row.records.values() for name in record.log)
+    return [name for name in names if name.startswith(share) and name.endswith("_active")]
 
 
-def _draw(axes: Axes, row: Row, quantity: str, label: str, style: dict, scale: float = 1.0) -> None:
+def _draw(axes: Axes, row: Row, quantity: str, style: dict, scale: float = 1.0) -> None:
     logs = [record.log for record in row.records.values() if quantity in record.log]
     by_epoch: dict[int, list[float]] = {}
     for log in logs:
@@ -64,7 +59,7 @@ def _draw(axes: Axes, row: Row, quantity: str, label: str, style: dict, scale: f
             if value is not None:
                 by_epoch.setdefault(epoch, []).append(scale * value)
     epochs = sorted(by_epoch)
-    axes.plot(epochs, [fmean(by_epoch[epoch]) for epoch in epochs], label=label, markevery=_every(epochs), **style)
+    axes.plot(epochs, [fmean(by_epoch[epoch]) for epoch in epochs], label=row.variant, markevery=_every(epochs), **style)
     if len(logs) > 1:
         lowest, highest = ([kind(by_epoch[epoch]) for epoch in epochs] for kind in (min, max))
         axes.fill_between(epochs, lowest, highest, color=style["color"], alpha=0.12, linewidth=0)

@@ -19,7 +19,7 @@ def weights_picture(comparison: Comparison) -> Figure | None:
     groups = by_direction([row for row in comparison.singles if _has_histogram(row)])
     if not groups:
         return None
-    titles = [[f"{model}, {direction}\n{row.variant}, {seeds_told([row])}" for row in rows] for (model, direction), rows in groups.items()]
+    titles = [[f"{model}, {direction}: {row.variant}, {seeds_told([row])}" for row in rows] for (model, direction), rows in groups.items()]
     panels = Panels(titles, f"{measured_on(comparison)}; IoU {comparison.iou:g}; each histogram sums to 100%")
     for line, ((_, direction), rows) in zip(panels.axes, groups.items(), strict=True):
         for axes, row in zip(line, rows, strict=False):
@@ -30,6 +30,9 @@ def weights_picture(comparison: Comparison) -> Figure | None:
             counted = f"{int(relevant.sum()):,} relevant, {int(irrelevant.sum()):,} other weights"
             axes.set_title(f"{axes.get_title()}\n{counted}", fontsize=SMALL, parse_math=False)
             panels.label(axes, "attention weight (leftmost bar: all smaller)", "weights (%)")
+        tallest = max(axes.get_ylim()[1] for axes in line[: len(rows)])
+        for axes in line[: len(rows)]:
+            axes.set_ylim(0, tallest)
     return panels.finished()
 
 
