@@ -21,7 +21,7 @@ def short_log(path: Path) -> dict[str, list]:
     return {name: [entry.get(name) for entry in entries] for name in names}
 
 
-def _flat(entry: dict[str, Any]) -> dict[str, float]:
+def _flat(entry: dict[str, Any]) -> dict[str, int | float]:
     values: dict[str, Any] = {name: value for name, value in entry.items() if name != "dev"}
     dev = entry.get("dev") or {}
     values["dev_rsum"] = dev.get("rsum")
