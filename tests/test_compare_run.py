@@ -370,15 +370,12 @@ def test_a_grid_that_is_killed_and_started_again_gives_the_same_tables(finished,
     out = tmp_path / "out"
     flags = ["--constraints", "none", "both", "--seeds", "0", "1", "--sweep", *GRID.sweep, "--jobs", "2"]
     command = [sys.executable, "-m", "xattn.cli", "compare", "--data", str(tiny_data), "--out", str(out), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         while not process.stdout.readline().startswith("[1/4]"):
             assert process.poll() is None
         time.sleep(1)
-    finally:
         process.kill()
-        process.wait()
     until = time.monotonic() + 20
     while is_at_work(out):
         assert time.monotonic() < until, "cells outlive the grid"
@@ -404,7 +401,7 @@ def test_ctrl_c_stops_the_cells(tiny_data, tmp_path):
     out = tmp_path / "out"
     flags = ["--constraints", "none", "--seeds", "0", "--sweep", *SIZES, "epochs=100000"]
     command = [sys.executable, "-m", "xattn.cli", "compare", "--data", str(tiny_data), "--out", str(out), *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     output = out / "cells" / "scan-t2i-avg_none_seed0" / "output.txt"
     until = time.monotonic() + 60
     while not (output.exists() and output.read_text()):

@@ -17,9 +17,9 @@ PANEL = (3.3, 2.7)
 """Width and height of a panel in inches."""
 SMALL = 8.0
 """Points of all letters."""
-COLOURS = {BASE: "#000000", "ccr": "#0072b2", "ccs": "#d55e00", "both": "#009e73"}
-OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#e69f00")
-"""Of Okabe and Ito's palette for all kinds of colour vision; lines and markers differ as well."""
+COLOURS = {BASE: "#000000", "ccr": "#0072b2", "ccs": "#e69f00", "both": "#009e73"}
+OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#d55e00")
+"""Of Okabe and Ito's palette for all kinds of colour vision, of different brightness; lines and markers differ as well."""
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 GREY = "#8a8a8a"
