@@ -1,15 +1,20 @@
 """`xattn compare` as a person types it."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from compared_records import DATA, failed, made_record
+from xattn import cli
 from xattn.cli import main
 from xattn.compare.records import write_record
 from xattn.compare.statistics import CONFIDENCE
 
 pytestmark = pytest.mark.usefixtures("sigterm_restored")
+DOCS = Path(__file__).parent.parent / "docs" / "compare.md"
 SIZES = ["model.dim=16", "model.word_dim=8", "batch_size=8", "min_count=1", "epochs=1"]
 
 
@@ -70,7 +75,7 @@ def test_a_dry_run_lists_the_cells(tiny_data, tmp_path, capsys):
         "scan-t2i-avg_ccr_seed0  new  time not known",
         "bfan-equal_none_seed0  new  time not known",
         "bfan-equal_ccr_seed0  new  time not known",
-        "4 cells, 0 finished, 4 to run; 4 are like no record, so how long they take is not known",
+        "4 cells, 0 finished, 4 to run; of 4 no record tells how long they take",
     ]
     assert not (tmp_path / "out").exists()
 
@@ -80,7 +85,7 @@ def test_a_grid_from_the_command_line(tiny_data, tmp_path, capsys):
     flags = ["--constraints", "none", "--seeds", "3", "--sweep", *SIZES]
     main(["compare", "--data", str(tiny_data), "--out", str(out), *flags])
     first, second, *rest = capsys.readouterr().out.splitlines()
-    assert first == "1 cells, 0 finished, 1 to run; 1 are like no record, so how long they take is not known"
+    assert first == "1 cell, 0 finished, 1 to run; of 1 no record tells how long they take"
     assert second.startswith("[1/1] scan-t2i-avg_none_seed3: rsum ")
     assert str(out / "table.md") in rest
     assert "scan-t2i-avg alone" in (out / "table.md").read_text()
@@ -88,20 +93,32 @@ def test_a_grid_from_the_command_line(tiny_data, tmp_path, capsys):
     line, total = capsys.readouterr().out.splitlines()
     assert line.startswith("scan-t2i-avg_none_seed3  changed  about ")
     assert line.endswith(" s  (epochs 1, now 3)")
-    assert total.startswith("1 cells, 0 finished, 1 to run: about ")
+    assert total.startswith("1 cell, 0 finished, 1 to run: about ")
     assert total.endswith(" s, by the records there are")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^xattn .*$", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE))
+def test_commands_of_the_docs_are_understood(line):
+    cli.parse(shlex.split(line, comments=True)[1:])
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL))
+def test_python_of_the_docs_runs(block):
+    exec(compile(block, DOCS.name, "exec"), {})
 
 
 def test_bad_input(refused, records, tmp_path, tiny_data):
     assert refused() == "compare needs --data and --out, or --records alone"
     assert refused("--data", tiny_data) == "compare needs --data and --out, or --records alone"
+    assert (
+        refused("--data", tiny_data, "--records", records) == "compare takes --data to train, or --records to train nothing, but not both"
+    )
     begun = ("--data", tiny_data, "--out", tmp_path / "out")
     assert refused(*begun, "--seeds") == "compare needs at least one seed"
     assert refused(*begun, "--sweep", "ccr.margn=0.1").startswith("--sweep ccr.margn: the configuration has no such field; did you mean")
     assert refused(*begun, "--split", "val") == f"{tiny_data}: holds no split val; its splits are: dev, test, train"
-    assert (
-        refused("--records", tmp_path / "none") == f"{tmp_path / 'none'}: expected a folder of records, but there is no folder of this name"
-    )
+    none = tmp_path / "none"
+    assert refused("--records", none) == f"{none}: expected a folder of records, but there is no folder of this name"
     (tmp_path / "empty").mkdir()
     assert refused("--records", tmp_path / "empty") == f"{tmp_path / 'empty'}: holds no records (*.json)"
     write_record(made_record(seed=9, data=DATA | {"fingerprint": "f" * 16, "folder": "photos"}), records)

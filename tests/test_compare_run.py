@@ -385,6 +385,7 @@ def test_a_grid_that_is_killed_and_started_again_gives_the_same_tables(finished,
     assert "4 cells" in again.stdout
     assert as_dict(compared_folder(out)) == as_dict(compared_folder(finished))
     assert json.loads((out / "table.json").read_text()) == as_dict(compared_folder(finished))
+    assert not [path.name for path in (out / "runs").iterdir() if path.name.startswith(".")], "nothing half-written is left"
 
 
 def is_at_work(out):

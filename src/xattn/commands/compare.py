@@ -62,6 +62,8 @@ class Compare:
         from xattn.compare.writing import write_tables
 
         if self.records is not None:
+            if self.data is not None:
+                raise InputError("compare takes --data to train, or --records to train nothing, but not both")
             comparison = compared_folder(self.records)
         else:
             if self.data is None or self.out is None:
@@ -101,11 +103,11 @@ class Compare:
                 if each.note:
                     print_now(f"{each.cell.name}: {_AGAIN[each.state]} ({each.note})")
         known = [estimate for _, estimate in to_run if estimate is not None]
-        told = f"{len(planned)} cells, {len(planned) - len(to_run)} finished, {len(to_run)} to run"
+        told = f"{len(planned)} cell{'' if len(planned) == 1 else 's'}, {len(planned) - len(to_run)} finished, {len(to_run)} to run"
         if known and len(known) == len(to_run):
             told += f": {_duration(sum(known) / self.jobs)}, by the records there are"
         elif to_run:
-            told += f"; {len(to_run) - len(known)} are like no record, so how long they take is not known"
+            told += f"; of {len(to_run) - len(known)} no record tells how long they take"
         print_now(told)
 
 

@@ -215,7 +215,11 @@ def _stop_with_the_grid() -> None:
 
     Otherwise a grid that is started again would train a cell that is still being trained.
     """
-    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(0).st_mode)
+    except OSError:  # a launcher may have closed it
+        is_pipe = False
+    if not is_pipe:
         return
 
     def wait() -> None:

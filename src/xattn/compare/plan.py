@@ -86,9 +86,9 @@ def _estimate(cell: Cell, records: Sequence[Record]) -> float | None:
 
 
 def _scaled(record: Record, cell: Cell) -> float:
-    training = record.seconds.get("training", 0.0)
-    if not cell.members:
-        training *= cell.configs[0].epochs / record.configuration["epochs"]
+    training, epochs = record.seconds.get("training", 0.0), record.configuration.get("epochs")
+    if epochs:  # an ensemble, which is not trained, has none
+        training *= cell.configs[0].epochs / epochs
     return training + record.seconds.get("measuring", 0.0)
 
 

@@ -1,6 +1,7 @@
 """Running cells, each in a process of its own, some at a time."""
 
 import fcntl
+import glob
 import os
 import shlex
 import shutil
@@ -55,6 +56,7 @@ def run_cells(
         return []
     command = [*(shlex.split(launch) or [sys.executable]), "-m", "xattn.compare.cell"]
     records: list[Record] = []
+    progress("cells", 0, len(tasks))
     with _alone(tasks[0].out) as lock:
         for stage in ([task for task in tasks if not task.cell.members], [task for task in tasks if task.cell.members]):
             threads = max(1, _all_threads() // min(jobs, max(len(stage), 1)))
@@ -111,6 +113,8 @@ def _started(task: Task, command: list[str], threads: int, lock: int) -> Popen:
 def _prepare(task: Task) -> None:
     """Take away what an earlier attempt left, but for a run folder that was begun for this very task."""
     record_path(task.out / "records", task.cell.name).unlink(missing_ok=True)
+    for half_written in task.run_folder.parent.glob(f".{glob.escape(task.cell.name)}.*.tmp"):  # of a process that was killed
+        shutil.rmtree(half_written)
     if task.folder.is_dir():
         if not _is_same(task):
             shutil.rmtree(task.run_folder, ignore_errors=True)
