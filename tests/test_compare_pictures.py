@@ -101,7 +101,11 @@ def test_training_has_dev_and_shares(comparison):
     assert (left.get_ylabel(), right.get_ylabel()) == ("rsum on dev (percentage points)", "queries whose hinge is active (%)")
     assert [list(line.get_ydata()) for line in left.lines] == [[300.5 - 60 + 7 * place, 300.5 - 5 + 7 * place] for place in range(4)]
     assert [(list(line.get_xdata()), list(line.get_ydata())) for line in right.lines] == [([2], [90.0])] * 2
-    assert len(left.collections) == 4, "a band from the lowest seed to the highest"
+    first, *others = left.collections
+    assert [segment[:, 1].tolist() for segment in first.get_segments()] == [[240.0, 241.0], [295.0, 296.0]], (
+        "from the lowest seed to the highest"
+    )
+    assert len({round(float(lines.get_segments()[0][0, 0]), 3) for lines in (first, *others)}) == 4, "side by side"
     assert legend_of(figure)[0] == ["alone", "+ CCR", "+ CCS", "+ CCR + CCS"]
 
 

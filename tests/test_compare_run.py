@@ -136,18 +136,29 @@ def test_a_grid_goes_on_with_what_is_missing(copy, finished, tiny_data):
     assert as_dict(compared_folder(copy)) == as_dict(compared_folder(finished))
 
 
-def test_more_seeds_run_the_new_cells_only(copy, tiny_data):
-    more = dataclasses.replace(GRID, constraints=("none",), seeds=(0, 1, 2))
-    assert ran(more, tiny_data, copy) == [("scan-t2i-avg_none_seed2", "finished")]
-    assert [len(row.records) for row in compared_folder(copy).rows] == [3, 2]
+def planned(grid, data, out):
+    """The state of every cell, and what is noted beside it."""
+    found = []
+    compare(grid, data, out, on_plan=lambda cells, seconds: found.extend(cells), dry_run=True)
+    return {each.cell.name: (each.state, each.note) for each in found}
+
+
+def test_of_more_seeds_the_new_cells_are_missing(finished, tiny_data):
+    more = dataclasses.replace(GRID, constraints=("none",), seeds=(0, 2))
+    assert planned(more, tiny_data, finished) == {"scan-t2i-avg_none_seed0": ("finished", ""), "scan-t2i-avg_none_seed2": ("new", "")}
+
+
+def test_a_finished_cell_counts_under_any_name(finished, tiny_data):
+    """With a second value of the axis the cell of the first has another name; its configuration is what counts."""
+    wider = dataclasses.replace(ONE, sweep=(*SIZES, "epochs=2,3"))
+    expected = {"scan-t2i-avg_none_epochs=2_seed0": ("finished", ""), "scan-t2i-avg_none_epochs=3_seed0": ("new", "")}
+    assert planned(wider, tiny_data, finished) == expected
 
 
 def test_a_cell_whose_configuration_changed_runs_again(copy, tiny_data):
     changed = dataclasses.replace(ONE, sweep=(*SIZES, "epochs=3"))
-    plans = []
     before = read_record(copy / "records" / "scan-t2i-avg_none_seed0.json")
-    compare(changed, tiny_data, copy, on_plan=lambda planned, seconds: plans.extend(planned), dry_run=True)
-    assert [(each.state, each.note) for each in plans] == [("changed", "epochs 2, now 3")]
+    assert planned(changed, tiny_data, copy) == {"scan-t2i-avg_none_seed0": ("changed", "epochs 2, now 3")}
     assert read_record(copy / "records" / "scan-t2i-avg_none_seed0.json") == before, "a dry run changes nothing"
     assert ran(changed, tiny_data, copy) == [("scan-t2i-avg_none_seed0", "finished")]
     record = read_record(copy / "records" / "scan-t2i-avg_none_seed0.json")
@@ -156,23 +167,15 @@ def test_a_cell_whose_configuration_changed_runs_again(copy, tiny_data):
     assert "epochs 3" in " ".join(row.label for row in compared_folder(copy).rows)
 
 
-def test_a_finished_cell_counts_under_any_name(copy, tiny_data):
-    """With a second value of the axis the cell of the first has another name; its configuration is what counts."""
-    wider = dataclasses.replace(ONE, sweep=(*SIZES, "epochs=2,3"))
-    assert ran(wider, tiny_data, copy) == [("scan-t2i-avg_none_epochs=3_seed0", "finished")]
-
-
 def test_a_cell_that_fails_says_why_and_stops_no_other(tiny_data, tmp_path):
     grid = dataclasses.replace(ONE, sweep=(*SIZES[:3], "min_count=100,1", "epochs=1"))
-    comparison = compare(grid, tiny_data, tmp_path, jobs=1)
+    comparison = compare(grid, tiny_data, tmp_path, jobs=2)
     assert [record.cell for record in comparison.records] == ["scan-t2i-avg_none_min_count=1_seed0"]
     (failed,) = comparison.failed
     assert failed.cell == "scan-t2i-avg_none_min_count=100_seed0"
     assert failed.reason.startswith(f"{tiny_data / 'train_caps.txt'}, line 1: the vocabulary knows no word of the caption")
     assert not (tmp_path / "runs" / failed.cell).exists()
-    plans = []
-    compare(grid, tiny_data, tmp_path, on_plan=lambda planned, seconds: plans.extend(planned), dry_run=True)
-    assert {each.cell.name: (each.state, each.note) for each in plans} == {
+    assert planned(grid, tiny_data, tmp_path) == {
         "scan-t2i-avg_none_min_count=100_seed0": ("failed", failed.reason),
         "scan-t2i-avg_none_min_count=1_seed0": ("finished", ""),
     }
@@ -295,8 +298,8 @@ def test_cells_can_be_measured_on_dev(tiny_data, tmp_path):
 def test_what_time_is_left(finished, tiny_data):
     records = records_in(finished)
     wider = dataclasses.replace(GRID, presets=("scan-t2i-avg", "bfan-equal"), seeds=(0, 2), sweep=(*SIZES, "epochs=2,4"))
-    planned = planned_cells(grid_cells(wider), records, data_identity(tiny_data, "test"), 0.5)
-    left = {each.cell.name: seconds for each, seconds in zip(planned, seconds_left(planned, records), strict=True)}
+    cells = planned_cells(grid_cells(wider), records, data_identity(tiny_data, "test"), 0.5)
+    left = {each.cell.name: seconds for each, seconds in zip(cells, seconds_left(cells, records), strict=True)}
     assert left["scan-t2i-avg_none_epochs=2_seed0"] == 0.0
     assert left["bfan-equal_none_epochs=2_seed0"] is None
     bases = [record for record in records if record.constraints == "none"]

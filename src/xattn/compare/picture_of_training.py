@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xattn.compare.comparison import Comparison, Row
-from xattn.compare.pictures import Panels, Styles, by_group, seeds_told
+from xattn.compare.pictures import MARKERS, Panels, Styles, by_group, seeds_told
 
 _SHARES = {"ccr": "CCR", "ccs": "CCS"}
 
@@ -16,7 +16,7 @@ _SHARES = {"ccr": "CCR", "ccs": "CCS"}
 def training_picture(comparison: Comparison) -> Figure | None:
     """For each model rsum on dev (the training loss, where there is no dev) and the share of active hinges of each constraint, by epoch.
 
-    Lines are means over the seeds, the band goes from the lowest seed to the highest. None where no record has a log.
+    Lines are means over the seeds, a thin upright line goes from the lowest seed to the highest. None where no record has a log.
     """
     groups = by_group([row for row in comparison.singles if all(record.log.get("epoch") for record in row.records.values())])
     if not groups:
@@ -62,7 +62,9 @@ def _draw(axes: Axes, row: Row, quantity: str, style: dict, scale: float = 1.0) 
     axes.plot(epochs, [fmean(by_epoch[epoch]) for epoch in epochs], label=row.variant, markevery=_every(epochs), **style)
     if len(logs) > 1:
         lowest, highest = ([kind(by_epoch[epoch]) for epoch in epochs] for kind in (min, max))
-        axes.fill_between(epochs, lowest, highest, color=style["color"], alpha=0.12, linewidth=0)
+        # Bands of four sets would cover each other; upright lines side by side do not.
+        beside = 0.06 * (MARKERS.index(style["marker"]) - 1.5)
+        axes.vlines([epoch + beside for epoch in epochs], lowest, highest, color=style["color"], linewidth=0.9)
 
 
 def _every(epochs: Sequence[int]) -> int:
