@@ -15,13 +15,14 @@ import pytest
 
 from xattn.attended import attended_batches
 from xattn.compare import running
-from xattn.compare.cell import Task, main, read_task, run_cell, write_task
+from xattn.compare.cell import main, run_cell
 from xattn.compare.data_identity import data_identity
 from xattn.compare.experiment import compare, compared_folder, records_in
 from xattn.compare.grid import Grid, grid_cells
 from xattn.compare.plan import planned_cells, seconds_left
 from xattn.compare.records import read_record
 from xattn.compare.running import run_cells
+from xattn.compare.task import Task, read_task, write_task
 from xattn.compare.writing import as_dict
 from xattn.data.batches import EncodedCaptions
 from xattn.data.precomp import read_split

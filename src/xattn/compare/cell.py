@@ -19,21 +19,18 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import xattn
-from xattn import atomic
-from xattn.compare.data_identity import DataIdentity, data_identity
-from xattn.compare.grid import Cell
+from xattn.compare.data_identity import data_identity
 from xattn.compare.measuring import measured_ensemble, measured_run
 from xattn.compare.records import Record, read_record, record_path, write_record
 from xattn.compare.short_log import short_log
-from xattn.configuration import RunConfig, read_configuration, write_configuration
-from xattn.data.lines import shown
+from xattn.compare.task import Task, read_task
+from xattn.configuration import RunConfig, read_configuration
 from xattn.device import best_device
 from xattn.errors import InputError
 from xattn.runs import WEIGHTS, load_run
@@ -41,66 +38,6 @@ from xattn.training import EpochCallback, train
 
 INTERRUPTED = 130
 """Exit status of a cell that was told to stop: neither finished nor failed."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A cell with all that its process needs to know."""
-
-    out: Path
-    """The folder of the comparison."""
-    cell: Cell
-    data: Path
-    identity: DataIdentity
-    iou: float = 0.5
-    vocabulary: Path | None = None
-
-    @property
-    def run_folder(self) -> Path:
-        """Where the cell is trained; an ensemble has none."""
-        return self.out / "runs" / self.cell.name
-
-    @property
-    def folder(self) -> Path:
-        """Where the task is written."""
-        return self.out / "cells" / self.cell.name
-
-
-def write_task(task: Task) -> None:
-    """Write a task as files that `read_task` reads; its configurations are those of run folders."""
-    with atomic.new_folder(task.folder) as folder:
-        for number, config in enumerate(task.cell.configs):
-            write_configuration(config, folder / f"configuration-{number}.json")
-        values = {
-            "name": task.cell.name,
-            "members": list(task.cell.members),
-            "configurations": len(task.cell.configs),
-            "data": str(task.data.absolute()),
-            "identity": task.identity.as_dict(),
-            "iou": task.iou,
-            "vocabulary": task.vocabulary and str(task.vocabulary.absolute()),
-        }
-        atomic.write_json(values, folder / "task.json")
-
-
-def read_task(folder: Path) -> Task:
-    """Read what `write_task` wrote.
-
-    Raises:
-        InputError: there is no such folder, or it holds no task.
-    """
-    folder, path = Path(folder).absolute(), Path(folder).absolute() / "task.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        configs = tuple(read_configuration(folder / f"configuration-{number}.json") for number in range(values["configurations"]))
-        cell = Cell(values["name"], configs, tuple(values["members"]))
-        vocabulary = values["vocabulary"] and Path(values["vocabulary"])
-        identity = DataIdentity(**values["identity"])
-        return Task(folder.parent.parent, cell, Path(values["data"]), identity, values["iou"], vocabulary)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: expected the task of a cell, as `xattn compare` writes it ({shown(str(error))})") from error
 
 
 def run_cell(task: Task, on_epoch: EpochCallback | None = None) -> Record:

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xattn.compare.cell import Task
 from xattn.compare.comparison import Comparison, compared
 from xattn.compare.data_identity import data_identity
 from xattn.compare.grid import Grid, grid_cells
 from xattn.compare.plan import Planned, planned_cells, seconds_left
 from xattn.compare.records import Record, read_records
 from xattn.compare.running import RecordCallback, run_cells
+from xattn.compare.task import Task
 from xattn.errors import InputError
 from xattn.progress import ProgressCallback, shown_progress
 

@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
 
-from xattn.compare.cell import Task, failed_record, read_task, write_task
+from xattn.compare.cell import failed_record
 from xattn.compare.records import Record, read_record, record_path, write_record
+from xattn.compare.task import Task, read_task, write_task
 from xattn.errors import InputError
 from xattn.progress import ProgressCallback
 from xattn.regions.extract import available_cores
