@@ -175,10 +175,11 @@ def fill(
             asked = ((picture.path, picture.boxes) for picture in pictures)
             with closing(features_in_order(asked, backbone, threads)) as features:
                 for row, (picture, vectors) in enumerate(zip(pictures, features, strict=True)):
-                    record = ImageRecord(picture.name, _recorded(picture.path, folder), picture.width, picture.height)
+                    image_id = picture.captions[0].image_id or picture.name
+                    record = ImageRecord(image_id, _recorded(picture.path, folder), picture.width, picture.height)
                     writer.add_image(vectors, picture.boxes, record)
                     for caption in picture.captions:
-                        writer.add_caption(caption.text, row, caption.spans)
+                        writer.add_caption(caption.text, row, caption.spans, caption.caption_id)
                     done += 1
                     progress("regions", done, total)
     return n_regions, backbone.feature_size
