@@ -76,6 +76,10 @@ def write_archive_folder(
     archive, out = Path(archive), Path(out)
     atomic.refuse_existing(out)
     names = split_names(archive)
+    for kind, other in (("ims.npy", "caps.txt"), ("caps.txt", "ims.npy")):
+        for path in sorted(archive.glob(f"*_{kind}")):
+            if (name := path.name.removesuffix(f"_{kind}")) not in names:
+                raise InputError(f"{split_file(archive, name, other)}: the split {name} needs this file, but it is missing")
     if not names:
         raise InputError(f"{archive}: expected a precomp archive with files such as train_ims.npy and train_caps.txt, found no split")
     summary = ArchiveSummary(out)
@@ -133,8 +137,11 @@ def _linked(archive: Path, folder: Path, name: str, summary: ArchiveSummary, pro
         split_file(folder, name, "every.txt").write_text(f"{repeats}\n", encoding="utf-8")
     lines = "".join(f"{row // (captions // images)}\n" for row in range(captions))
     split_file(folder, name, "caption_image.txt").write_text(lines, encoding="utf-8")
-    split = read_split(folder, name)
-    check_features(split)
+    try:
+        split = read_split(folder, name)
+        check_features(split)
+    except InputError as error:  # about a link in a folder that will be gone: told by the file that it leads to
+        raise InputError(str(error).replace(str(folder), str(archive))) from error
     how = f"{rows} rows, each image {repeats} times" if repeats > 1 else "each image once"
     summary.lines.append(
         f"{name}: {split.n_images} images ({how}), {split.n_captions} captions, {split.n_regions} regions of {split.feature_size} "

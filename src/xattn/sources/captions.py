@@ -19,17 +19,26 @@ def captions_from(paths: Path | Sequence[Path]) -> list[Caption]:
     COCO's, which has `annotations`.
 
     Raises:
-        InputError: a file is none of these or not well formed, an image comes in two of them, or there is no caption at all.
+        InputError: a file is none of these or not well formed, an image comes in two of them, two captions have one id, or there is no
+            caption at all.
     """
     paths = [paths] if isinstance(paths, Path) else list(paths)
     captions: list[Caption] = []
     first_in: dict[str, Path] = {}
+    ids: dict[str, str] = {}
     for path in paths:
         found = _captions_of(path)
         for image in {image_key(caption.image_id or caption.image) for caption in found}:
             if image in first_in:
                 raise InputError(f"{path}: has captions of the image {image}, as {first_in[image]} has; give one of the two")
             first_in[image] = path
+        for caption in found:
+            if caption.caption_id is not None and caption.caption_id in ids:
+                raise InputError(
+                    f"{path}: the caption {caption.text!r} has the id {caption.caption_id}, as {ids[caption.caption_id]!r} has"
+                )
+            if caption.caption_id is not None:
+                ids[caption.caption_id] = caption.text
         captions += found
     if not captions:
         raise InputError(f"{paths[0]}: expected at least one caption, found none")

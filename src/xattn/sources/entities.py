@@ -136,8 +136,8 @@ def read_entities(path: Path) -> tuple[dict[str, tuple[Box, ...]], frozenset[str
     try:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
-        line, column = error.position
-        raise InputError(f"{path}, line {line}, column {column + 1}: expected an annotation in XML, but it is not ({error.msg})") from error
+        (line, column), said = error.position, error.msg.split(":")[0]
+        raise InputError(f"{path}, line {line}, column {column + 1}: expected an annotation in XML, but it is not ({said})") from error
     if root.tag != "annotation":
         raise InputError(f"{path}: expected an <annotation>, found a <{root.tag}>")
     width, height = (_whole(root, f"size/{side}", f"{path}: annotation") for side in ("width", "height"))
