@@ -242,6 +242,21 @@ def test_joins_that_cannot_be(tmp_path, archive):
     assert complaint(tmp_path / "empty", tmp_path / "data").endswith("such as train_ims.npy and train_caps.txt, found no split")
 
 
+def test_ids_that_are_numbers_of_the_archives_own(tmp_path):
+    archive = write_archive(tmp_path / "archive", {"train": [1, 2]})
+    (archive / "train_ids.txt").write_text("100\n101\n")
+    tsv = write_tsv(tmp_path / "a.tsv", [1, 2])
+    assert complaint(archive, tmp_path / "data", captions_with_truth(), [tsv]) == (
+        f'{archive / "train_ids.txt"}: none of its ids, the first "100", is of an image of --captions; join by --join captions'
+    )
+    assert complaint(archive, tmp_path / "data", boxes_from=[tsv]) == (
+        f"{tsv}: holds none of the images of {archive}, the first of which is 100 there; if the archive's ids are numbers of its own, give "
+        "--captions and --join captions"
+    )
+    prepared(archive, tmp_path / "data", captions_with_truth(), [tsv], "captions")
+    assert read_split(tmp_path / "data", "train").boxes is not None
+
+
 def test_float16_features_are_known_again(tmp_path):
     archive = write_archive(tmp_path / "archive", {"train": [1]})
     np.save(archive / "train_ims.npy", np.load(archive / "train_ims.npy").astype(np.float16))

@@ -90,6 +90,13 @@ def write_archive_folder(
             raise InputError(f"{archive}: has no ids by which the images of --boxes-from could be found; give --captions to join by")
         found = {split.name: _Boxes(split, keys[split.name] or []) for split in splits if boxes_from}
         _find_boxes(list(found.values()), boxes_from, shown_on)
+        if found and not any(boxes.sizes.any() for boxes in found.values()):
+            asked = next(key for of_split in keys.values() for key in of_split or [] if key)
+            files = ", ".join(map(str, boxes_from))
+            raise InputError(
+                f"{files}: holds none of the images of {archive}, the first of which is {asked} there; if the archive's ids are numbers of "
+                "its own, give --captions and --join captions"
+            )
         by_key: dict[str, list[Caption]] = {}
         for caption in captions:
             by_key.setdefault(image_key(caption.image_id or caption.image), []).append(caption)
@@ -183,7 +190,10 @@ def _keys(
     if join == "ids" or (join is None and path.exists()):
         if not path.exists():
             raise InputError(f"{path}: the file is missing, so images cannot be joined by ids; join them by --join captions")
-        return list(_ids(path, split))
+        ids = _ids(path, split)
+        if captions and not set(ids) & {image_key(caption.image_id or caption.image) for caption in captions}:
+            raise InputError(f"{path}: none of its ids, the first {shown(ids[0])}, is of an image of --captions; join by --join captions")
+        return list(ids)
     if not captions:
         if join == "captions":
             raise InputError("to join by captions, --captions must name a file that has the captions and their images")
