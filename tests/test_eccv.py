@@ -55,7 +55,8 @@ def ranked_by(metrics, coco, kind):
     ):
         for name, row in queries.items():
             best = [candidates[other] for other in right[side].get(name, ()) if other in candidates]
-            wrong = (place for place in range(len(candidates)) if place not in set(best))
+            right_ones = set(best)
+            wrong = (place for place in range(len(candidates)) if place not in right_ones)
             lists.candidates[row] = torch.tensor([*best, *(next(wrong) for _ in range(64 - len(best)))])
     return ranked
 

@@ -49,12 +49,14 @@ class Instances:
     Args:
         boxes: by the key of the image and the name of the category; crowds are not among them.
         kinds: the supercategory of each category.
+        files: what was read.
         crowds: how many annotations of crowds there were.
         without_area: how many boxes had no area inside their image.
     """
 
     boxes: dict[str, dict[str, list[Box]]]
     kinds: dict[str, str]
+    files: tuple[Path, ...] = ()
     crowds: int = 0
     without_area: int = 0
 
@@ -66,7 +68,7 @@ def read_instances(paths: Sequence[Path]) -> Instances:
         InputError: a file is not of this form, holds an annotation of an image or a category that it does not list, or has none of
             COCO's categories.
     """
-    found = Instances({}, {})
+    found = Instances({}, {}, tuple(paths))
     for path in paths:
         dataset = shapes.read_object(path, "COCO's instances")
         sizes = {
@@ -112,7 +114,8 @@ def with_category_truth(captions: Iterable[Caption], instances: Instances) -> li
     for caption in captions:
         key = image_key(caption.image_id or caption.image)
         if key not in instances.boxes:
-            raise InputError(f"the image {caption.image} of the caption {caption.text!r} is in none of the instances files")
+            files = ", ".join(map(str, instances.files))
+            raise InputError(f"{files}: lists no image {caption.image}, which the caption {caption.text!r} is of")
         here, spans = instances.boxes[key], []
         for start, end, categories in named_categories(tokenize(caption.text)):
             boxes = tuple(box for category in categories for box in here.get(category, ()))

@@ -46,6 +46,15 @@ class Sentence(NamedTuple):
     phrases: tuple[Phrase, ...]
 
 
+class Entities(NamedTuple):
+    """What is known of the entities of an image, by their numbers."""
+
+    boxes: dict[str, tuple[Box, ...]]
+    scenes: frozenset[str]
+    without_area: int
+    """How many boxes have no area inside the image; they are not among the boxes."""
+
+
 @dataclass
 class EntitiesSummary:
     """What became of the phrases; printed, a few lines."""
@@ -58,6 +67,7 @@ class EntitiesSummary:
     empty: int = 0
     unmatched_captions: int = 0
     first_unmatched: str = ""
+    boxes_without_area: int = 0
     types: Counter[str] | None = None
 
     def __str__(self) -> str:
@@ -71,6 +81,8 @@ class EntitiesSummary:
             lines.append(
                 f"{self.unmatched_captions} captions have no sentence of the same words and so no truth, the first: {self.first_unmatched}"
             )
+        if self.boxes_without_area:
+            lines.append(f"{self.boxes_without_area} boxes have no area inside their image and were left out")
         return "\n".join(lines)
 
 
@@ -99,7 +111,8 @@ def with_entity_truth(captions: Iterable[Caption], folder: Path) -> tuple[list[C
         by_image[image_key(caption.image_id or caption.image)].append(caption)
     for key, of_image in by_image.items():
         sentences = read_sentences(folder / "Sentences" / f"{key}.txt")
-        boxes, scenes = read_entities(folder / "Annotations" / f"{key}.xml")
+        entities = read_entities(folder / "Annotations" / f"{key}.xml")
+        summary.boxes_without_area += entities.without_area
         for caption in of_image:
             tokens, said = tokenize(caption.text), letters(caption.text)
             place = next((place for place, sentence in enumerate(sentences) if sentence.letters == said), None)
@@ -109,7 +122,7 @@ def with_entity_truth(captions: Iterable[Caption], folder: Path) -> tuple[list[C
                 annotated.append(caption)
                 continue
             phrases = sentences.pop(place).phrases  # of two equal captions each has its own
-            spans = [span for phrase in phrases if (span := _span(phrase, tokens, boxes, scenes, summary)) is not None]
+            spans = [span for phrase in phrases if (span := _span(phrase, tokens, entities, summary)) is not None]
             annotated.append(replace(caption, spans=tuple(spans)))
     return annotated, summary
 
@@ -131,8 +144,8 @@ def read_sentences(path: Path) -> list[Sentence]:
     return sentences
 
 
-def read_entities(path: Path) -> tuple[dict[str, tuple[Box, ...]], frozenset[str]]:
-    """The boxes of each entity of one image, and the entities that are its scene; `InputError` naming the file and the object."""
+def read_entities(path: Path) -> Entities:
+    """The entities of one image, their boxes cut at its borders; `InputError` naming the file and the object."""
     try:
         root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
@@ -142,7 +155,7 @@ def read_entities(path: Path) -> tuple[dict[str, tuple[Box, ...]], frozenset[str
         raise InputError(f"{path}: expected an <annotation>, found a <{root.tag}>")
     width, height = (_whole(root, f"size/{side}", f"{path}: annotation") for side in ("width", "height"))
     boxes: dict[str, list[Box]] = {}
-    scenes = set()
+    scenes, without_area = set(), 0
     for number, thing in enumerate(root.iter("object"), start=1):
         where = f"{path}: object {number}"
         names = [(name.text or "").strip() for name in thing.findall("name")]
@@ -152,30 +165,29 @@ def read_entities(path: Path) -> tuple[dict[str, tuple[Box, ...]], frozenset[str
             x1, y1, x2, y2 = (_whole(thing, f"bndbox/{edge}", where) for edge in ("xmin", "ymin", "xmax", "ymax"))
             box = max(x1 - 1, 0), max(y1 - 1, 0), min(x2, width), min(y2, height)
             if box[0] >= box[2] or box[1] >= box[3]:
-                raise InputError(f"{where}: expected a box inside the image of {width} x {height} pixels, found {shown([x1, y1, x2, y2])}")
+                without_area += 1
+                continue
             for name in names:
                 boxes.setdefault(name, []).append(box)
         elif (thing.findtext("scene") or "").strip() == "1":
             scenes.update(names)
-    return {name: tuple(found) for name, found in boxes.items()}, frozenset(scenes)
+    return Entities({name: tuple(found) for name, found in boxes.items()}, frozenset(scenes), without_area)
 
 
-def _span(
-    phrase: Phrase, tokens: list[str], boxes: dict[str, tuple[Box, ...]], scenes: frozenset[str], summary: EntitiesSummary
-) -> Span | None:
+def _span(phrase: Phrase, tokens: list[str], entities: Entities, summary: EntitiesSummary) -> Span | None:
     summary.phrases += 1
     covered = tokens_covering(tokens, phrase.start, phrase.end)
     if covered is None:
         summary.empty += 1
         return None
-    found = boxes.get(phrase.entity, ())
+    found = entities.boxes.get(phrase.entity, ())
     if found:
         summary.with_boxes += 1
         assert summary.types is not None
         summary.types.update(phrase.type.split("/"))
     elif phrase.entity == "0":
         summary.not_visual += 1
-    elif phrase.entity in scenes:
+    elif phrase.entity in entities.scenes:
         summary.scenes += 1
     else:
         summary.without_boxes += 1
