@@ -13,6 +13,7 @@ from xattn.commands.attend import Attend
 from xattn.commands.compare import Compare
 from xattn.commands.demo import Demo
 from xattn.commands.evaluate import Evaluate
+from xattn.commands.prepare import Prepare
 from xattn.commands.presets import Presets
 from xattn.commands.published import Import
 from xattn.commands.regions import Regions
@@ -24,6 +25,7 @@ from xattn.errors import InputError
 
 COMMANDS = {
     "scenes": Scenes,
+    "prepare": Prepare,
     "regions": Regions,
     "train": Train,
     "evaluate": Evaluate,
@@ -51,8 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(f"[bold red]xattn:[/] {escape(said)}")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("xattn: interrupted; what was half written has been removed", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        # Work that can be taken up again says so.
+        print(f"xattn: {str(interrupt) or 'interrupted; what was half written has been removed'}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
