@@ -87,6 +87,21 @@ def ccs_hinges(queries, keys, weights, swapped, allowed, margin):
     return hinges
 
 
+def smooth_ccs(queries, keys, weights, swapped, allowed, margin, temperature):
+    """`T log(1 + sum_s exp((margin - R_i + R_s) / T))` of each query of one pair; `None` where it has no swap."""
+    values = []
+    for query, row, may in zip(queries, weights, allowed, strict=True):
+        others = [other for other, yes in zip(swapped, may, strict=True) if yes]
+        if not others or not keys:
+            values.append(None)
+            continue
+        own = relevance(query, row, keys)
+        exponents = [0.0] + [(margin - own + relevance(other, row, keys)) / temperature for other in others]
+        most = max(exponents)
+        values.append(temperature * (most + math.log(math.fsum(math.exp(exponent - most) for exponent in exponents))))
+    return values
+
+
 def reduced(pairs, reduction, importance=None):
     """Sum or mean over pairs of the weighted mean of each pair's counted queries; `pairs` holds each pair's `l_i`."""
     means = []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import xattn
+import xattn.__main__
 from xattn import cli, configuration, loop
 from xattn.cli import main
 from xattn.models import bfan, pfan, scan, sgraf
@@ -87,19 +87,19 @@ def configured_by(monkeypatch, tmp_path):
 
 def test_the_version():
     """As a stranger asks for it, in a process of its own."""
-    asked = subprocess.run([sys.executable, "-m", "xattn.cli", "--version"], capture_output=True, text=True, timeout=120, check=False)
+    asked = subprocess.run([sys.executable, "-m", "xattn", "--version"], capture_output=True, text=True, timeout=120, check=False)
     assert (asked.returncode, asked.stdout, asked.stderr) == (0, f"xattn {xattn.__version__}\n", "")
 
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
-    command = [sys.executable, "-m", "xattn.cli", "evaluate", "run", "--data", "data"]
+    command = [sys.executable, "-m", "xattn", "evaluate", "run", "--data", "data"]
     asked = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert (asked.returncode, asked.stdout, asked.stderr) == (2, "", "xattn: run: there is no such run folder\n")
 
 
 def test_the_command_is_installed():
     (command,) = (entry for entry in entry_points(group="console_scripts") if entry.name == "xattn")
-    assert command.load() is main
+    assert command.load() is xattn.__main__.main
 
 
 def test_help_lists_the_commands(helped):
@@ -136,10 +136,10 @@ def documented_fields(module):
 @pytest.mark.parametrize(
     ("name", "module", "kind", "fields"),
     [
-        ("scan-t2i-avg", scan, "ScanConfig", 31),
-        ("pfan-t2i", pfan, "PfanConfig", 30),
-        ("bfan-prob", bfan, "BfanConfig", 29),
-        ("sgraf-sgr", sgraf, "SgrafConfig", 33),
+        ("scan-t2i-avg", scan, "ScanConfig", 36),
+        ("pfan-t2i", pfan, "PfanConfig", 35),
+        ("bfan-prob", bfan, "BfanConfig", 34),
+        ("sgraf-sgr", sgraf, "SgrafConfig", 38),
     ],
 )
 def test_help_of_train_explains_every_field_of_the_configuration(helped, name, module, kind, fields):
@@ -368,3 +368,20 @@ def test_a_signal_in_the_middle_of_a_command_that_cannot_go_on(refused, tmp_path
         signal.signal(signal.SIGINT, before)
     assert caught.value.code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_pytorch_is_imported():
+    """Told by a module in its place, so that the signal comes neither before nor after."""
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from xattn.__main__ import main\n"
+        "main()\n"
+    )
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (asked.returncode, asked.stdout, asked.stderr) == (2, "", "xattn: interrupted; nothing had been begun\n")

@@ -31,8 +31,8 @@ OTHER = RunConfig(
     min_count=2,
     model=ScanConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=20.0, dim=32, word_dim=12),
     matching=MatchingConfig(margin=0.1, negatives="all", all_negatives_epochs=0, siblings="count"),
-    ccr=CcrConfig(weight=0.5, margin=0.3, from_epoch=1, queries="idf"),
-    ccs=CcsConfig(weight=0.25, margin=0.0, from_epoch=4, queries="all", swap="hard"),
+    ccr=CcrConfig(weight=0.5, margin=0.3, from_epoch=1, queries="idf", gradient="weights", directions="i2t"),
+    ccs=CcsConfig(weight=0.25, margin=0.0, from_epoch=4, queries="all", swap="hard", gradient="query", directions="i2t", temperature=0.1),
 )
 
 
@@ -146,6 +146,12 @@ def test_which_constraints_are_used(constraints, weights, ccr, ccs):
         (lambda: CcsConfig(weight=-0.1), "ccs.weight must be at least 0, but it is -0.1"),
         (lambda: CcsConfig(margin=-0.1), "ccs.margin is a difference of cosines and must lie in [0, 2], but it is -0.1"),
         (lambda: CcsConfig(from_epoch=0), "ccs.from_epoch counts epochs from 1, but it is 0"),
+        (lambda: CcsConfig(temperature=-1.0), "ccs.temperature must be at least 0, but it is -1.0"),
+        (lambda: RunConfig(ccr=CcrConfig(directions="i2t")), "ccr.directions is i2t, but scan attends t2i here"),
+        (
+            lambda: RunConfig(model=SgrafConfig(), ccs=CcsConfig(directions="i2t")),
+            "ccs.directions is i2t, but sgraf attends t2i here",
+        ),
     ],
 )
 def test_values_out_of_range(make, sentence):
@@ -194,7 +200,8 @@ def test_fields_that_are_missing_or_unknown(refused):
     found = str(sorted([*RunConfig().as_dict(), "tau"]))
     assert refused(lambda values: values | {"tau": 1}) == (f"the configuration must hold exactly the fields {FIELDS}, but found {found}")
     assert refused(lambda values: values | {"ccr": {"weight": 0.3, "margin": 0.2, "from_epoch": 1}}) == (
-        "ccr must hold exactly the fields from_epoch, margin, queries, weight, but found ['from_epoch', 'margin', 'weight']"
+        "ccr must hold exactly the fields directions, from_epoch, gradient, margin, queries, weight, "
+        "but found ['from_epoch', 'margin', 'weight']"
     )
     for model in ("scan", {}, {"name": "scam"}, {"name": ["scan"]}):
         sentence = f"model.name must be one of scan, pfan, bfan, sgraf, but model is {model!r}"
@@ -221,7 +228,7 @@ def test_files_that_cannot_be_read(refused, tmp_path):
 
 def test_a_run_from_before_a_field_was_there_did_what_its_default_says(tmp_path):
     values = RunConfig(seed=3).as_dict()
-    del values["accumulation"], values["precision"]
+    del values["accumulation"], values["precision"], values["ccr"]["gradient"], values["ccs"]["temperature"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert read_configuration(tmp_path / "config.json") == RunConfig(seed=3)
 

@@ -210,6 +210,34 @@ class TestCCS:
         whole = ccs_loss(attention, swapped.expand(3, 2, 5), allowed.expand(3, 2, 2))
         close(ccs_loss(attention, swapped.expand(3, 2, 5), allowed), whole)
 
+    @given(sizes, st.integers(1, 4), MARGINS, st.sampled_from([0.05, 0.3, 1.5]))
+    @settings(deadline=None, max_examples=25)
+    def test_the_smooth_form_is_that_of_the_oracle(self, size, swaps, margin, temperature):
+        attention = random_attention(*size)
+        generator = torch.Generator().manual_seed(size[0] + 1)
+        swapped = torch.randn(size[1], swaps, size[4], generator=generator, dtype=torch.double)
+        allowed = torch.rand(size[1], size[2], swaps, generator=generator) < 0.6
+        expected = []
+        for p in range(size[1]):
+            may = allowed[p][attention.query_mask[p]].tolist()
+            expected.append(oracles.smooth_ccs(*valid_parts(attention, p), oracles.lists(swapped[p]), may, margin, temperature))
+        check_hinges(ccs_hinges(attention, swapped, allowed, margin, temperature=temperature), expected, attention)
+        ours = CCS(margin, temperature=temperature)(attention, swapped=swapped, allowed=allowed)
+        close(ours, oracles.reduced(expected, "sum"))
+        # Which queries violate the margin does not depend on the form, and a cold softmax is the hinge.
+        hinges, cold = (ccs_hinges(attention, swapped, allowed, margin, temperature=t) for t in (0.0, 1e-4))
+        assert torch.equal(cold.active_share(), hinges.active_share())
+        close(cold.values, hinges.values, 1e-3)
+
+    def test_every_swap_has_a_share_in_the_smooth_form(self):
+        attention = random_attention(seed=5, pairs=2, q=2, k=3, dim=4, at_least=2)
+        swapped = torch.randn(2, 3, 4, dtype=torch.double).requires_grad_()
+        allowed = torch.tensor([[[True, True, True], [True, False, True]], [[False, False, False], [False, True, True]]])
+        loss = ccs_loss(attention, swapped, allowed, margin=2.0, temperature=0.5)
+        loss.backward()
+        assert (swapped.grad.abs().sum(-1) > 0).tolist() == [[True, True, True], [False, True, True]]
+        assert torch.autograd.gradcheck(lambda s: ccs_loss(attention, s, allowed, margin=2.0, temperature=0.5), [swapped])
+
     def test_ties_give_the_gradient_to_one_swap(self):
         attention = random_attention(seed=5, pairs=1, q=1, k=3, dim=4, at_least=1)
         swapped = torch.randn(1, 1, 4, dtype=torch.double).expand(1, 3, 4).clone().requires_grad_()
@@ -268,11 +296,43 @@ class TestBoth:
                 assert ((loss(*needed, at=at) > 0) == active).all()
             assert torch.autograd.gradcheck(loss, needed)
 
+    @pytest.mark.parametrize(
+        ("target", "reached"),
+        [("all", {"q", "k", "w", "s"}), ("weights", {"w"}), ("content", {"k", "w"}), ("query", {"q", "s"})],
+    )
+    def test_what_the_gradient_reaches(self, target, reached):
+        """Values are those of `all`, and so is the gradient of whatever is reached, for it is a partial derivative."""
+        attention = random_attention(seed=7, pairs=2, q=3, k=4, dim=3, at_least=2)
+        swapped = torch.randn(2, 3, 3, dtype=torch.double, generator=torch.Generator().manual_seed(7))
+        leaves = {"q": attention.queries, "k": attention.keys, "w": attention.weights, "s": swapped}
+
+        def results(target):
+            inputs = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+            given = Attention(
+                inputs["q"],
+                inputs["k"],
+                inputs["w"],
+                attention.query_mask,
+                attention.key_mask,
+                similarity=inputs["q"] @ inputs["k"].mT,
+                gram=inputs["k"] @ inputs["k"].mT,
+            )
+            loss = CCR(2.0, gradient=target)(given) + CCS(2.0, gradient=target)(given, swapped=inputs["s"])
+            gradients = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True)
+            return loss.item(), dict(zip(inputs, gradients, strict=True))
+
+        whole, of_all = results("all")
+        loss, of_target = results(target)
+        assert loss == pytest.approx(whole, rel=1e-12)
+        assert {name for name, gradient in of_target.items() if gradient is not None and gradient.count_nonzero()} == reached
+        for name in reached:
+            close(of_target[name], of_all[name])
+
     def test_gradients_of_the_reductions(self):
         values = torch.rand(3, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0)).requires_grad_()
         counted = torch.tensor([[1.0, 0.5, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.double)
         for reduction in REDUCTIONS:
-            assert torch.autograd.gradcheck(lambda v, r=reduction: Hinges(v, counted).reduce(r), [values])
+            assert torch.autograd.gradcheck(lambda v, r=reduction: Hinges(v, counted, v > 0).reduce(r), [values])
 
     def test_nothing_counts(self):
         attention = random_attention(seed=8, pairs=2, q=3, k=4, dim=5, at_least=2)
@@ -323,15 +383,21 @@ class TestBoth:
         try:
             with pytest.raises(ValueError, match=r"^reduction must be 'sum', 'mean' or 'none', but it is 'max'$"):
                 constraint(reduction="max")
+            with pytest.raises(ValueError, match=r"^gradient must be 'all', 'weights', 'content', 'query', but it is 'keys'$"):
+                constraint(gradient="keys")
         finally:
             jaxtyping.config.update("jaxtyping_disable", False)
+
+    @pytest.mark.parametrize("temperature", [-0.1, math.inf, math.nan])
+    def test_temperatures_that_cannot_be(self, temperature):
+        with pytest.raises(ValueError, match=f"^temperature must be at least 0, but it is {temperature}$"):
+            CCS(temperature=temperature)
 
 
 class TestHinges:
     def test_reductions_by_hand(self):
-        hinges = Hinges(
-            torch.tensor([[1.0, 3.0, 0.0], [5.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([[1.0, 1, 2], [1, 0, 0], [0, 0, 0]])
-        )
+        values = torch.tensor([[1.0, 3.0, 0.0], [5.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        hinges = Hinges(values, torch.tensor([[1.0, 1, 2], [1, 0, 0], [0, 0, 0]]), values > 0)
         assert hinges.reduce("none").equal(hinges.values)
         assert hinges.reduce("sum").item() == 1 + 5
         assert hinges.reduce("mean").item() == 3

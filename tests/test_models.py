@@ -75,6 +75,13 @@ def test_training_with_each_constraint_set(tmp_path, even_data, configured, name
     assert found == ({constraints} - {"none"})
 
 
+def test_one_direction_of_two_is_constrained(tmp_path, even_data, configured):
+    ccr, ccs = {"from_epoch": 1, "directions": "t2i"}, {"from_epoch": 1, "directions": "i2t"}
+    config = configured("bfan-equal", constraints="both", epochs=1, ccr=ccr, ccs=ccs)
+    (entry,) = map(json.loads, (train(config, even_data, tmp_path / "run", progress=quiet) / "log.jsonl").read_text().splitlines())
+    assert {term for term in entry if term.startswith(("ccr_", "ccs_"))} == {"ccr_t2i", "ccr_t2i_active", "ccs_i2t", "ccs_i2t_active"}
+
+
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 @pytest.mark.parametrize("kind", ["hardest", "all"])
 def test_the_loss_has_the_gradient_of_the_full_form(even_data, configured, name, kind):

@@ -105,13 +105,15 @@ def full_form(batch, config, epoch=3, generator=None):
     words = batch.direction == "t2i"
     if config.constraints in ("ccr", "both"):
         counted = batch.word_weights.ccr[batch.tokens] if words else None
-        terms["ccr"] = ccr_loss(attention, config.ccr.margin, counted)
+        terms["ccr"] = ccr_loss(attention, config.ccr.margin, counted, gradient=config.ccr.gradient)
     if config.constraints in ("ccs", "both"):
         partners = partners_by_hand(batch, scores.detach(), negatives, config.ccs.swap, generator)
         allowed = allowed_by_hand(batch, partners, config.ccs.swap)
         others = torch.tensor([0 if partner is None else partner for partner in partners])
         counted = batch.word_weights.ccs[batch.tokens] if words else None
-        terms["ccs"] = ccs_loss(attention, (captions if words else images).vectors[others], allowed, config.ccs.margin, counted)
+        swapped = (captions if words else images).vectors[others]
+        how = {"gradient": config.ccs.gradient, "temperature": config.ccs.temperature}
+        terms["ccs"] = ccs_loss(attention, swapped, allowed, config.ccs.margin, counted, **how)
     weights = {"match": 1.0, "ccr": config.ccr.weight, "ccs": config.ccs.weight}
     return sum((weights[name] * term for name, term in terms.items()), torch.zeros((), dtype=torch.float64)), terms
 
@@ -141,7 +143,22 @@ def test_value_and_gradient_are_those_of_the_full_form(configured, share, direct
         ccr={"weight": 0.7, "margin": 0.3, "from_epoch": 1},
         ccs={"weight": 1.3, "margin": 0.4, "from_epoch": 1, "swap": swap},
     )
-    batch = Batch(direction, "lse" if direction == "i2t" else "mean")
+    check_against_the_full_form(Batch(direction, "lse" if direction == "i2t" else "mean"), config)
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+@pytest.mark.parametrize(("gradient", "temperature"), [("weights", 0.0), ("content", 0.2), ("query", 0.0), ("all", 0.2)])
+def test_the_options_of_the_constraints_arrive(configured, direction, gradient, temperature):
+    config = configured(
+        constraints="both",
+        ccr={"weight": 0.7, "margin": 0.3, "from_epoch": 1, "gradient": gradient},
+        ccs={"weight": 1.3, "margin": 0.4, "from_epoch": 1, "swap": "hard", "gradient": gradient, "temperature": temperature},
+    )
+    check_against_the_full_form(Batch(direction), config)
+
+
+def check_against_the_full_form(batch, config):
+    swap, direction = config.ccs.swap, batch.direction
     found = batch.objective(config, generator=seeded(swap))
     expected, terms = full_form(batch, config, generator=seeded(swap))
     assert all(term.item() > 0 for term in terms.values()), "a term that is 0 would test nothing"

@@ -18,11 +18,14 @@ The equations are SCAN's (Lee et al., "Stacked Cross Attention for Image-Text Ma
 """
 
 from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
+
+GradientTarget = Literal["all", "weights", "content", "query"]
 
 SUM_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """How far a row of weights may be from 1: rounding of a long softmax passes, a row that went through dropout does not."""
@@ -140,6 +143,33 @@ class Attention:
         norm = torch.linalg.vector_norm(others, dim=-1).unsqueeze(-2)  # *batch 1 s
         floor = self._content_floor(self.weights).unsqueeze(-1)
         return cosine(dot, norm, self.content_square.unsqueeze(-1), floor)
+
+    def reaching(self, target: GradientTarget) -> "Attention":
+        """The same attention, whose relevances pass their gradient on to a part of what they are made of.
+
+        `R(q_i, sum_j w_ij k_j)` depends on the query, the weights and the keys. Values are the same for every target:
+
+            all       the query, the weights and the keys
+            weights   the weights alone: where to look, not what is seen
+            content   the weights and the keys, all that `a_i` is made of
+            query     the query alone
+
+        What the weights themselves were computed from gets its gradient through them.
+        """
+        if target == "all":
+            return self
+        other = Attention(
+            queries=self.queries if target == "query" else self.queries.detach(),
+            keys=self.keys if target == "content" else self.keys.detach(),
+            weights=self.weights.detach() if target == "query" else self.weights,
+            query_mask=self.query_mask,
+            key_mask=self.key_mask,
+            similarity=self.similarity.detach() if target == "weights" else None,
+            gram=self.gram if target == "content" else self.gram.detach(),
+            check=False,
+        )
+        other.checked = self.checked
+        return other
 
     def content(self) -> Float[Tensor, "*batch q dim"]:
         """`a_i = sum_j w_ij k_j`, built: for pictures and for models that need it, never for relevance."""

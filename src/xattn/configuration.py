@@ -7,15 +7,17 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from xattn.attention import GradientTarget
 from xattn.constraints import SwapSource
 from xattn.data.lines import is_finite
 from xattn.errors import InputError
 from xattn.matching import Negatives
-from xattn.models.registry import ModelConfig
+from xattn.models.registry import ModelConfig, attended_directions
 from xattn.models.scan import ScanConfig
 
 ConstraintSet = Literal["none", "ccr", "ccs", "both"]
 CountedQueries = Literal["all", "content", "idf"]
+ConstrainedDirections = Literal["both", "t2i", "i2t"]
 Siblings = Literal["exclude", "count"]
 Precision = Literal["fp32", "bf16"]
 """Of matrix products: in training those of the encoders, in evaluation those of fragments with fragments. Norms, softmaxes, losses and
@@ -52,6 +54,10 @@ class CcrConfig:
     """The first epoch, counted from 1, in which the constraint acts."""
     queries: CountedQueries = "content"
     """Which words are queries: all, content words only, or all weighted by inverse document frequency."""
+    gradient: GradientTarget = "all"
+    """What its gradient reaches: all, the attention weights alone, the content (weights and keys), or the query alone."""
+    directions: ConstrainedDirections = "both"
+    """Of a model that attends in both directions, such as BFAN: constrain both, or one alone."""
 
     def __post_init__(self) -> None:
         _check_constraint("ccr", self.weight, self.margin, self.from_epoch)
@@ -71,9 +77,16 @@ class CcsConfig:
     """Which words are queries and swaps: all, content words only, or all weighted by inverse document frequency."""
     swap: SwapSource = "random"
     """Where swapped queries come from: the hardest negative, a random pair, or the same sentence or image."""
+    gradient: GradientTarget = "all"
+    """What its gradient reaches: all, the attention weights alone, the content (weights and keys), or the query alone."""
+    directions: ConstrainedDirections = "both"
+    """Of a model that attends in both directions, such as BFAN: constrain both, or one alone."""
+    temperature: float = 0.0
+    """Above 0: all swaps have a share, by a softmax of this temperature; 0: a hinge against the most relevant swap alone."""
 
     def __post_init__(self) -> None:
         _check_constraint("ccs", self.weight, self.margin, self.from_epoch)
+        _require(self.temperature >= 0, f"ccs.temperature must be at least 0, but it is {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,12 @@ class RunConfig:
             self.batch_size >= 2 * self.accumulation,
             f"batch_size must be at least 2 for each of the {self.accumulation} parts of accumulation, but it is {self.batch_size}",
         )
+        attended = attended_directions(self.model)
+        for name, constraint in (("ccr", self.ccr), ("ccs", self.ccs)):
+            _require(
+                constraint.directions in ("both", *attended),
+                f"{name}.directions is {constraint.directions}, but {self.model.name} attends {' and '.join(attended)} here",
+            )
 
     @property
     def uses_ccr(self) -> bool:
@@ -138,8 +157,12 @@ class RunConfig:
         return [f"{name} {mine.get(name, '-')}, {theirs.get(name, '-')}" for name in names if mine.get(name) != theirs.get(name)]
 
 
-_LATER: dict[str, Any] = {"accumulation": 1, "precision": "fp32"}
-"""Fields that the first run folders lack, with what those runs did."""
+_LATER: dict[str, dict[str, Any]] = {
+    "": {"accumulation": 1, "precision": "fp32"},
+    "ccr": {"gradient": "all", "directions": "both"},
+    "ccs": {"gradient": "all", "directions": "both", "temperature": 0.0},
+}
+"""Fields that the first run folders lack, by the dataclass that holds them, with what those runs did."""
 
 
 def read_configuration(path: Path) -> RunConfig:
@@ -155,7 +178,7 @@ def read_configuration(path: Path) -> RunConfig:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the configuration of the run is not JSON ({error})") from error
     try:
-        return _built(RunConfig, _LATER | values if isinstance(values, dict) else values, "")
+        return _built(RunConfig, values, "")
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -193,11 +216,12 @@ def _built(kind: Any, value: Any, where: str) -> Any:
         return _built(by_name[found], value, where)
     if dataclasses.is_dataclass(kind):
         names = {field.name for field in dataclasses.fields(kind)}
-        if not isinstance(value, dict) or set(value) != names:
+        filled = _LATER.get(where, {}) | value if isinstance(value, dict) else {}
+        if set(filled) != names:
             found = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise ValueError(f"{where or 'the configuration'} must hold exactly the fields {', '.join(sorted(names))}, but found {found}")
         hints = get_type_hints(kind)
-        fields = {name: _built(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in names}
+        fields = {name: _built(hints[name], filled[name], f"{where}.{name}".lstrip(".")) for name in names}
         return kind(**fields)  # pyright: ignore[reportCallIssue]
     if get_origin(kind) is Literal:
         if value not in get_args(kind):

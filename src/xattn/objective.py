@@ -93,10 +93,10 @@ def batch_objective(
         share = _same_gradient(model, images, batch.captions, own_scores, coefficients, batch.own)
     constraints: dict[str, tuple[float, Hinges]] = {}
     for direction, attention in attentions.items():
-        if config.uses_ccr and epoch >= config.ccr.from_epoch:
+        if config.uses_ccr and epoch >= config.ccr.from_epoch and config.ccr.directions in ("both", direction):
             counted = word_weights.ccr[tokens] if direction == "t2i" else None
-            constraints[f"ccr_{direction}"] = config.ccr.weight, ccr_hinges(attention, config.ccr.margin, counted)
-        if config.uses_ccs and epoch >= config.ccs.from_epoch:
+            constraints[f"ccr_{direction}"] = config.ccr.weight, ccr_hinges(attention, config.ccr.margin, counted, config.ccr.gradient)
+        if config.uses_ccs and epoch >= config.ccs.from_epoch and config.ccs.directions in ("both", direction):
             partners, found = swap_partners(scores, negatives, config.ccs.swap, direction, generator)
             own = partners[batch.own], found[batch.own]
             hinges = _swapped_hinges(attention, direction, tokens, batch, *own, config, word_weights.ccs)
@@ -124,7 +124,8 @@ class _Batch(NamedTuple):
 
 
 def _swaps_regions(model: MatchingModel, config: RunConfig, epoch: int) -> bool:
-    return config.uses_ccs and epoch >= config.ccs.from_epoch and "i2t" in model.directions and config.ccs.swap != "sentence"
+    acts = config.uses_ccs and epoch >= config.ccs.from_epoch and config.ccs.directions in ("both", "i2t")
+    return acts and "i2t" in model.directions and config.ccs.swap != "sentence"
 
 
 def _gathered(
@@ -195,13 +196,15 @@ def _swapped_hinges(
         counted = word_weights[tokens]
         of_partners = batch.tokens[partners]
         allowed = different_words(tokens, of_partners, word_weights[of_partners] > 0) & found[:, None, None]
-        return ccs_hinges(attention, chosen(batch.captions.vectors, partners), allowed, ccs.margin, counted)
+        swapped = chosen(batch.captions.vectors, partners)
+        return ccs_hinges(attention, swapped, allowed, ccs.margin, counted, ccs.gradient, ccs.temperature)
     if ccs.swap == "sentence":
         n_regions = attention.queries.shape[1]
         allowed = attention.query_mask.unsqueeze(1) & ~torch.eye(n_regions, dtype=torch.bool, device=tokens.device)
-        return ccs_hinges(attention, attention.queries, allowed, ccs.margin)
+        return ccs_hinges(attention, attention.queries, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
     allowed = batch.images.mask[partners].unsqueeze(1) & found[:, None, None]
-    return ccs_hinges(attention, chosen(batch.images.vectors, partners), allowed, ccs.margin)
+    swapped = chosen(batch.images.vectors, partners)
+    return ccs_hinges(attention, swapped, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
 
 
 def _summed(processes: Processes, match: Tensor, share: Tensor, constraints: dict[str, tuple[float, Hinges]]) -> Objective:

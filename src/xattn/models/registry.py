@@ -1,7 +1,7 @@
 """The models by their configurations."""
 
 from xattn.models.bfan import Bfan, BfanConfig
-from xattn.models.interface import MatchingModel
+from xattn.models.interface import Direction, MatchingModel
 from xattn.models.pfan import Pfan, PfanConfig
 from xattn.models.scan import Scan, ScanConfig
 from xattn.models.sgraf import Sgraf, SgrafConfig
@@ -21,3 +21,14 @@ def build_model(config: ModelConfig, feature_size: int, vocabulary_size: int) ->
             return Bfan(config, feature_size, vocabulary_size)
         case SgrafConfig():
             return Sgraf(config, feature_size, vocabulary_size)
+
+
+def attended_directions(config: ModelConfig) -> tuple[Direction, ...]:
+    """The directions in which a model of a configuration attends."""
+    match config:
+        case ScanConfig() | PfanConfig():
+            return (config.direction,)
+        case BfanConfig():
+            return Bfan.directions
+        case SgrafConfig():
+            return Sgraf.directions
