@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ class KeptRun:
         """Keep the weights of the epoch that has just ended, if it is the best; they are those of the checkpoint."""
         state = self.training.state
         if state.best is not None and state.best.epoch == state.epoch - 1:
-            about = {"epoch": str(state.best.epoch), "rsum": repr(state.best.rsum)}
+            about = {"best": json.dumps(asdict(state.best))}  # one entry, as the order of several would be any
             write_weights(self.folder / BEST, self.training.model.state_dict(), about)
 
     def _repair_log(self) -> None:
