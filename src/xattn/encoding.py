@@ -9,6 +9,7 @@ from xattn.data.batches import EncodedCaptions, read_regions
 from xattn.data.split import Split
 from xattn.models.fragments import Fragments
 from xattn.models.interface import MatchingModel
+from xattn.processes import ALONE
 from xattn.progress import ProgressCallback
 
 IMAGES_AT_ONCE = 128
@@ -38,10 +39,13 @@ def encode_captions(model: MatchingModel, captions: EncodedCaptions) -> Fragment
 def score_all(
     model: MatchingModel, images: Fragments, captions: Fragments, progress: ProgressCallback = lambda *_: None
 ) -> Float[Tensor, "images captions"]:
-    """Score every image with every caption; the scores are on the processor."""
-    columns = []
+    """Score every image with every caption; the scores are on the processor. Several processes share out the images."""
+    n = len(images)
+    processes = model.processes if n >= model.processes.count else ALONE
+    images, columns = images[processes.share(n)], []
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        columns.append(model.score(images, captions[start : start + CAPTIONS_AT_ONCE]).float().cpu())
+        (block,) = processes.gathered(model.score(images, captions[start : start + CAPTIONS_AT_ONCE]), n=n)
+        columns.append(block.cpu())
         progress("scoring", min(start + CAPTIONS_AT_ONCE, len(captions)), len(captions))
     return torch.cat(columns, dim=1)
 

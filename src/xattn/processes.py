@@ -164,4 +164,7 @@ class _Total(torch.autograd.Function):
 
 def _device_of_the_group() -> torch.device:
     """Where the group's backend takes its tensors from."""
-    return torch.device("cpu") if distributed.get_backend() == "gloo" else torch.device("cuda", torch.cuda.current_device())
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or distributed.get_backend() == "gloo":
+        return torch.device("cpu")
+    return torch.device(accelerator.type, torch.accelerator.current_device_index())
