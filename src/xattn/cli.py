@@ -16,6 +16,7 @@ from xattn.commands.presets import Presets
 from xattn.commands.printing import speaks
 from xattn.commands.published import Import
 from xattn.commands.regions import Regions
+from xattn.commands.runs import Runs
 from xattn.commands.scenes import Scenes
 from xattn.commands.score import Score
 from xattn.commands.search import Search
@@ -26,6 +27,7 @@ COMMANDS = {
     "scenes": Scenes,
     "regions": Regions,
     "train": Train,
+    "runs": Runs,
     "evaluate": Evaluate,
     "attend": Attend,
     "import": Import,

@@ -227,7 +227,7 @@ class KeptRun:
         try:
             self.training.swaps.set_state(chances["swaps"])
             count = sum(name.startswith("torch.") for name in chances)
-            if count != self.processes.count:
+            if count not in (0, self.processes.count):
                 self._draw_anew(count)
                 return
             torch.set_rng_state(chances[f"torch.{index}"])
