@@ -137,6 +137,19 @@ def test_two_processes_go_on_bit_for_bit_and_refuse_together(tmp_path, even_data
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_all_with_one_sentence(tmp_path, write_data, configured):
+    """Whichever process holds the image that it fails on."""
+    data, config = write_data(tmp_path / "data", has_counts=False), configured("scan-t2i-avg", batch_size=25)
+    features = np.load(data / "train_ims.npy")
+    features[[2, 7]] = 3e38
+    np.save(data / "train_ims.npy", features)
+    (alone,), both = (together(count, whole_run, config, data, tmp_path / str(count), {}) for count in (1, 2))
+    assert "of the images [2, 7], counted from 0" in alone
+    assert both == [alone, alone]
+    assert not (tmp_path / "2").exists()
+
+
+@pytest.mark.slow
 def test_accelerate_launch_starts_them(tmp_path, even_data, configured):
     """As a person types it."""
     flags = ["--preset", "sgraf-saf", "--epochs", "1", "--batch-size", "8", "--model.dim", "16", "--min-count", "1", "--model.regions", "5"]

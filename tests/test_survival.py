@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from killed_run import MOMENTS, finished, started
+from xattn import kept_run
 from xattn.checkpoints import CHECKPOINT, read_checkpoint, read_state
 from xattn.errors import InputError
 from xattn.kept_run import Interrupted, Saving
@@ -356,6 +357,24 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, config, even_data):
     )
     assert sorted(path.name for path in run.iterdir()) == [CHECKPOINT, "config.json", "model.json", "vocabulary.json"]
     assert read_checkpoint(run / CHECKPOINT).state.step == 2
+
+
+def test_a_full_disk_leaves_the_first_checkpoint(tmp_path, config, even_data, monkeypatch):
+    """Steps are lost if none was saved, but not the folder."""
+    run, save = tmp_path / "run", kept_run.save_checkpoint
+
+    def full(path, *arguments):
+        if path.parent == run:
+            raise InputError(f"{path}: could not be written (No space left on device)")
+        save(path, *arguments)
+
+    monkeypatch.setattr(kept_run, "save_checkpoint", full)
+    with pytest.raises(InputError, match=r"No space left on device\); .*run keeps the checkpoint of epoch 1 after 0 steps of it$"):
+        trained(config, even_data, run, saving=Saving())
+    monkeypatch.undo()
+    assert read_checkpoint(run / CHECKPOINT).state.step == 0
+    trained(config, even_data, run)
+    load_run(run)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(tmp_path, write_data, configured):

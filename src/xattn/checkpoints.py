@@ -136,8 +136,9 @@ class Checkpoint:
         moments = self._part("optimiser.")
         for name, parameter in model.named_parameters():
             if f"{name}.step" in moments:
-                of_parameter = {key: moments[f"{name}.{key}"].to(device) for key in _MOMENTS}
-                optimiser.state[parameter] = {"step": moments[f"{name}.step"], **of_parameter}  # steps are counted on the processor
+                # Copies, as what is read may be memory of the file; steps are counted on the processor.
+                of_parameter = {key: moments[f"{name}.{key}"].to(device, copy=True) for key in _MOMENTS}
+                optimiser.state[parameter] = {"step": moments[f"{name}.step"].clone(), **of_parameter}
 
     def _part(self, prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}

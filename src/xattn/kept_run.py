@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -161,11 +162,11 @@ class KeptRun:
         try:
             yield
         except InputError as error:
-            epoch, step = self._saved_at
-            if was_begun and (epoch, step) == (1, 0):
+            if was_begun and (self.training.state.epoch, self.training.state.step) == (1, 0):
                 if self.processes.is_main:
                     shutil.rmtree(self.folder)
                 raise
+            epoch, step = self._saved_at
             kept = f"{self.folder} keeps the checkpoint of epoch {epoch} after {step} steps of it"
             raise InputError(f"{error}; {kept}") from error
 
@@ -249,7 +250,7 @@ class KeptRun:
 
 def seed_process(seed: int, index: int, epoch: int = 1, step: int = 0) -> None:
     """Seed what a process draws in training from all that tells it from others."""
-    torch.manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + step) * 10_007 + index)
+    torch.manual_seed(int(np.random.SeedSequence([seed, index, epoch, step]).generate_state(1, np.uint64)[0]))
 
 
 def _line(entry: dict[str, Any]) -> str:
