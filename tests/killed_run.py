@@ -40,7 +40,7 @@ def _die_at(moment, save):
     write_bytes, replace, fsync = Path.write_bytes, Path.replace, os.fsync
 
     def is_checkpoint(path):
-        return path.name.startswith(".checkpoint.safetensors.")
+        return "checkpoint.safetensors" in path.name
 
     def die_if(now):
         if now == moment and len(saves) == save + 1:

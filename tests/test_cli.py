@@ -214,7 +214,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest(refused):
         ("train --data d --out o --preset", "--preset"),
         ("train --data d", "--out PATH"),
         ("trian", "Unrecognized options: trian"),
-        ("", "Expected one of {scenes, regions, train, runs, evaluate, attend, import, score, search, demo, presets}"),
+        ("", "Expected one of {scenes, regions, train, runs, evaluate, attend, compare, import, score, search, demo, presets}"),
         ("--verbose", "Unrecognized options: --verbose"),
         ("evaluate --data d", "evaluate needs a run folder"),
         ("attend r --data d --out a.png --words some", "invalid choice 'some'"),

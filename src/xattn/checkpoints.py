@@ -78,26 +78,17 @@ class Identity:
     """See `TrainingData.fingerprint`."""
 
 
-def save_checkpoint(
-    path: Path,
-    state: TrainingState,
-    identity: Identity,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    chances: Mapping[str, Tensor],
-) -> None:
-    """Write a checkpoint in place of the one before, which stays until the new one is on disk; nothing of it is left after a failure.
+def encoded_checkpoint(
+    state: TrainingState, identity: Identity, model: nn.Module, optimiser: torch.optim.Optimizer, chances: Mapping[str, Tensor]
+) -> bytes:
+    """The content of a checkpoint.
 
     Args:
-        path: of the file.
         state: where the run is.
         identity: what it is a run of.
         model: its weights and running averages are saved.
         optimiser: Adam over the parameters of `model`.
         chances: random states by their names in the file, without `random.`.
-
-    Raises:
-        InputError: the disk is full, or the file cannot be written.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
@@ -105,7 +96,15 @@ def save_checkpoint(
             tensors[f"optimiser.{name}.{key}"] = value
     tensors |= {f"random.{name}": chance for name, chance in chances.items()}
     about = {"format": FORMAT, "xattn": xattn.__version__, "identity": asdict(identity), "state": asdict(state)}
-    content = save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, {"training": json.dumps(about)})
+    return save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, {"training": json.dumps(about)})
+
+
+def save_checkpoint(path: Path, content: bytes) -> None:
+    """Write a checkpoint in place of the one before, which stays until the new one is on disk; nothing of it is left after a failure.
+
+    Raises:
+        InputError: the disk is full, or the file cannot be written.
+    """
     with atomic.replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -160,7 +159,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; nothing is unpickled, and every plain value is checked before it is used.
 
     Raises:
-        InputError: no safetensors file, cut or damaged, or its header does not hold what `save_checkpoint` writes.
+        InputError: no safetensors file, cut or damaged, or its header does not hold what `encoded_checkpoint` writes.
     """
     path = Path(path)
     try:

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 import xattn
 from xattn.commands.attend import Attend
+from xattn.commands.compare import Compare
 from xattn.commands.demo import Demo
 from xattn.commands.evaluate import Evaluate
 from xattn.commands.presets import Presets
@@ -30,6 +31,7 @@ COMMANDS = {
     "runs": Runs,
     "evaluate": Evaluate,
     "attend": Attend,
+    "compare": Compare,
     "import": Import,
     "score": Score,
     "search": Search,

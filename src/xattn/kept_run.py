@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from xattn import atomic
-from xattn.checkpoints import CHECKPOINT, Identity, read_checkpoint, save_checkpoint
+from xattn.checkpoints import CHECKPOINT, Identity, encoded_checkpoint, read_checkpoint, save_checkpoint
 from xattn.collapse import STEPS, advice
 from xattn.errors import InputError
 from xattn.interruption import Request
@@ -80,13 +80,14 @@ class KeptRun:
         Raises:
             InputError: the folder is taken or cannot be written.
         """
-        chances = self._chances()
+        content = self._checkpoint()
 
         def make() -> None:
             data = self.training.data
             with atomic.new_folder(self.folder) as folder:
                 begin_run(folder, self.training.config, data.vocabulary, data.train.feature_size)
-                self._write(folder, chances)
+                (folder / CHECKPOINT).write_bytes(content)
+                atomic.flush(folder / CHECKPOINT)
             self._take()
 
         self.processes.on_main(make)
@@ -151,8 +152,8 @@ class KeptRun:
 
     def save(self) -> None:
         """Write a checkpoint."""
-        chances = self._chances()
-        self.processes.on_main(lambda: self._write(self.folder, chances))
+        content = self._checkpoint()
+        self.processes.on_main(lambda: save_checkpoint(self.folder / CHECKPOINT, content))
         self._saved_at = (self.training.state.epoch, self.training.state.step)
         self._saved_when = time.monotonic()
 
@@ -187,9 +188,12 @@ class KeptRun:
         except BlockingIOError as error:
             raise InputError(f"{self.folder}: another process is training this run") from error
 
-    def _write(self, folder: Path, chances: dict[str, Tensor]) -> None:
-        training = self.training
-        save_checkpoint(folder / CHECKPOINT, training.state, self.identity, training.model, training.optimiser, chances)
+    def _checkpoint(self) -> bytes:
+        """The content of a checkpoint of what is now; on the main process alone, though all take part."""
+        training, chances = self.training, self._chances()
+        if not self.processes.is_main:
+            return b""
+        return encoded_checkpoint(training.state, self.identity, training.model, training.optimiser, chances)
 
     def _write_best(self) -> None:
         """Keep the weights of the epoch that has just ended, if it is the best; they are those of the checkpoint."""

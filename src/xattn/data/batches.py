@@ -137,6 +137,12 @@ def pair_batch(split: Split, captions: EncodedCaptions, rows: np.ndarray, share:
     return PairBatch(read_regions(split, images), tokens, torch.from_numpy(images), torch.from_numpy(rows[own]), share is not None)
 
 
+def pair_batches(split: Split, captions: EncodedCaptions, batch_size: int, seed: int, epoch: int) -> Iterator[PairBatch]:
+    """The batches of `epoch_batches`, one after another, for a loop of one's own."""
+    for rows in epoch_batches(len(captions), batch_size, seed, epoch):
+        yield pair_batch(split, captions, rows)
+
+
 def content_weights(vocabulary: Vocabulary) -> Float[Tensor, "vocabulary"]:
     """1 for words that a picture can answer, 0 for function words, punctuation and the four special tokens."""
     return torch.tensor([0.0] * len(SPECIALS) + [float(is_content(word)) for word in vocabulary.words[len(SPECIALS) :]])

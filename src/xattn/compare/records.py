@@ -1,0 +1,187 @@
+"""The record of a cell: one small JSON file, from which alone tables and pictures are made.
+
+Records are written by `xattn compare`, or by a training loop of one's own for a model that is none of ours: anything with a name, a
+constraint set, a seed and numbers can be compared.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from xattn import atomic
+from xattn.data.lines import is_finite, is_whole, shown
+from xattn.errors import InputError
+
+FORMAT = 1
+"""Counts up when the meaning of a field changes."""
+RECALLS = ("r1", "r5", "r10")
+SIDES = ("image_to_text", "text_to_image")
+REPORT = ("precision", "recall", "f1", "micro_precision", "micro_recall", "average_precision", "pointing")
+"""What an attention report in a record holds at least."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a cell when it is finished, or why it failed."""
+
+    cell: str
+    """Its name, and the file's."""
+    model: str
+    """What is compared with itself: a preset, or the name of any other model."""
+    constraints: str
+    """`none`, which the others are compared with, `ccr`, `ccs`, `both`, or the name of any other."""
+    seed: int
+    """Cells of one model and one seed, with and without a constraint, are a pair."""
+    configuration: dict[str, Any]
+    """Plain values, nested by section; a section named like a constraint set is of meaning to that set alone."""
+    data: dict[str, Any]
+    """`DataIdentity.as_dict()`."""
+    iou: float = 0.5
+    """How much a region had to overlap an annotated box to be relevant to its words."""
+    state: Literal["finished", "failed"] = "finished"
+    reason: str = ""
+    """Why it failed."""
+    ensemble_of: list[str] = field(default_factory=list)
+    """The members' models, where scores were averaged; a single model has none."""
+    retrieval: dict[str, Any] | None = None
+    """`RetrievalReport.as_dict()` of the measured split."""
+    attention: dict[str, Any] | None = None
+    """By direction, `AttentionMeasure.summary()`; None where the split has no truth, and for an ensemble."""
+    dev: dict[str, Any] | None = None
+    """`retrieval` and `attention` (by direction, the report at the uniform threshold) of dev; None where there is none."""
+    log: dict[str, list] = field(default_factory=dict)
+    """A list for each quantity with a value for each epoch, `epoch` among them."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of `training` and `measuring`, by the clock."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """Versions of `xattn`, `torch` and `python`, and the number of `threads` and `processes`."""
+
+
+def record_path(folder: Path, cell: str) -> Path:
+    """Where a folder of records keeps the record of a cell."""
+    return folder / f"{cell}.json"
+
+
+def write_record(record: Record, folder: Path | str) -> Path:
+    """Write a record, complete or not at all; a line for each of its fields, so that changes can be read in a comparison of versions."""
+    path = record_path(Path(folder), record.cell)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {"format": FORMAT, **dataclasses.asdict(record)}
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in values.items())
+    with atomic.replacing(path) as temporary:
+        temporary.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    return path
+
+
+def read_records(folder: Path | str) -> list[Record]:
+    """All records of a folder, by name.
+
+    Raises:
+        InputError: there is no such folder, or a file in it is no record.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of records, but there is no folder of this name")
+    return [read_record(path) for path in sorted(folder.glob("*.json"))]
+
+
+def read_record(path: Path | str) -> Record:
+    """Read a record and check what tables and pictures rely on.
+
+    Raises:
+        InputError: the file cannot be read, is no JSON, or has a field that is missing or not as `Record` describes it.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: the record cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the record is not JSON ({error})") from error
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        raise InputError(f'{path}: expected a record with "format": {FORMAT}, as `xattn compare` writes it')
+    names = {each.name for each in dataclasses.fields(Record)}
+    if set(values) != names:
+        wrong = ", ".join(sorted(set(values) ^ names))
+        raise InputError(f"{path}: expected exactly the fields of a record, but these are missing or unknown: {wrong}")
+    try:
+        _check(values)
+    except _UnexpectedError as error:
+        raise InputError(f"{path}: {error}") from None
+    return Record(**values)
+
+
+class _UnexpectedError(Exception):
+    """What a field should be, and what it is."""
+
+
+def _check(values: dict[str, Any]) -> None:
+    for name in ("cell", "model", "constraints", "reason"):
+        _expect(isinstance(values[name], str), name, "text", values[name])
+    _expect(values["state"] in ("finished", "failed"), "state", "finished or failed", values["state"])
+    _expect(is_whole(values["seed"]), "seed", "a whole number", values["seed"])
+    _expect(is_finite(values["iou"]), "iou", "a number", values["iou"])
+    for name in ("configuration", "data", "log", "seconds", "about"):
+        _expect(isinstance(values[name], dict), name, "an object", values[name])
+    for name in ("fingerprint", "folder", "split"):
+        _expect(isinstance(values["data"].get(name), str), f"data.{name}", "text", values["data"].get(name))
+    for name in ("images", "captions"):
+        _expect(is_whole(values["data"].get(name)), f"data.{name}", "a whole number", values["data"].get(name))
+    members = values["ensemble_of"]
+    _expect(isinstance(members, list) and all(isinstance(each, str) for each in members), "ensemble_of", "a list of models", members)
+    if values["state"] == "finished":
+        _check_retrieval(values["retrieval"])
+        _check_attention(values["attention"])
+        _check_log(values["log"])
+
+
+def _check_retrieval(retrieval: Any) -> None:
+    _expect(isinstance(retrieval, dict), "retrieval", "an object", retrieval)
+    _expect(is_finite(retrieval.get("rsum")), "retrieval.rsum", "a number", retrieval.get("rsum"))
+    for side in SIDES:
+        for name in RECALLS:
+            value = retrieval[side].get(name) if isinstance(retrieval.get(side), dict) else None
+            _expect(is_finite(value), f"retrieval.{side}.{name}", "a number", value)
+
+
+def _check_attention(attention: Any) -> None:
+    _expect(attention is None or isinstance(attention, dict), "attention", "an object or null", attention)
+    for direction, summary in (attention or {}).items():
+        where = f"attention.{direction}"
+        _expect(direction in ("t2i", "i2t"), where, "a direction, t2i or i2t", direction)
+        _expect(isinstance(summary, dict) and "uniform" in summary, where, 'an object with "uniform"', summary)
+        for kind in ("uniform", "chosen"):
+            report = summary.get(kind, {} if kind == "chosen" else None)
+            _expect(isinstance(report, dict), f"{where}.{kind}", "an object", report)
+            for name in REPORT if report else ():
+                _expect(is_finite(report.get(name)), f"{where}.{kind}.{name}", "a number", report.get(name))
+        for kind, names in (("curve", ("precision", "recall")), ("histogram", ("edges", "relevant", "irrelevant"))):
+            part = summary.get(kind)
+            fits = part is None or (isinstance(part, dict) and all(_is_numbers(part.get(name)) for name in names))
+            _expect(fits, f"{where}.{kind}", f"lists of numbers {', '.join(names)}", part)
+        _expect(_fits(summary), where, "a curve of equally long lists and a histogram with a bar more than edges", sorted(summary))
+
+
+def _fits(summary: dict[str, Any]) -> bool:
+    curve, histogram = summary.get("curve"), summary.get("histogram")
+    return (curve is None or len(curve["precision"]) == len(curve["recall"])) and (
+        histogram is None or len(histogram["relevant"]) == len(histogram["irrelevant"]) == len(histogram["edges"]) + 1
+    )
+
+
+def _check_log(log: dict[str, Any]) -> None:
+    for name, values in log.items():
+        _expect(_is_numbers(values), f"log.{name}", "a list of numbers", values)
+        _expect(len(values) == len(log.get("epoch", [])), f"log.{name}", "a value for each epoch", values)
+
+
+def _is_numbers(values: Any) -> bool:
+    """Whether it is a list of numbers; null stands for a number that there is not."""
+    return isinstance(values, list) and all(value is None or is_finite(value) for value in values)
+
+
+def _expect(condition: bool, name: str, expected: str, found: Any) -> None:
+    if not condition:
+        raise _UnexpectedError(f"expected {name} to be {expected}, found {shown(found)}")

@@ -1,0 +1,92 @@
+"""Mean, deviation and paired difference over seeds: what is gain, and what is noise."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+from scipy.special import stdtrit
+
+from xattn.errors import InputError
+
+CONFIDENCE = 0.95
+Verdict = Literal["better", "worse", ""]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Some values, one a seed."""
+
+    mean: float
+    deviation: float | None
+    """The sample's standard deviation, with `n - 1`; None for a single value."""
+    n: int
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Mean and standard deviation.
+
+    Raises:
+        InputError: there is no value.
+
+    Example:
+        >>> summary([1.0, 2.0, 3.0])
+        Summary(mean=2.0, deviation=1.0, n=3)
+    """
+    if not values:
+        raise InputError("there is no value to take the mean of")
+    return Summary(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher some values are than those that they are paired with."""
+
+    mean: float
+    low: float | None
+    """The interval's lower end; None where there is no interval: of one pair, or of pairs that all differ by the same."""
+    high: float | None
+    n: int
+    """Pairs."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """`better` or `worse` only where the interval excludes zero."""
+        if self.low is None or self.high is None:
+            return ""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else ""
+
+
+def paired_difference(values: Mapping[int, float], base: Mapping[int, float], confidence: float = CONFIDENCE) -> Difference | None:
+    """The mean of `values - base` over the seeds that both have, with its interval by Student's t.
+
+    With `d_s` the difference of seed `s`, `n` seeds, and `t` the `(1 + confidence) / 2` quantile of Student's distribution with `n - 1`
+    degrees of freedom, the interval is `mean(d) -+ t sd(d) / sqrt(n)`. It supposes that the differences are drawn independently from a
+    normal distribution, the seeds being what is drawn: it says nothing of other data. Where all pairs differ by exactly the same, their
+    spread is not zero but unseen (recalls move in steps of one query), and there is no interval.
+
+    Args:
+        values: by seed.
+        base: by seed.
+        confidence: above 0 and below 1.
+
+    Returns:
+        None where no seed is common.
+
+    Example:
+        >>> difference = paired_difference({0: 5.5, 1: 5.0, 2: 6.3}, {0: 0.0, 1: 0.0, 2: 0.0})
+        >>> round(difference.mean, 2), round(difference.low, 2), round(difference.high, 2), difference.verdict
+        (5.6, 3.97, 7.23, 'better')
+    """
+    if not 0 < confidence < 1:
+        raise InputError(f"a confidence must be above 0 and below 1, but it is {confidence}")
+    differences = [value - base[seed] for seed, value in values.items() if seed in base]
+    if not differences:
+        return None
+    n, mean = len(differences), fmean(differences)
+    deviation = stdev(differences) if n > 1 else 0.0
+    if deviation <= 1e-9 * max(map(abs, differences)):  # 1e-9: equal but for the rounding of the subtraction
+        return Difference(mean, None, None, n)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * deviation / math.sqrt(n)
+    return Difference(mean, mean - half, mean + half, n)

@@ -1,0 +1,68 @@
+"""The example runs, at a tiny size, and leaves records that the command compares."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from xattn.cli import main
+from xattn.compare.records import read_records
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def fifth():
+    spec = importlib.util.spec_from_file_location("fifth_model", EXAMPLES / "fifth_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_fifth_model_is_compared_as_the_four_are(fifth, tiny_data, tmp_path, capsys):
+    settings = fifth.Settings(tiny_data, tmp_path, seeds=(0, 1), epochs=2, dim=16, batch_size=8, min_count=1)
+    comparison = fifth.compare(settings)
+    assert [row.label for row in comparison.rows] == ["multihead alone", "multihead + CCR", "multihead + CCS", "multihead + CCR + CCS"]
+    assert all(row.differences["rsum"].n == 2 for row in comparison.rows[1:])
+    assert all("t2i.chosen_f1" in row.summaries for row in comparison.rows)
+    losses = {record.cell: record.log["loss"] for record in read_records(tmp_path / "records")}
+    assert losses["multihead_none_seed0"] != losses["multihead_both_seed0"]
+    capsys.readouterr()
+    main(["compare", "--records", str(tmp_path)])
+    assert "multihead + CCR + CCS   t2i   2" in capsys.readouterr().out
+
+
+def test_the_constraints_reach_every_part_of_the_attention(fifth):
+    torch.manual_seed(0)
+    model = fifth.Matcher(6, 9, 8)
+    regions = fifth.Encoded(torch.randn(3, 4, 8), torch.ones(3, 4, dtype=torch.bool))
+    words = fifth.Encoded(torch.randn(3, 5, 8), torch.arange(5) < torch.tensor([[5], [4], [2]]))
+    tokens = torch.arange(15).view(3, 5)
+    for names in (("ccr",), ("ccs",)):
+        model.zero_grad()
+        loss = fifth.constraints_loss(model, words, regions, tokens, words.mask.float(), torch.tensor([1, 2, 0]), 0.2, names)
+        loss.backward()
+        queries, keys, _ = model.layer.in_proj_weight.grad.chunk(3)
+        assert queries.abs().sum() > 0
+        assert keys.abs().sum() > 0
+
+
+def test_scores_of_all_pairs_are_those_of_single_pairs(fifth):
+    torch.manual_seed(1)
+    model = fifth.Matcher(6, 9, 8).eval()
+    regions = fifth.Encoded(torch.randn(18, 4, 8), torch.arange(4) < torch.randint(1, 5, (18, 1)))
+    words = fifth.Encoded(torch.randn(3, 5, 8), torch.arange(5) < torch.tensor([[5], [4], [2]]))
+    scores = model.score(words, regions)
+    assert scores.shape == (18, 3)
+    for image in range(18):
+        for caption in range(3):
+            n_words, n_regions = int(words.mask[caption].sum()), int(regions.mask[image].sum())
+            queries, keys = words.vectors[caption, None, :n_words], regions.vectors[image, None, :n_regions]
+            content, _ = model.layer(queries, keys, keys)
+            expected = torch.nn.functional.cosine_similarity(queries, content, dim=-1).mean()
+            torch.testing.assert_close(scores[image, caption], expected)
