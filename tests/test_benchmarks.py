@@ -6,6 +6,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+def test_the_benchmark_of_memory_runs_as_a_user_types_it(tmp_path):
+    command = [sys.executable, "-W", "error", "benchmarks/memory.py", "--images", "10", "--regions", "4", "--features", "8", "--dim", "8"]
+    command += ["--folds", "5", "--threads", "1", "--scratch", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == ["most resident memory", "whole evaluation", "bare matrix product"]
+    assert "10 images x 4 regions x 8 features in float32, 50 captions" in lines[0]
+    assert 0.05 < float(lines[1].split()[3]) < 4
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_benchmark_runs_as_a_user_types_it():
     """At a tiny size, where its times mean nothing: that it runs, and that the two forms agree."""
     command = [sys.executable, "-W", "error", "benchmarks/pairs.py", "--images", "5", "--captions", "7", "--repeats", "1"]

@@ -91,3 +91,16 @@ def test_clip_is_the_intersection_with_the_image(boxes, width, height):
     image = np.array([[0.0, 0.0, width, height]])
     shared = area(boxes) + width * height - area(clipped)
     np.testing.assert_allclose(iou(boxes, image)[:, 0], area(clipped) / shared, rtol=1e-12)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(*[st.integers(0, 40)] * 4), min_size=1, max_size=6), st.integers(1, 40), st.integers(1, 40), st.floats(0.5, 20))
+def test_normalised_boxes_lie_in_the_unit_square_and_do_not_depend_on_the_size(corners, width, height, scale):
+    """Boxes clipped to their image and in units of its sides: in [0, 1], the same for a larger copy, and back again."""
+    boxes = np.array([(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in corners], dtype=np.float64)
+    sides = np.array([width, height] * 2)
+    relative = clip(boxes, width, height) / sides
+    assert ((relative >= 0) & (relative <= 1)).all()
+    assert (relative[:, :2] <= relative[:, 2:]).all()
+    np.testing.assert_allclose(clip(boxes * scale, width * scale, height * scale) / (sides * scale), relative, atol=1e-12)
+    np.testing.assert_allclose(relative * sides, clip(boxes, width, height), atol=1e-9)

@@ -114,7 +114,7 @@ def test_help_of_a_command_explains_every_flag(helped, name):
     text, command = helped(name), cli.COMMANDS[name]
     assert " ".join((inspect.getdoc(command) or "?").split()) in text
     explanations = documented_fields(sys.modules[command.__module__])[command.__name__]
-    assert set(explanations) == {field.name for field in dataclasses.fields(command)} - {"config", "model"}
+    assert set(explanations) == {field.name for field in dataclasses.fields(command)} - {"config", "model", "source"}
     for field, explanation in explanations.items():
         assert explanation in text, field
 
@@ -214,7 +214,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest(refused):
         ("train --data d --out o --preset", "--preset"),
         ("train --data d", "--out PATH"),
         ("trian", "Unrecognized options: trian"),
-        ("", "Expected one of {scenes, regions, train, runs, evaluate, attend, compare, import, score, search, demo, presets}"),
+        ("", "Expected one of {scenes, prepare, regions, train, runs, evaluate, attend, compare, import, score, search, demo, presets}"),
         ("--verbose", "Unrecognized options: --verbose"),
         ("evaluate --data d", "evaluate needs a run folder"),
         ("attend r --data d --out a.png --words some", "invalid choice 'some'"),

@@ -201,6 +201,7 @@ def test_numbers_do_not_depend_on_the_chunks(case, tiny_data, monkeypatch, sizes
     whole = evaluated(run, tiny_data).as_dict()
     for place, size in zip(("encoding.IMAGES_AT_ONCE", "encoding.CAPTIONS_AT_ONCE", "attended.PAIRS_AT_ONCE"), sizes, strict=True):
         monkeypatch.setattr(f"xattn.{place}", size)
+    monkeypatch.setattr("xattn.encoding.BLOCK_IMAGES", sizes[1])
     parts = evaluated(run, tiny_data).as_dict()
     assert parts["evaluated"] == whole["evaluated"]
     for name in ("image_to_text", "text_to_image"):
@@ -314,7 +315,9 @@ def test_progress_is_told(tiny_run, tiny_data, monkeypatch):
     monkeypatch.setattr("xattn.encoding.CAPTIONS_AT_ONCE", 8)
     calls = []
     evaluate(tiny_run, tiny_data, progress=lambda *call: calls.append(call))
-    assert calls == [("encoding images", 4, 6), ("encoding images", 6, 6), ("scoring", 8, 13), ("scoring", 13, 13)]
+    images = [("encoding images", 4, 6), ("encoding images", 6, 6)]
+    captions = [("encoding captions", 8, 13), ("encoding captions", 13, 13)]
+    assert calls == [*images, *captions, ("scoring", 6 * 8, 6 * 13), ("scoring", 6 * 13, 6 * 13)]
 
 
 def test_an_ensemble_is_the_mean_of_the_scores(tiny_run, tiny_i2t_run, tiny_data):
@@ -325,7 +328,7 @@ def test_an_ensemble_is_the_mean_of_the_scores(tiny_run, tiny_i2t_run, tiny_data
     scores = []
     for folder in (tiny_run, tiny_i2t_run):
         run = load_run(folder)
-        scores.append(measure(run.model, split, EncodedCaptions(split, run.vocabulary)).scores)
+        scores.append(measure(run.model, split, EncodedCaptions(split, run.vocabulary), keep_scores=True).scores[0])
     expected = retrieval_report((scores[0] + scores[1]) / 2, torch.from_numpy(split.caption_image))
     assert ensemble.retrieval == expected
     assert (ensemble.name, ensemble.ensemble_of, ensemble.attention) == ("ensemble of 2", 2, None)
@@ -348,11 +351,11 @@ def test_an_ensemble_of_different_data_is_refused(tmp_path, tiny_run, tiny_data,
 def test_bfloat16_products_move_the_scores_a_little(tiny_run, tiny_data):
     run, split = load_run(tiny_run), read_split(tiny_data, "test")
     captions = EncodedCaptions(split, run.vocabulary)
-    exact = measure(run.model, split, captions).scores
+    (exact,) = measure(run.model, split, captions, keep_scores=True).scores or ()
     rounded = evaluated(run, tiny_data, precision="bf16")
     assert run.model.product_dtype is None
     run.model.product_dtype = torch.bfloat16
-    scores = measure(run.model, split, captions).scores
+    (scores,) = measure(run.model, split, captions, keep_scores=True).scores or ()
     assert scores.dtype == torch.float32
     assert 0 < (scores - exact).abs().max() < 0.05
     assert rounded.retrieval == retrieval_report(scores, torch.from_numpy(split.caption_image))

@@ -45,6 +45,7 @@ def test_an_abbreviation_does_not_end_the_sentence_before_it_or_around_it(token)
         ('a "stop" sign', ["a", "``", "stop", "''", "sign"]),
         ("a “stop” sign", ["a", "“", "stop", "”", "sign"]),
         ("ein schöner Hund", ["ein", "schöner", "hund"]),
+        ("a 'stop' sign, 'tis", ["a", "'stop", "'", "sign", ",", "'t", "is"]),
         ("wow!!!", ["wow", "!", "!", "!"]),
         ("(left) a&b 10:20 1/2", ["(", "left", ")", "a", "&", "b", "10:20", "1/2"]),
     ],

@@ -229,7 +229,7 @@ def test_a_moved_run_gives_the_same_scores_in_another_process(tmp_path, tiny_dat
     code = (
         "import sys, numpy, torch\n"
         "from xattn.data.precomp import read_split\n"
-        "from xattn.evaluation import EncodedCaptions, encode_captions, encode_images, score_all\n"
+        "from xattn.encoding import EncodedCaptions, encode_captions, encode_images, score_all\n"
         "from xattn.runs import load_run\n"
         "torch.set_num_threads(1)\n"
         "run, split = load_run(sys.argv[1]), read_split(sys.argv[2], 'test')\n"

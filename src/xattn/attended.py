@@ -11,6 +11,7 @@ from torch import Tensor
 from xattn.data.batches import EncodedCaptions
 from xattn.data.split import Split, split_file
 from xattn.data.truth import relevant_regions
+from xattn.encoding import StoredCaptions
 from xattn.errors import InputError
 from xattn.models.fragments import Fragments
 from xattn.models.interface import Direction, MatchingModel
@@ -29,10 +30,21 @@ class AttendedBatch(NamedTuple):
     query_mask: Bool[Tensor, "pairs q"]
     """The queries to be measured: for `t2i` the annotated words, for `i2t` the regions."""
     key_mask: Bool[Tensor, "pairs k"]
+    word_types: dict[str, Bool[Tensor, "pairs words"]]
+    """By type of phrase, the annotated words of that type; a phrase of several (`people/other`) is of each."""
+
+    def of_type(self, kind: str) -> "AttendedBatch":
+        """The same with only the phrases of one type: for `t2i` its words are measured, for `i2t` its words are what is relevant."""
+        words = self.word_types.get(kind, None)
+        if words is None:
+            raise KeyError(f"no phrase of the batch is of the type {kind}")
+        if self.direction == "t2i":
+            return self._replace(query_mask=self.query_mask & words, relevant=self.relevant & words[:, :, None])
+        return self._replace(relevant=self.relevant & words[:, None, :])
 
 
 def attended_batches(
-    model: MatchingModel, split: Split, captions: EncodedCaptions, images: Fragments, encoded: Fragments, iou: float = 0.5
+    model: MatchingModel, split: Split, captions: EncodedCaptions, images: Fragments, encoded: Fragments | StoredCaptions, iou: float = 0.5
 ) -> Iterator[AttendedBatch]:
     """The attention of every annotated caption with its image, a few captions at a time, in each direction that the model has.
 
@@ -54,21 +66,26 @@ def attended_batches(
         length = captions.batch(some).tokens.shape[1]
         relevant = torch.zeros(len(some), length, split.n_regions, dtype=torch.bool)
         annotated = torch.zeros(len(some), length, dtype=torch.bool)
+        word_types: dict[str, Tensor] = {}
         for place, row in enumerate(some):
             n_words = len(captions.words[row])
             truth, known = word_relevance(split, int(row), n_words, iou)
             relevant[place, : n_words + 2] = torch.from_numpy(truth)
             annotated[place, : n_words + 2] = torch.from_numpy(known)
-        device = encoded.mask.device
+            for span in split.truth[row]:
+                for kind in span.type.split("/") if span.type and span.boxes else ():
+                    word_types.setdefault(kind, torch.zeros_like(annotated))[place, span.start + 1 : span.end + 1] = True
+        device = images.mask.device
         of_some = encoded[torch.from_numpy(some).to(device)]
         of_some = Fragments(of_some.vectors[:, :length], of_some.mask[:, :length], of_some.extras)
         attentions = model.attentions(images[torch.from_numpy(split.caption_image[some]).to(device)], of_some)
         for direction, attention in attentions.items():
             weights, key_mask = attention.weights.cpu(), attention.key_mask.cpu()
             if direction == "t2i":
-                yield AttendedBatch(direction, some.tolist(), weights, relevant, annotated, key_mask)
+                yield AttendedBatch(direction, some.tolist(), weights, relevant, annotated, key_mask, word_types)
             else:
-                yield AttendedBatch(direction, some.tolist(), weights, relevant.transpose(1, 2), attention.query_mask.cpu(), key_mask)
+                regions = attention.query_mask.cpu()
+                yield AttendedBatch(direction, some.tolist(), weights, relevant.transpose(1, 2), regions, key_mask, word_types)
 
 
 def word_relevance(

@@ -13,6 +13,7 @@ from xattn.commands.attend import Attend
 from xattn.commands.compare import Compare
 from xattn.commands.demo import Demo
 from xattn.commands.evaluate import Evaluate
+from xattn.commands.prepare import Prepare
 from xattn.commands.presets import Presets
 from xattn.commands.printing import speaks
 from xattn.commands.published import Import
@@ -26,6 +27,7 @@ from xattn.errors import InputError
 
 COMMANDS = {
     "scenes": Scenes,
+    "prepare": Prepare,
     "regions": Regions,
     "train": Train,
     "runs": Runs,
@@ -58,6 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt as interruption:
         if speaks():
+            # Work that can be taken up again says so.
             print(f"xattn: {str(interruption) or 'interrupted; what was half written has been removed'}", file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -9,6 +9,7 @@ import tyro
 from xattn import atomic
 from xattn.configuration import Precision
 from xattn.errors import InputError
+from xattn.protocols import ProtocolName
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,16 @@ class Evaluate:
     """The run folder, or several for their ensemble."""
     data: Path
     """The data folder."""
-    split: str = "test"
-    """Which of its splits."""
-    iou: float = 0.5
-    """How much a region must overlap an annotated box to be relevant to its words."""
+    split: str | None = None
+    """Which of its splits; by default that of the protocol, and without one test."""
+    protocol: ProtocolName | None = None
+    """A protocol of the papers: f30k-1k, coco-1k (the mean of five folds of 1,000 images) or coco-5k; a split that it is not is refused."""
+    iou: Annotated[str, tyro.conf.arg(metavar="FLOAT[,FLOAT...]")] = "0.5"
+    """How much a region must overlap an annotated box to be relevant to its words; of several values there is a table for each."""
+    by_type: bool = False
+    """Measure attention for each type of phrase too: people, animals, clothing, ..."""
+    eccv: bool = False
+    """Measure ECCV Caption and CxC too, on COCO's 5,000 test images; needs the extra eccv."""
     precision: Precision = "fp32"
     """Of the products of regions with words: bf16 rounds scores to some three digits and is faster on processors that have it."""
     json: Path | None = None
@@ -38,8 +45,24 @@ class Evaluate:
 
         if not self.run_folders:
             raise InputError("evaluate needs a run folder")
-        evaluations = evaluate_all(self.run_folders, self.data, self.split, self.iou, self.precision)
+        evaluations = evaluate_all(
+            self.run_folders,
+            self.data,
+            self.split,
+            _numbers(self.iou),
+            self.precision,
+            protocol=self.protocol,
+            by_type=self.by_type,
+            eccv=self.eccv,
+        )
         print_tables(evaluations)
         if self.json:
             each = [evaluation.as_dict() for evaluation in evaluations]
             atomic.write_json(each[0] if len(each) == 1 else {"runs": each[:-1], "ensemble": each[-1]}, self.json)
+
+
+def _numbers(iou: str) -> list[float]:
+    try:
+        return [float(number) for number in iou.split(",")]
+    except ValueError as error:
+        raise InputError(f"--iou is a number, or several with commas between them, but it is {iou!r}") from error

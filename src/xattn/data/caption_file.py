@@ -1,27 +1,34 @@
-"""Reading the captions of a folder of images from the CSV or JSONL file that a person wrote."""
+"""The captions of images as a CSV or JSONL file, which a person wrote or `xattn prepare` did."""
 
 import csv
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xattn.data.lines import read_json_lines, read_lines, shown
+from xattn import atomic
+from xattn.data.lines import is_whole, read_json_lines, read_lines, shown
 from xattn.data.tokens import tokenize
-from xattn.data.truth import Span, span_from_json
+from xattn.data.truth import Span, span_as_json, span_from_json
 from xattn.errors import InputError
 
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption as read: the image's name as written, the text, the line it ends on, and what else the line says."""
+    """One caption as read: the image's name as written, the text, the line it ends on, and what else the line says.
+
+    `image_id` and `caption_id` are what the data's own annotations call the two (COCO's numbers, for example), as text.
+    """
 
     image: str
     text: str
     line: int
     split: str | None = None
     spans: tuple[Span, ...] = ()
+    image_id: str | None = None
+    caption_id: str | None = None
 
 
 _DEV = {"val", "valid", "validation"}
@@ -33,7 +40,7 @@ def read_captions(path: Path | str) -> list[Caption]:
 
     Columns, or keys, are `image` and `caption`, and optionally `split`, in which `val`, `valid` and `validation` mean `dev`.
     An object may also have `spans`, a list of `{"start", "end", "boxes", "type"}` in the form that `xattn.data.truth`
-    describes: what the words of this caption name, and where. Other columns are ignored.
+    describes: what the words of this caption name, and where; and `image_id` and `caption_id`. Other columns are ignored.
 
     Raises:
         InputError: naming the file and the line, if it cannot be read as such a file, a column is missing, a caption or an
@@ -52,6 +59,19 @@ def read_captions(path: Path | str) -> list[Caption]:
     return captions
 
 
+def write_captions(path: Path | str, captions: Iterable[Caption]) -> None:
+    """Write captions as JSONL in the form that `read_captions` reads; the file is complete or absent."""
+    with atomic.replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for caption in captions:
+            record: dict[str, Any] = {"image": caption.image, "caption": caption.text}
+            for name in ("split", "image_id", "caption_id"):
+                if getattr(caption, name) is not None:
+                    record[name] = getattr(caption, name)
+            if caption.spans:
+                record["spans"] = [span_as_json(span) for span in caption.spans]
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
 def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     lines = read_lines(path)
     reader = csv.reader((f"{line}\n" for line in lines), strict=True)
@@ -63,7 +83,7 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 _require(header, f"{path}: has no column", "its columns are")
             elif len(fields) == len(header):
                 row = dict(zip(header, fields, strict=True))
-                yield reader.line_num, {name: row[name] for name in ("image", "caption", "split") if name in row}
+                yield reader.line_num, {name: row[name] for name in ("image", "caption", "split", "image_id", "caption_id") if name in row}
             elif fields:
                 raise InputError(
                     f"{path}, line {reader.line_num}: expected {len(header)} columns as in the header, found {len(fields)}; "
@@ -93,7 +113,17 @@ def _caption(row: dict[str, Any], where: str, line: int) -> Caption:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", split):
             raise InputError(f'{where}: expected "split" to be a word such as train, dev or test, found {shown(split)}')
         split = "dev" if split in _DEV else split
-    return Caption(image, text, line, split, _spans(row.get("spans", []), text, where))
+    image_id, caption_id = (_id(row, name, where) for name in ("image_id", "caption_id"))
+    return Caption(image, text, line, split, _spans(row.get("spans", []), text, where), image_id, caption_id)
+
+
+def _id(row: dict[str, Any], name: str, where: str) -> str | None:
+    value = row.get(name)
+    if value in (None, ""):
+        return None
+    if not is_whole(value) and not (isinstance(value, str) and value.strip()):
+        raise InputError(f'{where}: expected "{name}" to be text or a whole number, found {shown(value)}')
+    return str(value).strip()
 
 
 def _spans(value: Any, text: str, where: str) -> tuple[Span, ...]:

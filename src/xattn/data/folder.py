@@ -5,7 +5,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from jaxtyping import Float32
 from xattn import atomic
 from xattn.data.box_file import and_others, boxes_inside, read_boxes
 from xattn.data.caption_file import Caption, read_captions
+from xattn.data.coverage import Coverage, coverage
+from xattn.data.precomp import read_split
 from xattn.data.precomp_writer import SplitWriter
 from xattn.data.split import ImageRecord
 from xattn.errors import InputError
@@ -46,6 +48,8 @@ class RegionsSummary:
     unused: int
     splits_were_chosen: bool
     seconds: float
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+    """Of each split that has truth."""
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {self.images[name]} images {self.captions[name]} captions" for name in self.images)
@@ -55,6 +59,7 @@ class RegionsSummary:
             lines.append("The captions file has no splits, so a tenth of the images went to dev and a tenth to test, by their names.")
         if self.unused:
             lines.append(f"{self.unused} images in the folder have no caption and were left out.")
+        lines += [f"{name}: {found}" for name, found in self.coverage.items()]
         lines.append(f"It took {self.seconds:.1f} s, {rate:.1f} images a second.")
         return "\n".join(lines)
 
@@ -175,10 +180,11 @@ def fill(
             asked = ((picture.path, picture.boxes) for picture in pictures)
             with closing(features_in_order(asked, backbone, threads)) as features:
                 for row, (picture, vectors) in enumerate(zip(pictures, features, strict=True)):
-                    record = ImageRecord(picture.name, _recorded(picture.path, folder), picture.width, picture.height)
+                    image_id = picture.captions[0].image_id or picture.name
+                    record = ImageRecord(image_id, _recorded(picture.path, folder), picture.width, picture.height)
                     writer.add_image(vectors, picture.boxes, record)
                     for caption in picture.captions:
-                        writer.add_caption(caption.text, row, caption.spans)
+                        writer.add_caption(caption.text, row, caption.spans, caption.caption_id)
                     done += 1
                     progress("regions", done, total)
     return n_regions, backbone.feature_size
@@ -188,7 +194,9 @@ def summary(out: Path, plan: Plan, n_regions: int, feature_size: int, seconds: f
     """What was written to `out`, to be told."""
     images = {split: len(pictures) for split, pictures in plan.splits.items()}
     captions = {split: sum(len(picture.captions) for picture in pictures) for split, pictures in plan.splits.items()}
-    return RegionsSummary(out, images, captions, n_regions, feature_size, plan.unused, plan.splits_were_chosen, seconds)
+    annotated = [read_split(out, split) for split, pictures in plan.splits.items() if any(c.spans for p in pictures for c in p.captions)]
+    covered = {split.name: coverage(split) for split in annotated if split.truth}
+    return RegionsSummary(out, images, captions, n_regions, feature_size, plan.unused, plan.splits_were_chosen, seconds, covered)
 
 
 def _sizes(paths: dict[str, Path], progress: ProgressCallback) -> dict[str, tuple[int, int]]:

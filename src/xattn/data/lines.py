@@ -1,4 +1,4 @@
-"""Text files of one record a line, read so that every complaint can name the file and the line."""
+"""Text files, of one record a line or one JSON value in all, read so that every complaint can name the file and the place in it."""
 
 import json
 from pathlib import Path
@@ -49,6 +49,24 @@ def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
             raise InputError(f"{path}, line {number}: expected a JSON object, found {shown(record)}")
         records.append(record)
     return records
+
+
+def read_json(path: Path | str, expected: str) -> Any:
+    """The value of a JSON file in UTF-8; `expected` says in a complaint what the file was to hold (`a vocabulary`).
+
+    Raises:
+        InputError: the file cannot be read, or is not JSON, with the line and column.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}, line {error.lineno}, column {error.colno}: expected {expected}, but this is not JSON ({error.msg})"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected {expected} as JSON in UTF-8, but it cannot be read ({error})") from error
 
 
 def shown(value: object, longest: int = 60) -> str:

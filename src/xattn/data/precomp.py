@@ -48,7 +48,7 @@ def read_split(folder: Path | str, name: str) -> Split:
             raise InputError(f"{missing}: the split {name} needs this file, but it is missing")
         raise InputError(f"{folder}: holds no split {name}; its splits are: {', '.join(names) or 'none'}")
 
-    features = _read_features(ims)
+    features = _read_features(ims, _read_every(split_file(folder, name, "every.txt")))
     n_images, n_regions, _ = features.shape
     captions = read_lines(caps)
     for line, caption in enumerate(captions, start=1):
@@ -69,6 +69,7 @@ def read_split(folder: Path | str, name: str) -> Split:
         boxes=_read_boxes(split_file(folder, name, "boxes.npy"), n_regions, counts, images),
         images=images,
         truth=read_truth(truth, len(captions)) if truth.exists() else None,
+        caption_ids=_read_caption_ids(split_file(folder, name, "caption_ids.txt"), len(captions), caps),
     )
 
 
@@ -107,13 +108,39 @@ def _read_array(path: Path) -> np.ndarray:
         raise InputError(f"{path}: expected a NumPy array of numbers, but it cannot be read: {reason}") from error
 
 
-def _read_features(path: Path) -> np.ndarray:
+def _read_every(path: Path) -> int:
+    if not path.exists():
+        return 1
+    lines = read_lines(path)
+    if len(lines) != 1 or not (lines[0].isascii() and lines[0].isdigit() and 0 < len(lines[0]) < 10 and int(lines[0]) > 0):
+        raise InputError(f"{path}: expected one whole number above 0, how many rows of the features an image has, found {shown(lines)}")
+    return int(lines[0])
+
+
+def _read_features(path: Path, every: int) -> np.ndarray:
     features = _read_array(path)
     if features.ndim != 3 or 0 in features.shape:
         raise InputError(f"{path}: expected features of shape (images, regions, features), found the shape {features.shape}")
     if features.dtype not in (np.float16, np.float32):
         raise InputError(f"{path}: expected features of type float16 or float32, found {features.dtype}")
-    return features
+    if len(features) % every:
+        told = f"{path.name.removesuffix('_ims.npy')}_every.txt"
+        raise InputError(f"{path}: holds {len(features)} rows, which is no whole multiple of the {every} rows an image in {told}")
+    return features[::every]
+
+
+def _read_caption_ids(path: Path, n_captions: int, caps: Path) -> list[str] | None:
+    if not path.exists():
+        return None
+    ids = read_lines(path)
+    if len(ids) != n_captions:
+        raise InputError(f"{path}: expected a line for each of the {n_captions} captions in {caps.name}, found {len(ids)}")
+    seen: dict[str, int] = {}
+    for number, name in enumerate(ids, start=1):
+        if not name or name in seen:
+            raise InputError(f"{path}, line {number}: expected an id that no other caption has, found {shown(name)}")
+        seen[name] = number
+    return ids
 
 
 def _read_counts(path: Path, n_images: int, n_regions: int) -> np.ndarray:

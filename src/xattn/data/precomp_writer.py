@@ -1,7 +1,7 @@
 """Writing a split of the precomp folder, streaming."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,6 +42,7 @@ class SplitWriter:
         self._captions: list[str] = []
         self._caption_image: list[int] = []
         self._truth: dict[int, tuple[Span, ...]] = {}
+        self._caption_ids: list[str | None] = []
         self._features: BinaryIO | None = None
 
     def __enter__(self) -> "SplitWriter":
@@ -90,7 +91,7 @@ class SplitWriter:
         if record is not None:
             self._records.append(record)
 
-    def add_caption(self, caption: str, image_row: int, spans: Sequence[Span] = ()) -> None:
+    def add_caption(self, caption: str, image_row: int, spans: Sequence[Span] = (), caption_id: str | None = None) -> None:
         """Add the next caption, whose image is (or will be) row `image_row`; white space in it becomes single spaces.
 
         Raises:
@@ -106,6 +107,7 @@ class SplitWriter:
             self._truth[len(self._captions)] = tuple(spans)
         self._captions.append(caption)
         self._caption_image.append(image_row)
+        self._caption_ids.append(caption_id)
 
     def _path(self, kind: str) -> Path:
         return split_file(self.folder, self.name, kind)
@@ -114,17 +116,44 @@ class SplitWriter:
         n_images, n_regions, _ = self.shape
         if len(self._counts) != n_images:
             raise ValueError(f"{len(self._counts)} images were added to a split of {n_images}")
-        _write_lines(self._path("caps.txt"), self._captions)
-        _write_lines(self._path("caption_image.txt"), map(str, self._caption_image))
         if min(self._counts, default=n_regions) < n_regions:
             np.save(self._path("counts.npy"), np.array(self._counts, dtype=np.int64))
         if self._boxes:
             np.save(self._path("boxes.npy"), np.stack(self._boxes))
-        if self._records:
-            records = (json.dumps(asdict(record), ensure_ascii=False) for record in self._records)
-            _write_lines(self._path("images.jsonl"), records)
-        if self._truth:
-            write_truth(self._path("truth.jsonl"), self._truth)
+        write_texts(self.folder, self.name, self._captions, self._caption_image, self._records, self._truth, self._caption_ids)
+
+
+def write_texts(
+    folder: Path,
+    name: str,
+    captions: Sequence[str],
+    caption_image: Sequence[int],
+    records: Sequence[ImageRecord] = (),
+    truth: Mapping[int, Sequence[Span]] | None = None,
+    caption_ids: Sequence[str | None] = (),
+) -> None:
+    """Write all that a split holds beside its arrays; see `write_about`."""
+    _write_lines(split_file(folder, name, "caps.txt"), captions)
+    _write_lines(split_file(folder, name, "caption_image.txt"), map(str, caption_image))
+    write_about(folder, name, records, truth, caption_ids)
+
+
+def write_about(
+    folder: Path,
+    name: str,
+    records: Sequence[ImageRecord] = (),
+    truth: Mapping[int, Sequence[Span]] | None = None,
+    caption_ids: Sequence[str | None] = (),
+) -> None:
+    """Write what is known of a split's images and captions; files that would say nothing are not written, nor ids of some captions only."""
+    known = [caption_id for caption_id in caption_ids if caption_id is not None]
+    if known and len(known) == len(caption_ids):
+        _write_lines(split_file(folder, name, "caption_ids.txt"), known)
+    if records:
+        lines = (json.dumps(asdict(record), ensure_ascii=False) for record in records)
+        _write_lines(split_file(folder, name, "images.jsonl"), lines)
+    if truth:
+        write_truth(split_file(folder, name, "truth.jsonl"), truth)
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

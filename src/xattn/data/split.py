@@ -9,9 +9,12 @@
 | `{split}_boxes.npy` | x1 y1 x2 y2 in pixels, or PFAN's 15 block ids and 15 overlaps (last dimension 30) |
 | `{split}_images.jsonl` | id, file name, width and height of each image |
 | `{split}_truth.jsonl` | word-to-box truth, see `xattn.data.truth` |
+| `{split}_caption_ids.txt` | what the data's own annotations call each caption, one id a line (COCO's numbers); absent: not known |
+| `{split}_every.txt` | n: each image stands in n rows of the features, one after another, and in one of all other files; absent: 1 |
 
 The first two are the format in which SCAN (Lee et al., ECCV 2018) and its successors publish their features. There a split has
-five captions for each row or, its images repeated, one: the rule for an absent third file covers both and assumes neither.
+five captions for each row or, its images repeated, one: the rule for an absent third file covers both and assumes neither. With
+the last file, which `xattn prepare archive` writes, repeated images are read as the single ones they are, and nothing is copied.
 `xattn.data.precomp` reads these files and `xattn.data.precomp_writer` writes them.
 """
 
@@ -48,6 +51,7 @@ class Split:
         boxes: x1, y1, x2, y2 in pixels (or block ids and overlaps, when there are 30 columns) of each region, where known.
         images: one record an image, where known.
         truth: the spans of each annotated caption, by its row; None when the split has no truth at all.
+        caption_ids: what the data's own annotations call each caption, where known.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Split:
     boxes: Float[np.ndarray, "images regions columns"] | None = None
     images: list[ImageRecord] | None = None
     truth: dict[int, tuple[Span, ...]] | None = None
+    caption_ids: list[str] | None = None
 
     @property
     def n_images(self) -> int:

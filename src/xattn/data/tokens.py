@@ -30,19 +30,21 @@ def _splitters() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]
     import punkt
     from nltk.tokenize import NLTKWordTokenizer
 
-    # The published vocabularies are older than two rules of NLTK that tear their dotted tokens apart: that two periods are an
-    # ellipsis like three (which leaves no `street..`), and one backtick a quotation mark like two (which leaves no ".`").
-    # `street..` has an embedding in published checkpoints and `..` has none, so the rules of that time are put back.
+    # The published vocabularies are older than three rules of NLTK that tear their tokens apart: that two periods are an
+    # ellipsis like three (which leaves no `street..`), one backtick a quotation mark like two (which leaves no ".`"), and a
+    # single quote before a word a token of its own (which leaves no `'stop`). `street..` and `'stop` have embeddings in published
+    # checkpoints, so the rules of that time are put back.
     class WordTokenizer(NLTKWordTokenizer):
         PUNCTUATION = _with_rule(NLTKWordTokenizer.PUNCTUATION, r"\.{2,}", r"\.{3}")
-        STARTING_QUOTES = _with_rule(NLTKWordTokenizer.STARTING_QUOTES, "[`]+", "``")
+        STARTING_QUOTES = _with_rule(NLTKWordTokenizer.STARTING_QUOTES, "[`]+", "``", dropped=r"(\')(?!")
 
     return punkt.tokenizer_for("english").tokenize, WordTokenizer().tokenize
 
 
-def _with_rule(rules: Iterable[tuple[Any, str]], old: str, new: str) -> list[tuple[Any, str]]:
-    """NLTK's substitutions, with `new` for `old` in the pattern that holds it."""
+def _with_rule(rules: Iterable[tuple[Any, str]], old: str, new: str, dropped: str | None = None) -> list[tuple[Any, str]]:
+    """NLTK's substitutions, with `new` for `old` in the pattern that holds it, and without those that hold `dropped`."""
     return [
         (re.compile(pattern.pattern.replace(old, new)) if old in pattern.pattern else pattern, replacement)
         for pattern, replacement in rules
+        if dropped is None or dropped not in pattern.pattern
     ]

@@ -65,10 +65,7 @@ def write_truth(path: Path | str, truth: Mapping[int, Sequence[Span]]) -> None:
     """Write a truth file in the form that `read_truth` reads, captions in ascending order; it is complete or absent."""
     with atomic.replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for caption in sorted(truth):
-            spans = [
-                {"start": span.start, "end": span.end, "boxes": span.boxes} | ({} if span.type is None else {"type": span.type})
-                for span in truth[caption]
-            ]
+            spans = [span_as_json(span) for span in truth[caption]]
             file.write(json.dumps({"caption": caption, "spans": spans}, ensure_ascii=False) + "\n")
 
 
@@ -98,6 +95,11 @@ def relevant_regions(
             relevant[span.start : span.end] |= (overlaps >= iou).any(axis=0)
             annotated[span.start : span.end] = True
     return relevant, annotated
+
+
+def span_as_json(span: Span) -> dict[str, Any]:
+    """The JSON object of a span, in the form that `span_from_json` reads."""
+    return {"start": span.start, "end": span.end, "boxes": span.boxes} | ({} if span.type is None else {"type": span.type})
 
 
 def span_from_json(value: Any, where: str) -> Span:

@@ -5,10 +5,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from xattn import atomic
-from xattn.data.lines import is_whole, shown
+from xattn.data.lines import is_whole, read_json, shown
 from xattn.data.tokens import tokenize
 from xattn.errors import InputError
 
@@ -57,7 +56,7 @@ class Vocabulary:
             InputError: naming the file, if it cannot be read, is not such an object, or its ids are not 0 to `idx - 1`, each of
                 one word, the first four those of the special words.
         """
-        value = _read_json(path)
+        value = read_json(path, "a vocabulary")
         if not isinstance(value, dict):
             raise InputError(f"{path}: expected a vocabulary, a JSON object, found {shown(value)}")
         missing = [key for key in ("word2idx", "idx2word", "idx") if key not in value]
@@ -128,16 +127,3 @@ class Vocabulary:
 
     def __contains__(self, word: object) -> bool:
         return word in self._ids
-
-
-def _read_json(path: Path | str) -> Any:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}, line {error.lineno}, column {error.colno}: expected a vocabulary, but this is not JSON ({error.msg})"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a vocabulary as JSON in UTF-8, but it cannot be read ({error})") from error

@@ -17,10 +17,14 @@ from xattn.metrics.retrieval import (
     RetrievalMetrics,
     RetrievalReport,
     five_fold_report,
+    folds_of,
     image_to_text_ranks,
+    mean_report,
+    report_from_ranks,
     retrieval_report,
     text_to_image_ranks,
 )
+from xattn.metrics.streamed import StreamedRanks, streamed_report
 
 __all__ = [
     "AttentionMetrics",
@@ -29,15 +33,20 @@ __all__ = [
     "RetrievalDirection",
     "RetrievalMetrics",
     "RetrievalReport",
+    "StreamedRanks",
     "attended_keys",
     "attention_report",
     "average_precision",
     "best_threshold",
     "five_fold_report",
+    "folds_of",
     "image_to_text_ranks",
+    "mean_report",
     "pointing",
     "precision_recall_f1",
+    "report_from_ranks",
     "retrieval_report",
+    "streamed_report",
     "text_to_image_ranks",
     "uniform_threshold",
 ]

@@ -263,6 +263,11 @@ class AttentionMetrics:
         other.merge(self)
         return other
 
+    @property
+    def queries(self) -> int:
+        """How many queries with a relevant key there are so far."""
+        return sum(len(batch.weights) for batch in self._batches)
+
     def reset(self) -> None:
         """Forget the queries."""
         self._batches = []

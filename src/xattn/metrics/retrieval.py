@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -125,9 +125,43 @@ def retrieval_report(scores: Float[Tensor, "images captions"], caption_image: In
         >>> report.image_to_text.r1, report.text_to_image.r5, report.text_to_image.median_rank
         (50.0, 100.0, 2.0)
     """
+    return report_from_ranks(image_to_text_ranks(scores, caption_image), text_to_image_ranks(scores, caption_image))
+
+
+def report_from_ranks(image_to_text: Int[Tensor, "queries"], text_to_image: Int[Tensor, "captions"]) -> RetrievalReport:
+    """The figures of ranks from 1, one a query in each direction."""
+    return RetrievalReport(image_to_text=_direction(image_to_text), text_to_image=_direction(text_to_image))
+
+
+class Fold(NamedTuple):
+    """Some consecutive images and all of their captions, which retrieve each other and nothing else."""
+
+    rows: slice
+    columns: Int[Tensor, "columns"]
+
+
+def folds_of(n_images: int, caption_image: Int[Tensor, "captions"], folds: int) -> list[Fold]:
+    """The images in `folds` consecutive parts, each with its own captions, wherever those stand.
+
+    Raises:
+        InputError: the images do not divide, or a part has no caption.
+    """
+    if folds < 1 or n_images % folds:
+        raise InputError(f"{n_images} images do not divide into {folds} folds of the same size")
+    size, parts = n_images // folds, []
+    for first in range(0, n_images, size):
+        columns = torch.nonzero(caption_image // size == first // size)[:, 0]
+        if not len(columns):
+            raise InputError(f"no caption belongs to the images {first} to {first + size - 1}, so this fold cannot be evaluated")
+        parts.append(Fold(slice(first, first + size), columns))
+    return parts
+
+
+def mean_report(reports: Sequence[RetrievalReport]) -> RetrievalReport:
+    """Every figure its mean over several reports of as many queries each; `queries` is their number over all."""
     return RetrievalReport(
-        image_to_text=_direction(image_to_text_ranks(scores, caption_image)),
-        text_to_image=_direction(text_to_image_ranks(scores, caption_image)),
+        image_to_text=_mean_direction([report.image_to_text for report in reports]),
+        text_to_image=_mean_direction([report.text_to_image for report in reports]),
     )
 
 
@@ -152,20 +186,8 @@ def five_fold_report(scores: Float[Tensor, "images captions"], caption_image: In
         (600.0, 400.0)
     """
     scores, owner = _checked(scores, caption_image)
-    images = len(scores)
-    if folds < 1 or images % folds:
-        raise InputError(f"{images} images do not divide into {folds} folds of the same size")
-    size = images // folds
-    reports = []
-    for first in range(0, images, size):
-        columns = torch.nonzero(owner // size == first // size)[:, 0]
-        if not len(columns):
-            raise InputError(f"no caption belongs to the images {first} to {first + size - 1}, so this fold cannot be evaluated")
-        reports.append(retrieval_report(scores[first : first + size, columns], owner[columns] - first))
-    return RetrievalReport(
-        image_to_text=_mean_direction([report.image_to_text for report in reports]),
-        text_to_image=_mean_direction([report.text_to_image for report in reports]),
-    )
+    parts = folds_of(len(scores), owner, folds)
+    return mean_report([retrieval_report(scores[rows, columns], owner[columns] - rows.start) for rows, columns in parts])
 
 
 class RetrievalMetrics:
