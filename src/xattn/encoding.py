@@ -100,12 +100,9 @@ def score_all(
     model: MatchingModel, images: Fragments, captions: Fragments, progress: ProgressCallback = lambda *_: None
 ) -> Float[Tensor, "images captions"]:
     """Score every image with every caption; the scores are on the processor. Several processes share out the images."""
-    n = len(images)
-    processes = model.processes if n >= model.processes.count else ALONE
-    images, columns = images[processes.share(n)], []
+    columns = []
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        (block,) = processes.gathered(model.score(images, captions[start : start + CAPTIONS_AT_ONCE]), n=n)
-        columns.append(block.cpu())
+        columns.append(_shared_scores(model, images, captions[start : start + CAPTIONS_AT_ONCE]))
         progress("scoring", min(start + CAPTIONS_AT_ONCE, len(captions)), len(captions))
     return torch.cat(columns, dim=1)
 
@@ -128,7 +125,7 @@ def score_blocks(
     columns: Int[Tensor, "columns"] | None = None,
     progress: ProgressCallback = lambda *_: None,
 ) -> Iterator[ScoreBlock]:
-    """Score images with captions block by block, every pair once; nothing is kept.
+    """Score images with captions block by block, every pair once; nothing is kept. Several processes share out the images of a block.
 
     Captions come in the order of their images, so that the blocks that hold a caption's own image are few; those come first, which
     lets ranks be counted as the blocks come (`xattn.metrics.streamed`).
@@ -156,9 +153,17 @@ def score_blocks(
                 continue
             padded = captions[some.to(captions.begins.device)]
             for part in chosen:
-                yield ScoreBlock(torch.arange(part.start, part.stop), some, model.score(images[part], padded).float().cpu())
+                yield ScoreBlock(torch.arange(part.start, part.stop), some, _shared_scores(model, images[part], padded).float())
                 done += (part.stop - part.start) * len(some)
                 progress("scoring", done, total)
+
+
+def _shared_scores(model: MatchingModel, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+    """The scores on the processor; of several processes each computes those of some images, and all get all."""
+    n = len(images)
+    processes = model.processes if n >= model.processes.count else ALONE
+    (scores,) = processes.gathered(model.score(images[processes.share(n)], captions), n=n)
+    return scores.cpu()
 
 
 def _encoded_captions(model: MatchingModel, captions: EncodedCaptions) -> Iterator[tuple[np.ndarray, Fragments]]:
