@@ -29,7 +29,7 @@ from xattn.models.scan import Scan, ScanConfig
 from xattn.models.sgraf import Module as SimilarityModule
 from xattn.models.sgraf import Sgraf, SgrafConfig
 from xattn.objective import WordWeights, batch_objective
-from xattn.training import training_step
+from xattn.optimisation import training_step
 
 SHORTEST, LONGEST = 6, 16
 """Words of a caption, `<start>` and `<end>` included."""
@@ -209,7 +209,7 @@ def our_step(batch: PairBatch, config: RunConfig) -> Task:
     model = build_model(config.model, FEATURES, VOCABULARY)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     chance, everything = torch.Generator().manual_seed(0), every_word()
-    return lambda: training_step(model, optimiser, batch, config, 1, everything, chance)
+    return lambda: training_step(model, optimiser, [batch], config, 1, everything, chance)
 
 
 def interleaved(tasks: dict[str, Task], repeats: int) -> dict[str, float]:

@@ -24,6 +24,10 @@ QUADRANTS = ((0, 0, 50, 40), (50, 0, 100, 40), (0, 40, 50, 80), (50, 40, 100, 80
 """Where objects stand; the fifth region, where there is one, is the whole picture and shows nothing."""
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=10, help="how many training processes are killed at random moments")
+
+
 def write_tiny_data(folder, images=(12, 6, 6), seed=0, has_truth=True, has_boxes=True, feature_size=FEATURES, has_counts=True):
     """Write a data folder: four regions of an image show a noun each, a fifth shows noise; its captions name two of the nouns.
 

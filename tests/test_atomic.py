@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ def at_rename(monkeypatch):
     fsync, replace, rename = os.fsync, Path.replace, Path.rename
 
     def noted_fsync(descriptor):
-        events.append(("fsync", os.fstat(descriptor).st_size))
+        found = os.fstat(descriptor)
+        events.append(("fsync", "a folder" if stat.S_ISDIR(found.st_mode) else found.st_size))
         fsync(descriptor)
 
     def noted(kind, original):
@@ -55,7 +57,7 @@ def test_a_file_is_flushed_and_then_renamed(tmp_path, at_rename):
         assert not path.exists()
     assert path.read_text() == "new text"
     assert names(tmp_path) == ["a.json"]
-    assert at_rename == [("fsync", 8), ("replace", "a.json")]
+    assert at_rename == [("fsync", 8), ("replace", "a.json"), ("fsync", "a folder")], "or the disk could still hold the old name"
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -232,3 +234,14 @@ def test_a_folder_under_a_file(tmp_path):
     with pytest.raises(InputError, match=sentence), atomic.new_folder(tmp_path / "file" / "run"):
         pytest.fail("a file has no folders")
     assert names(tmp_path) == ["file"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    with atomic.replacing(tmp_path / "a.json") as temporary:
+        temporary.write_text("half")
+        temporary.rename(tmp_path / temporary.name.replace(str(os.getpid()), "999"))  # as a process of another number left it
+        temporary.write_text("whole")
+    (tmp_path / "mine.tmp").write_text("kept")
+    assert names(tmp_path) == [".a.json.999.tmp", "a.json", "mine.tmp"]
+    atomic.remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["a.json", "mine.tmp"]

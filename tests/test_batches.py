@@ -9,10 +9,11 @@ import torch
 from xattn.data.batches import (
     EncodedCaptions,
     content_weights,
+    epoch_batches,
     epoch_order,
     every_word_weights,
     idf_weights,
-    pair_batches,
+    pair_batch,
     read_regions,
 )
 from xattn.data.precomp import read_split
@@ -84,7 +85,7 @@ def test_regions_are_read_as_they_are_on_disk(split):
 @pytest.mark.parametrize(("batch_size", "sizes"), [(2, [2, 2]), (3, [3, 2]), (4, [4]), (5, [5]), (128, [5])])
 def test_an_epoch_has_every_caption_once_with_its_own_image(split, captions, batch_size, sizes):
     """But for a last batch of one, which has nothing to rank against."""
-    batches = list(pair_batches(split, captions, batch_size, seed=1, epoch=4))
+    batches = [pair_batch(split, captions, rows) for rows in epoch_batches(5, batch_size, seed=1, epoch=4)]
     assert [len(batch.image_ids) for batch in batches] == sizes
     visited = torch.cat([batch.caption_ids for batch in batches]).tolist()
     assert visited == epoch_order(5, seed=1, epoch=4)[: sum(sizes)].tolist()
@@ -96,6 +97,18 @@ def test_an_epoch_has_every_caption_once_with_its_own_image(split, captions, bat
             assert not batch.captions.tokens[place, length:].any()
             count = int(batch.images.counts[place])
             assert batch.images.features[place, :count].tolist() == features(image)[:count].tolist()
+
+
+def test_a_share_of_a_batch_is_padded_as_the_whole_of_it(split, captions):
+    rows = np.array([3, 0, 2])
+    whole, shares = pair_batch(split, captions, rows), [slice(0, 1), slice(1, 3)]
+    parts = [pair_batch(split, captions, rows, share) for share in shares]
+    assert not whole.is_shared
+    assert all(part.is_shared for part in parts)
+    for field in ("image_ids", "caption_ids"):
+        assert torch.cat([getattr(part, field) for part in parts]).equal(getattr(whole, field))
+    assert torch.cat([part.captions.tokens for part in parts]).equal(whole.captions.tokens), "the longest caption is in the second share"
+    assert torch.cat([part.images.features for part in parts]).equal(whole.images.features)
 
 
 def test_content_words_count():

@@ -32,3 +32,14 @@ def test_the_benchmark_runs_as_a_user_types_it():
     differences = [float(number) for number in re.findall(r"\d\.\de[-+]\d+", result.stdout)]
     assert len(differences) == 6 + 2  # of scores, and of gradients in both directions
     assert max(differences) < 1e-5
+
+
+def test_the_benchmark_of_checkpoints_runs_as_a_user_types_it():
+    command = [sys.executable, "-W", "error", "benchmarks/checkpoints.py", "--settings", "small", "--batch", "4", "--steps", "2"]
+    result = subprocess.run([*command, "--threads", "1"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("scan-t2i-avg, ")
+    assert [line.split("  ")[0] for line in lines[1:3]] == ["a step", "bookkeeping after a step"]
+    assert re.search(r"a checkpoint \(\d+ MB, flushed\) +\d+\.\d{3} ms  \d+\.\d\d steps", result.stdout)
+    assert re.fullmatch(r"a checkpoint every 10 minutes takes \d+\.\d{4}% of the time", lines[-1])

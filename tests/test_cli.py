@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import xattn.__main__
-from xattn import cli, configuration
+from xattn import cli, configuration, loop
 from xattn.cli import main
 from xattn.models import bfan, pfan, scan, sgraf
 from xattn.presets import DESCRIPTIONS, preset
@@ -136,10 +136,10 @@ def documented_fields(module):
 @pytest.mark.parametrize(
     ("name", "module", "kind", "fields"),
     [
-        ("scan-t2i-avg", scan, "ScanConfig", 34),
-        ("pfan-t2i", pfan, "PfanConfig", 33),
-        ("bfan-prob", bfan, "BfanConfig", 32),
-        ("sgraf-sgr", sgraf, "SgrafConfig", 36),
+        ("scan-t2i-avg", scan, "ScanConfig", 36),
+        ("pfan-t2i", pfan, "PfanConfig", 35),
+        ("bfan-prob", bfan, "BfanConfig", 34),
+        ("sgraf-sgr", sgraf, "SgrafConfig", 38),
     ],
 )
 def test_help_of_train_explains_every_field_of_the_configuration(helped, name, module, kind, fields):
@@ -214,7 +214,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest(refused):
         ("train --data d --out o --preset", "--preset"),
         ("train --data d", "--out PATH"),
         ("trian", "Unrecognized options: trian"),
-        ("", "Expected one of {scenes, prepare, regions, train, evaluate, attend, compare, import, score, search, demo, presets}"),
+        ("", "Expected one of {scenes, prepare, regions, train, runs, evaluate, attend, compare, import, score, search, demo, presets}"),
         ("--verbose", "Unrecognized options: --verbose"),
         ("evaluate --data d", "evaluate needs a run folder"),
         ("attend r --data d --out a.png --words some", "invalid choice 'some'"),
@@ -321,20 +321,52 @@ def test_a_file_of_numbers_that_cannot_be_written(capsys, tiny_run, tiny_data, t
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_middle_of_training(refused, tiny_data, tmp_path, monkeypatch, number):
+def test_a_signal_in_the_middle_of_training(run, refused, capsys, tiny_data, tmp_path, monkeypatch, number):
+    """The run is saved, and the same command goes on; here the signal comes while the first epoch is measured."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+    folder, measured = tmp_path / "deep" / "run", loop.measure
+    command = ["train", "--data", tiny_data, "--out", folder, "--epochs", "2", *SMALL]
+
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), number)
+        return measured(*arguments, **options)
+
+    monkeypatch.setattr(loop, "measure", interrupted)
+    try:
+        said = refused(*command)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "as it was before"
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert said == f"xattn: interrupted; {folder} is saved in epoch 1 after 3 steps of it, and the same command goes on from there"
+    monkeypatch.setattr(loop, "measure", measured)
+    assert refused("evaluate", folder, "--data", tiny_data) == (
+        f"xattn: {folder}: holds an unfinished run, in epoch 1 of 2; the `xattn train` command that began it goes on with it"
+    )
+    main([str(word) for word in command])
+    out, err = capsys.readouterr()
+    assert err == f"xattn: {folder}: going on in epoch 1, of which 3 steps are done\n"
+    assert out.startswith("epoch  1/2 ")
+    run("train", "--data", tiny_data, "--out", tmp_path / "undisturbed", "--epochs", "2", *SMALL)
+    assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "undisturbed" / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_command_that_cannot_go_on(refused, tmp_path, monkeypatch, number):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(*_, **__):
         assert [path.name for path in (tmp_path / "deep").iterdir()], "something has been begun"
         os.kill(os.getpid(), number)
         pytest.fail("the signal was not heard")
 
-    monkeypatch.setattr("xattn.training.measure", interrupted)
+    monkeypatch.setattr("xattn.demo.train", interrupted)
+    monkeypatch.setattr("xattn.demo.write_scenes", lambda data, **_: data.mkdir())
     try:
-        said = refused("train", "--data", tiny_data, "--out", tmp_path / "deep" / "run", "--epochs", "2", *SMALL)
+        with pytest.raises(SystemExit) as caught:
+            main(["demo", "--out", str(tmp_path / "deep" / "demo")])
     finally:
         signal.signal(signal.SIGINT, before)
-    assert said == "xattn: interrupted; what was half written has been removed"
+    assert caught.value.code == 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,10 @@ from xattn.models.pfan import PfanConfig
 from xattn.models.scan import ScanConfig
 from xattn.models.sgraf import SgrafConfig
 
-FIELDS = "batch_size, ccr, ccs, clip, constraints, decay_every, epochs, learning_rate, matching, min_count, model, preset, seed"
+FIELDS = (
+    "accumulation, batch_size, ccr, ccs, clip, constraints, decay_every, epochs, learning_rate, matching, min_count, model, "
+    "precision, preset, seed"
+)
 OTHER = RunConfig(
     preset="scan-i2t-lse",
     constraints="both",
@@ -23,6 +26,8 @@ OTHER = RunConfig(
     learning_rate=1e-3,
     decay_every=4,
     clip=1.5,
+    accumulation=2,
+    precision="bf16",
     min_count=2,
     model=ScanConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=20.0, dim=32, word_dim=12),
     matching=MatchingConfig(margin=0.1, negatives="all", all_negatives_epochs=0, siblings="count"),
@@ -121,6 +126,11 @@ def test_which_constraints_are_used(constraints, weights, ccr, ccs):
     [
         (lambda: RunConfig(epochs=0), "epochs must be at least 1, but it is 0"),
         (lambda: RunConfig(batch_size=1), "batch_size must be at least 2, but it is 1"),
+        (lambda: RunConfig(accumulation=0), "accumulation must be at least 1, but it is 0"),
+        (
+            lambda: RunConfig(batch_size=5, accumulation=3),
+            "batch_size must be at least 2 for each of the 3 parts of accumulation, but it is 5",
+        ),
         (lambda: RunConfig(decay_every=0), "decay_every must be at least 1, but it is 0"),
         (lambda: RunConfig(min_count=0), "min_count must be at least 1, but it is 0"),
         (lambda: RunConfig(seed=-1), "seed must be at least 0, but it is -1"),
@@ -169,8 +179,9 @@ def test_the_least_values_are_allowed():
         (lambda values: values["model"].update(dim="256"), "model.dim must be int, but it is '256'"),
         (lambda values: values["model"].update(dim=0), "model.dim and model.word_dim must be at least 1, but they are 0 and 300"),
         (lambda values: values.update(epochs=0), "epochs must be at least 1, but it is 0"),
-        (lambda values: values.update(clip=float("nan")), "clip must be above 0, but it is nan"),
-        (lambda values: values["matching"].update(margin=float("nan")), "matching.margin must be at least 0, but it is nan"),
+        (lambda values: values.update(clip=float("nan")), "clip must be a finite number, but it is nan"),
+        (lambda values: values.update(clip=float("inf")), "clip must be a finite number, but it is inf"),
+        (lambda values: values["matching"].update(margin=float("nan")), "matching.margin must be a finite number, but it is nan"),
     ],
 )
 def test_wrong_values_in_a_file(refused, change, sentence):
@@ -212,4 +223,17 @@ def test_files_that_cannot_be_read(refused, tmp_path):
     assert str(caught.value) == f"{missing}: the configuration of the run cannot be read (No such file or directory)"
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"config\.json: the configuration of the run is not JSON \('utf-8' codec can't decode"):
+        read_configuration(tmp_path / "config.json")
+
+
+def test_a_run_from_before_a_field_was_there_did_what_its_default_says(tmp_path):
+    values = RunConfig(seed=3).as_dict()
+    del values["accumulation"], values["precision"], values["ccr"]["gradient"], values["ccs"]["temperature"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert read_configuration(tmp_path / "config.json") == RunConfig(seed=3)
+
+
+def test_json_too_deep_to_be_read_is_a_sentence(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"config\.json: the configuration of the run is not JSON \("):
         read_configuration(tmp_path / "config.json")

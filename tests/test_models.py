@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xattn.constraints import ccr_loss, ccs_loss, different_words
-from xattn.data.batches import EncodedCaptions, pair_batches, read_regions
+from xattn.data.batches import EncodedCaptions, epoch_batches, pair_batch, read_regions
 from xattn.data.precomp import read_split
 from xattn.encoding import encode_captions, encode_images, score_all
 from xattn.errors import InputError
@@ -17,7 +17,8 @@ from xattn.models.registry import build_model
 from xattn.objective import WordWeights, batch_objective
 from xattn.presets import DESCRIPTIONS
 from xattn.runs import load_run
-from xattn.training import prepare_data, train
+from xattn.training import train
+from xattn.training_data import prepare_data
 
 
 def quiet(*_):
@@ -90,7 +91,8 @@ def test_the_loss_has_the_gradient_of_the_full_form(even_data, configured, name,
     data = prepare_data(config, even_data)
     torch.manual_seed(0)
     model = build_model(config.model, data.train.feature_size, len(data.vocabulary)).eval().double()
-    batch = next(pair_batches(data.train, data.train_captions, 8, seed=0, epoch=1))
+    rows = epoch_batches(len(data.train_captions), 8, seed=0, epoch=1)[0]
+    batch = pair_batch(data.train, data.train_captions, rows)
     words = torch.ones(len(data.vocabulary), dtype=torch.double)
     tokens = batch.captions.tokens
 

@@ -18,7 +18,9 @@ MAY_IMPORT = {
     "constraints": {"attention"},
     "matching": {"attention"},
     "metrics": {"attention"},
-    "models": {"attention", "all_pairs", "boxes", "constraints", "matching", "metrics"},
+    "models": {"attention", "all_pairs", "boxes", "constraints", "matching", "metrics", "processes"},
+    "processes": set(),
+    "interruption": set(),
 }
 """By room, the other rooms it may import; a room that is not named may import all but the commands."""
 

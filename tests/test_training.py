@@ -14,16 +14,18 @@ import torch
 from safetensors.torch import load_file
 
 import xattn
-from xattn import training as training_module
+from xattn import optimisation
 from xattn.data.precomp import read_split
 from xattn.data.vocabulary import Vocabulary
 from xattn.encoding import EncodedCaptions, encode_captions, encode_images, score_all
 from xattn.errors import InputError
+from xattn.loop import Training
 from xattn.models.registry import build_model
 from xattn.runs import load_run
-from xattn.training import prepare_data, train, training_epochs
+from xattn.training import train
+from xattn.training_data import prepare_data
 
-FILES = ["config.json", "log.jsonl", "model.json", "run.json", "vocabulary.json", "weights.safetensors"]
+FILES = ["best.safetensors", "config.json", "log.jsonl", "model.json", "run.json", "vocabulary.json", "weights.safetensors"]
 TERMS = {"none": [], "ccr": ["ccr"], "ccs": ["ccs"], "both": ["ccr", "ccs"]}
 
 
@@ -127,15 +129,15 @@ def test_terms_are_means_over_the_pairs_and_shares_over_the_steps(tiny_data, con
     config = configured(constraints="both", ccr={"from_epoch": 1}, ccs={"from_epoch": 1}, epochs=1)
     data = prepare_data(config, tiny_data)
     assert data.train.n_captions == 25
-    steps, original = [], training_module.batch_objective
+    steps, original = [], optimisation.batch_objective
 
     def noted(*arguments):
         steps.append((len(arguments[3]), original(*arguments)))
         return steps[-1][1]
 
-    monkeypatch.setattr(training_module, "batch_objective", noted)
+    monkeypatch.setattr(optimisation, "batch_objective", noted)
     torch.manual_seed(0)
-    (entry,) = training_epochs(build_model(config.model, 16, len(data.vocabulary)), config, data, quiet)
+    (entry,) = Training(build_model(config.model, 16, len(data.vocabulary)), config, data).epochs()
     assert [pairs for pairs, _ in steps] == [8, 8, 8]
     for name in ("match", "ccr_t2i", "ccs_t2i"):
         assert entry[name] == pytest.approx(sum(found.terms[name] for _, found in steps) / 24, abs=1e-6)
@@ -146,18 +148,18 @@ def test_terms_are_means_over_the_pairs_and_shares_over_the_steps(tiny_data, con
 
 def test_every_epoch_of_every_seed_has_chances_of_its_own(tiny_data, configured, monkeypatch):
     """For random swaps, as for the order of the captions."""
-    drawn, original = {}, training_module.batch_objective
+    drawn, original = {}, optimisation.batch_objective
 
     def noted(*arguments):
         config, epoch, generator = arguments[5], arguments[6], arguments[8]
         drawn.setdefault((config.seed, epoch), set()).add(generator.initial_seed())
         return original(*arguments)
 
-    monkeypatch.setattr(training_module, "batch_objective", noted)
+    monkeypatch.setattr(optimisation, "batch_objective", noted)
     for seed in (0, 1):
         config = configured(seed=seed, epochs=3)
         data = prepare_data(config, tiny_data)
-        list(training_epochs(build_model(config.model, 16, len(data.vocabulary)), config, data, quiet))
+        list(Training(build_model(config.model, 16, len(data.vocabulary)), config, data).epochs())
     assert len(drawn) == 6
     assert all(len(seeds) == 1 for seeds in drawn.values()), "one generator for all steps of an epoch"
     assert len(set.union(*drawn.values())) == 6
@@ -180,7 +182,7 @@ def test_a_large_gradient_is_scaled_down(tiny_data, configured, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted)
     config = configured(epochs=1, clip=0.01)
     data = prepare_data(config, tiny_data)
-    list(training_epochs(build_model(config.model, 16, len(data.vocabulary)), config, data, quiet))
+    list(Training(build_model(config.model, 16, len(data.vocabulary)), config, data).epochs())
     assert norms == pytest.approx([0.01] * 3, rel=1e-3)
 
 
@@ -261,9 +263,11 @@ def test_truth_with_which_no_region_agrees_does_not_stop_a_run(tmp_path, write_d
 def test_progress_is_told(tmp_path, tiny_data, configured):
     calls = []
     train(configured(epochs=2), tiny_data, tmp_path / "run", progress=lambda *call: calls.append(call))
-    assert [(done, total) for _, done, total in calls] == [(8, 25), (16, 25), (24, 25)] * 2
-    assert calls[0][0].startswith("epoch 1 of 2, loss ")
-    assert calls[-1][0].startswith("epoch 2 of 2, loss ")
+    assert [(done, total) for _, done, total in calls] == [(8, 50), (16, 50), (24, 50), (33, 50), (41, 50), (49, 50)]
+    number = r"\d+\.\d"
+    assert re.fullmatch(rf"training, epoch 1 of 2, loss {number}\d\d, \d+ pairs/s", calls[0][0])
+    dev = rf"dev R@1 {number} i2t {number} t2i"
+    assert re.fullmatch(rf"training, epoch 2 of 2, loss {number}\d\d, {dev}, \d+ pairs/s", calls[-1][0])
 
 
 @pytest.mark.parametrize("has_dev", [True, False])
@@ -278,9 +282,10 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run(tmp_path, write_data, con
     config = configured(constraints=constraints, ccr={"from_epoch": 1}, ccs={"from_epoch": 1}, batch_size=25)
     with pytest.raises(InputError) as caught:
         trained(config, data, tmp_path / "run")
+    what = "matching" if constraints == "none" else "matching and CCR and CCS"
     assert re.fullmatch(
-        r"epoch 1: the loss or its gradient is no longer finite \(match [^()]+\) "
-        r"in the batch that begins with training captions \[\d+, \d+, \d+, \d+\]; try a lower --learning-rate",
+        rf"epoch 1, step 1: the {what} loss is no longer finite \(match [^()]+\) "
+        r"with the training captions \[0, 1, 2\] of the images \[0\], counted from 0; try a lower --learning-rate",
         str(caught.value),
     )
     assert ("ccs_t2i " in str(caught.value)) == (constraints == "both")

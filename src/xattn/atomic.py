@@ -32,6 +32,9 @@ _CANNOT_WRITE = {
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it to disk and rename it to `path`, on any failure remove it.
 
+    Whenever the process or the machine stops, `path` is what it was or what it was to be. A process that is killed leaves its temporary
+    file behind, which `remove_leftovers` takes away.
+
     Raises:
         InputError: the folder of `path` does not exist or cannot be written, or the disk is full; `path` keeps what it held.
     """
@@ -41,14 +44,30 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        flush(temporary)
         temporary.replace(path)
+        flush(path.parent)
     except OSError as error:
         raise _explained(path, temporary, error) from error
     finally:
         with suppress(OSError):  # it was renamed, or never made
             temporary.unlink()
+
+
+def flush(path: Path) -> None:
+    """Have the disk keep what a file, or the list of names that a folder, now holds."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that processes killed in the middle of `replacing` have left in a folder; nobody else may be at work."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink()
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
@@ -78,6 +97,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rmdir()
         temporary.rename(path)
+        flush(path.parent)
     except OSError as error:
         raise _explained(path, temporary, error) from error
     finally:

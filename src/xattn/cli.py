@@ -15,8 +15,10 @@ from xattn.commands.demo import Demo
 from xattn.commands.evaluate import Evaluate
 from xattn.commands.prepare import Prepare
 from xattn.commands.presets import Presets
+from xattn.commands.printing import speaks
 from xattn.commands.published import Import
 from xattn.commands.regions import Regions
+from xattn.commands.runs import Runs
 from xattn.commands.scenes import Scenes
 from xattn.commands.score import Score
 from xattn.commands.search import Search
@@ -28,6 +30,7 @@ COMMANDS = {
     "prepare": Prepare,
     "regions": Regions,
     "train": Train,
+    "runs": Runs,
     "evaluate": Evaluate,
     "attend": Attend,
     "compare": Compare,
@@ -49,13 +52,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         parse(arguments).run()
     except (InputError, OSError) as error:
+        if not speaks():
+            raise SystemExit(2) from None
         # Not all that a file system refuses is foreseen; whatever it is, it is nothing that a stack trace would help with.
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(f"[bold red]xattn:[/] {escape(said)}")
         raise SystemExit(2) from None
-    except KeyboardInterrupt as interrupt:
-        # Work that can be taken up again says so.
-        print(f"xattn: {str(interrupt) or 'interrupted; what was half written has been removed'}", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        if speaks():
+            # Work that can be taken up again says so.
+            print(f"xattn: {str(interruption) or 'interrupted; what was half written has been removed'}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from xattn.attention import GradientTarget
 from xattn.constraints import SwapSource
+from xattn.data.lines import is_finite
 from xattn.errors import InputError
 from xattn.matching import Negatives
 from xattn.models.registry import ModelConfig, attended_directions
@@ -19,7 +20,8 @@ CountedQueries = Literal["all", "content", "idf"]
 ConstrainedDirections = Literal["both", "t2i", "i2t"]
 Siblings = Literal["exclude", "count"]
 Precision = Literal["fp32", "bf16"]
-"""Of the products of fragments with fragments; encoders, weights and norms are float32 in both."""
+"""Of matrix products: in training those of the encoders, in evaluation those of fragments with fragments. Norms, softmaxes, losses and
+weights are float32 in both."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ class RunConfig:
     """Epochs after which the learning rate falls to a tenth, again and again."""
     clip: float = 2.0
     """Largest norm of the gradient; a larger one is scaled down to it."""
+    accumulation: int = 1
+    """Parts that a batch is worked off in, for less memory; in-batch negatives then come from a pair's own, smaller part."""
+    precision: Precision = "fp32"
+    """Of the encoders' products in training: bf16 is autocast; norms, softmaxes, scores and losses stay float32, and so do the weights."""
     min_count: int = 4
     """Words seen less often in the training and development captions are <unk>; not used when a vocabulary is given."""
     model: ModelConfig = field(default_factory=ScanConfig)
@@ -115,10 +121,14 @@ class RunConfig:
     ccs: CcsConfig = field(default_factory=CcsConfig)
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("decay_every", 1), ("min_count", 1), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 2), ("decay_every", 1), ("min_count", 1), ("seed", 0), ("accumulation", 1)):
             _require(getattr(self, name) >= least, f"{name} must be at least {least}, but it is {getattr(self, name)}")
         _require(0 < self.learning_rate <= 1, f"learning_rate must be above 0 and at most 1, but it is {self.learning_rate}")
         _require(self.clip > 0, f"clip must be above 0, but it is {self.clip}")
+        _require(
+            self.batch_size >= 2 * self.accumulation,
+            f"batch_size must be at least 2 for each of the {self.accumulation} parts of accumulation, but it is {self.batch_size}",
+        )
         attended = attended_directions(self.model)
         for name, constraint in (("ccr", self.ccr), ("ccs", self.ccs)):
             _require(
@@ -147,6 +157,14 @@ class RunConfig:
         return [f"{name} {mine.get(name, '-')}, {theirs.get(name, '-')}" for name in names if mine.get(name) != theirs.get(name)]
 
 
+_LATER: dict[str, dict[str, Any]] = {
+    "": {"accumulation": 1, "precision": "fp32"},
+    "ccr": {"gradient": "all", "directions": "both"},
+    "ccs": {"gradient": "all", "directions": "both", "temperature": 0.0},
+}
+"""Fields that the first run folders lack, by the dataclass that holds them, with what those runs did."""
+
+
 def read_configuration(path: Path) -> RunConfig:
     """Read a configuration that `write_configuration` wrote.
 
@@ -157,7 +175,7 @@ def read_configuration(path: Path) -> RunConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: the configuration of the run cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the configuration of the run is not JSON ({error})") from error
     try:
         return _built(RunConfig, values, "")
@@ -198,17 +216,20 @@ def _built(kind: Any, value: Any, where: str) -> Any:
         return _built(by_name[found], value, where)
     if dataclasses.is_dataclass(kind):
         names = {field.name for field in dataclasses.fields(kind)}
-        if not isinstance(value, dict) or set(value) != names:
+        filled = _LATER.get(where, {}) | value if isinstance(value, dict) else {}
+        if set(filled) != names:
             found = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise ValueError(f"{where or 'the configuration'} must hold exactly the fields {', '.join(sorted(names))}, but found {found}")
         hints = get_type_hints(kind)
-        fields = {name: _built(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in names}
+        fields = {name: _built(hints[name], filled[name], f"{where}.{name}".lstrip(".")) for name in names}
         return kind(**fields)  # pyright: ignore[reportCallIssue]
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise ValueError(f"{where} must be one of {', '.join(get_args(kind))}, but it is {value!r}")
         return value
     if kind is float and type(value) in (int, float):
+        if not is_finite(value):
+            raise ValueError(f"{where} must be a finite number, but it is {value!r}")
         return float(value)
     if type(value) is not kind:
         raise ValueError(f"{where} must be {kind.__name__}, but it is {value!r}")

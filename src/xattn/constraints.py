@@ -47,8 +47,13 @@ class Hinges(NamedTuple):
 
     def active_share(self) -> Float[Tensor, ""]:
         """Share of the counting queries that violate the margin, in [0, 1]; 0 if none counts."""
+        active, counting = self.active_and_counting()
+        return active / counting.clamp_min(1)
+
+    def active_and_counting(self) -> tuple[Int[Tensor, ""], Int[Tensor, ""]]:
+        """How many counting queries violate the margin, and how many count."""
         counting = self.counted > 0
-        return (counting & self.violated).sum() / counting.sum().clamp_min(1)
+        return (counting & self.violated).sum(), counting.sum()
 
     def reduce(self, reduction: Reduction) -> Tensor:
         """`sum`: over pairs, of each pair's mean over its counting queries; `mean`: that over the pairs; `none`: `l_i` as they are.

@@ -14,6 +14,7 @@ from xattn.data.memory import give_back
 from xattn.data.split import Split
 from xattn.models.fragments import Fragments
 from xattn.models.interface import MatchingModel
+from xattn.processes import ALONE
 from xattn.progress import ProgressCallback
 
 IMAGES_AT_ONCE = 128
@@ -98,10 +99,10 @@ def store_captions(model: MatchingModel, captions: EncodedCaptions, progress: Pr
 def score_all(
     model: MatchingModel, images: Fragments, captions: Fragments, progress: ProgressCallback = lambda *_: None
 ) -> Float[Tensor, "images captions"]:
-    """Score every image with every caption; the scores are on the processor."""
+    """Score every image with every caption; the scores are on the processor. Several processes share out the images."""
     columns = []
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        columns.append(model.score(images, captions[start : start + CAPTIONS_AT_ONCE]).float().cpu())
+        columns.append(_shared_scores(model, images, captions[start : start + CAPTIONS_AT_ONCE]))
         progress("scoring", min(start + CAPTIONS_AT_ONCE, len(captions)), len(captions))
     return torch.cat(columns, dim=1)
 
@@ -124,7 +125,7 @@ def score_blocks(
     columns: Int[Tensor, "columns"] | None = None,
     progress: ProgressCallback = lambda *_: None,
 ) -> Iterator[ScoreBlock]:
-    """Score images with captions block by block, every pair once; nothing is kept.
+    """Score images with captions block by block, every pair once; nothing is kept. Several processes share out the images of a block.
 
     Captions come in the order of their images, so that the blocks that hold a caption's own image are few; those come first, which
     lets ranks be counted as the blocks come (`xattn.metrics.streamed`).
@@ -152,9 +153,17 @@ def score_blocks(
                 continue
             padded = captions[some.to(captions.begins.device)]
             for part in chosen:
-                yield ScoreBlock(torch.arange(part.start, part.stop), some, model.score(images[part], padded).float().cpu())
+                yield ScoreBlock(torch.arange(part.start, part.stop), some, _shared_scores(model, images[part], padded).float())
                 done += (part.stop - part.start) * len(some)
                 progress("scoring", done, total)
+
+
+def _shared_scores(model: MatchingModel, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+    """The scores on the processor; of several processes each computes those of some images, and all get all."""
+    n = len(images)
+    processes = model.processes if n >= model.processes.count else ALONE
+    (scores,) = processes.gathered(model.score(images[processes.share(n)], captions), n=n)
+    return scores.cpu()
 
 
 def _encoded_captions(model: MatchingModel, captions: EncodedCaptions) -> Iterator[tuple[np.ndarray, Fragments]]:

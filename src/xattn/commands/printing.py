@@ -1,5 +1,6 @@
 """What commands print while they work."""
 
+import os
 from typing import Any
 
 
@@ -21,6 +22,11 @@ class EpochPrinter:
             dev = entry["dev"]
             line += f"  dev R@1 {dev['image_to_text']['r1']:.1f} i2t {dev['text_to_image']['r1']:.1f} t2i  rsum {dev['rsum']:.1f}"
         print(f"{line}  {entry['seconds']:.1f} s", flush=True)
+
+
+def speaks() -> bool:
+    """Whether this process prints: of those that `accelerate launch` or `torchrun` started together, the first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_now(what: str) -> None:

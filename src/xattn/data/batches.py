@@ -45,12 +45,14 @@ class PairBatch(NamedTuple):
     image_ids: Int[Tensor, "n"]
     """Row of each pair's image in its split; equal for siblings."""
     caption_ids: Int[Tensor, "n"]
+    is_shared: bool = False
+    """Whether other processes hold more pairs of the same batch."""
 
     def to(self, device: torch.device) -> "PairBatch":
         """The same batch on a device."""
         images = self.images.to(device)
         captions = CaptionBatch(*(tensor.to(device) for tensor in self.captions))
-        return PairBatch(images, captions, self.image_ids.to(device), self.caption_ids.to(device))
+        return PairBatch(images, captions, self.image_ids.to(device), self.caption_ids.to(device), self.is_shared)
 
 
 class EncodedCaptions:
@@ -112,15 +114,33 @@ def epoch_order(n_captions: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n_captions)
 
 
+def epoch_batches(n_captions: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The captions of each step of an epoch: every caption once; a last batch of a single one, which has no negatives, is left out."""
+    order = epoch_order(n_captions, seed, epoch)
+    batches = [order[start : start + batch_size] for start in range(0, n_captions, batch_size)]
+    return batches if len(batches[-1]) > 1 else batches[:-1]
+
+
+def pair_batch(split: Split, captions: EncodedCaptions, rows: np.ndarray, share: slice | None = None) -> PairBatch:
+    """Captions with their images.
+
+    Args:
+        split: of the captions.
+        captions: all of the split.
+        rows: which of them, by their rows.
+        share: which of `rows` are this process's; only their images are read. Their captions are padded to the longest of all `rows`.
+            Absent = all.
+    """
+    encoded, own = captions.batch(rows), slice(None) if share is None else share
+    images = split.caption_image[rows[own]]
+    tokens = CaptionBatch(encoded.tokens[own], encoded.lengths[own])
+    return PairBatch(read_regions(split, images), tokens, torch.from_numpy(images), torch.from_numpy(rows[own]), share is not None)
+
+
 def pair_batches(split: Split, captions: EncodedCaptions, batch_size: int, seed: int, epoch: int) -> Iterator[PairBatch]:
-    """One epoch of training pairs: every caption once, with its image; a last batch of a single pair is left out."""
-    order = epoch_order(len(captions), seed, epoch)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        if len(rows) < 2:
-            return
-        images = split.caption_image[rows]
-        yield PairBatch(read_regions(split, images), captions.batch(rows), torch.from_numpy(images), torch.from_numpy(rows))
+    """The batches of `epoch_batches`, one after another, for a loop of one's own."""
+    for rows in epoch_batches(len(captions), batch_size, seed, epoch):
+        yield pair_batch(split, captions, rows)
 
 
 def content_weights(vocabulary: Vocabulary) -> Float[Tensor, "vocabulary"]:

@@ -11,8 +11,14 @@ NORM_EPSILON = 1e-8
 
 
 def l2_normalise(vectors: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
-    """`v / (|v| + 1e-8)` over the last dimension."""
+    """`v / (|v| + 1e-8)` over the last dimension; of vectors in half precision, in float32."""
+    vectors = single_at_least(vectors)
     return vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + NORM_EPSILON)
+
+
+def single_at_least(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The same in float32 if it is in half precision, which norms and softmaxes are too coarse in."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 class RegionEncoder(nn.Module):

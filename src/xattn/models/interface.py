@@ -10,7 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xattn.attention import Attention
+from xattn.models.batch_norm import SharedBatchNorm
 from xattn.models.fragments import Fragments
+from xattn.processes import ALONE, Processes
 
 Direction = Literal["t2i", "i2t"]
 
@@ -35,6 +37,8 @@ class MatchingModel(nn.Module, ABC):
     Such scores get their gradient all together, and `score` in training mode moves running averages: it is called once a step."""
     product_dtype: torch.dtype | None = None
     """In what precision `score` multiplies fragments with fragments, the bulk of its work; None: their own. All else stays as it is."""
+    processes: Processes = ALONE
+    """Which processes hold a part of what the model is given; see `sharing`."""
 
     @abstractmethod
     def encode_images(
@@ -90,3 +94,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def sharing(model: nn.Module, processes: Processes) -> Iterator[None]:
+    """Inside, what a model is given is this process's part of what all `processes` hold: batch norms look at all of it."""
+    before = [(module, module.processes) for module in model.modules() if isinstance(module, (MatchingModel, SharedBatchNorm))]
+    for module, _ in before:
+        module.processes = processes
+    try:
+        yield
+    finally:
+        for module, others in before:
+            module.processes = others

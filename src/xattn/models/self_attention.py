@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from xattn.models.encoders import l2_normalise
+from xattn.models.batch_norm import SharedBatchNorm
+from xattn.models.encoders import l2_normalise, single_at_least
 
 
 class SelfAttention(nn.Module):
@@ -29,9 +30,9 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, dropout: float, regions: int | None = None) -> None:
         super().__init__()
         self.local = linear(dim, dim)
-        self.local_norm = nn.Identity() if regions is None else nn.BatchNorm1d(regions)
+        self.local_norm = nn.Identity() if regions is None else SharedBatchNorm(regions)
         self.whole = linear(dim, dim)
-        self.whole_norm = nn.Identity() if regions is None else nn.BatchNorm1d(dim)
+        self.whole_norm = nn.Identity() if regions is None else SharedBatchNorm(dim)
         self.common = linear(dim, 1)
         self.dropout = nn.Dropout(dropout)
 
@@ -40,7 +41,7 @@ class SelfAttention(nn.Module):
         mean = vectors.sum(1) / mask.sum(1, keepdim=True)
         local = self.dropout(self.local_norm(self.local(vectors)).tanh())  # n fragments dim
         whole = self.dropout(self.whole_norm(self.whole(mean)).tanh())  # n dim
-        agreement = self.common(local * whole.unsqueeze(1)).squeeze(2).masked_fill(~mask, -torch.inf)
+        agreement = single_at_least(self.common(local * whole.unsqueeze(1))).squeeze(2).masked_fill(~mask, -torch.inf)
         return l2_normalise((agreement.softmax(1).unsqueeze(1) @ vectors).squeeze(1))
 
 

@@ -86,7 +86,8 @@ class Sgraf(MatchingModel):
     """SGRAF with one of its two modules; the published ensemble is the mean of the scores of one of each.
 
     With SAF the score rests on a batch norm with one channel for a pair's gates. In training `score` takes its statistics for each
-    caption over the nodes of that caption with all images given, and moves the running averages once for each caption, in their order.
+    caption over the nodes of that caption with all images given, and moves the running averages once for each caption, in their order;
+    of several processes each scores its own captions with the images of all, so that statistics are those of one process.
     `match`, `score_pairs` and, out of training, `score` use the running averages.
     """
 
@@ -165,8 +166,17 @@ class Sgraf(MatchingModel):
         order = torch.argsort(torch.cat(blocks))
         if takes_statistics and self.saf is not None:
             statistics = torch.cat([part.statistics for part in parts if part.statistics is not None], dim=1)
-            self.saf.move_averages(statistics[:, order], len(images) * (1 + captions.mask.sum(1)))
+            counts = len(images) * (1 + captions.mask.sum(1))
+            self.saf.move_averages(*self._statistics_of_all(statistics[:, order], counts))
         return torch.cat([part.scores for part in parts], dim=1).index_select(1, order)
+
+    def _statistics_of_all(self, statistics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the captions of all processes, each of which scores its own captions with all images."""
+        if self.processes.count == 1:
+            return statistics, counts
+        n = int(self.processes.total(torch.tensor(len(counts), device=counts.device)))
+        rows, counts = self.processes.gathered(statistics.t().detach(), counts, n=n)
+        return rows.t(), counts
 
     def match(self, images: Fragments, captions: Fragments) -> Match:
         """See `MatchingModel`; the scores are those of `score` out of training, from running averages, in training as well."""

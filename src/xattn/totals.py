@@ -1,0 +1,43 @@
+"""What a log says of an epoch: sums of the loss and its terms, and their means."""
+
+from typing import Any
+
+from xattn.objective import Objective
+
+
+class Totals:
+    """Sums of the loss and its terms over an epoch, and their means."""
+
+    def __init__(self, pairs: int = 0, steps: int = 0, sums: dict[str, float] | None = None) -> None:
+        self.pairs = pairs
+        self.steps = steps
+        self.sums: dict[str, float] = dict(sums or {})
+
+    @classmethod
+    def of(cls, objective: Objective, pairs: int) -> "Totals":
+        """Of one step."""
+        totals = cls()
+        totals.add(objective, pairs)
+        return totals
+
+    def add(self, objective: Objective, pairs: int) -> None:
+        """Add a step: terms are sums over its pairs, shares are the step's own."""
+        self.pairs += pairs
+        self.steps += 1
+        for name, value in {"loss": objective.loss.item(), **objective.terms}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        """Terms for each pair, shares for each step."""
+        return {
+            name: round(total / (self.steps if name.endswith("_active") else max(self.pairs, 1)), 6) for name, total in self.sums.items()
+        }
+
+    def summary(self) -> str:
+        """The loss for each pair and its terms, in a few characters."""
+        means = {name: value for name, value in self.means().items() if not name.endswith("_active")}
+        return " ".join(f"{name} {value:.3f}" for name, value in means.items() if name != "match" or len(means) > 2)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that `Totals(**values)` is made of again."""
+        return {"pairs": self.pairs, "steps": self.steps, "sums": dict(self.sums)}

@@ -1,0 +1,133 @@
+"""What several processes do together in the tests, each started here with the environment that `torchrun` would give it."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import socket
+import traceback
+
+import numpy as np
+import torch
+
+from xattn import loop
+from xattn.data.batches import epoch_batches, pair_batch, read_regions
+from xattn.device import launched_processes, leave_processes
+from xattn.encoding import encode_captions, score_all
+from xattn.errors import InputError
+from xattn.kept_run import Interrupted, Saving
+from xattn.models.interface import evaluating, sharing
+from xattn.models.registry import build_model
+from xattn.objective import WordWeights
+from xattn.optimisation import training_step
+from xattn.processes import Processes
+from xattn.training import train
+from xattn.training_data import prepare_data
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["xattn.training"])
+
+
+def together(count, work, *arguments):
+    """Do `work(*arguments)` in `count` processes at a time; what each gave, or what it failed with."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    queue = CONTEXT.Queue()
+    processes = [CONTEXT.Process(target=_begin, args=(queue, count, index, port, work, arguments)) for index in range(count)]
+    for process in processes:
+        process.start()
+    results = dict(queue.get(timeout=240) for _ in processes)
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    return [results[index] for index in range(count)]
+
+
+def _begin(queue, count, index, port, work, arguments):
+    torch.set_num_threads(1)
+    if count > 1:
+        names = {"WORLD_SIZE": count, "RANK": index, "LOCAL_RANK": index, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in names.items()})
+    try:
+        assert launched_processes() == Processes(count, index), "or each would train by itself, and all would agree"
+        queue.put((index, work(*arguments)))
+    except Exception:
+        queue.put((index, traceback.format_exc()))
+    leave_processes()
+
+
+@dataclasses.dataclass
+class Steps:
+    """What some steps gave."""
+
+    losses: list
+    terms: list
+    first_scores: np.ndarray
+    scores: np.ndarray
+    weights: dict
+
+
+def trained_in_double(configs, data, steps):
+    """Some steps in float64 of every configuration, and the scores of `dev` before and after them."""
+    processes, results = launched_processes(), []
+    for config in configs:
+        prepared = prepare_data(config, data)
+        torch.manual_seed(config.seed)
+        model = build_model(config.model, prepared.train.feature_size, len(prepared.vocabulary)).double().train()
+        optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        every_word = torch.ones(len(prepared.vocabulary), dtype=torch.float64)
+        swaps, losses, terms = torch.Generator().manual_seed(1), [], []
+        with sharing(model, processes):
+            first_scores = _scores(model, prepared)
+            epoch = 0
+            while len(losses) < steps:
+                epoch += 1
+                for rows in epoch_batches(len(prepared.train_captions), config.batch_size, config.seed, epoch):
+                    share = processes.share(len(rows)) if 1 < processes.count <= len(rows) else None
+                    part = pair_batch(prepared.train, prepared.train_captions, rows, share)
+                    boxes = None if part.images.boxes is None else part.images.boxes.double()
+                    part = part._replace(images=part.images._replace(features=part.images.features.double(), boxes=boxes))
+                    found = training_step(model, optimiser, [part], config, epoch, WordWeights(every_word, every_word), swaps)
+                    losses.append(found.loss.item() / len(rows))
+                    terms.append(found.terms)
+            scores = _scores(model, prepared)
+        results.append(Steps(losses, terms, first_scores, scores, {name: value.numpy() for name, value in model.state_dict().items()}))
+    return results
+
+
+def _scores(model, prepared):
+    """As evaluation has them, of features in float64."""
+    with evaluating(model):
+        images = read_regions(prepared.dev, np.arange(prepared.dev.n_images))
+        boxes = None if images.boxes is None else images.boxes.double()
+        encoded = model.encode_images(images.features.double(), images.counts, boxes)
+        return score_all(model, encoded, encode_captions(model, prepared.dev_captions)).numpy()
+
+
+def whole_run(config, data, out, options):
+    """`train` as it is; the sentence of an `InputError` if there is one."""
+    notes = []
+    try:
+        train(config, data, out, saving=Saving(steps=1), progress=lambda *_: None, on_note=notes.append, **options)
+    except InputError as error:
+        return f"InputError: {error}"
+    return notes
+
+
+def interrupted_run(config, data, out):
+    """`train`, whose second process is told to stop in its fourth step."""
+    steps, original = [], loop.training_step
+
+    def noted(*arguments, **options):
+        steps.append(None)
+        if len(steps) == 4 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    loop.training_step = noted
+    try:
+        train(config, data, out, progress=lambda *_: None, on_note=lambda _: None)
+    except Interrupted as interruption:
+        return f"Interrupted in epoch {interruption.epoch} after {interruption.step} steps"
+    return "not interrupted"
