@@ -27,7 +27,6 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from xattn.attention import Attention, GradientTarget
 
@@ -113,7 +112,8 @@ def ccs_hinges(
     if temperature > 0:
         # A query without a swap gets one of no meaning, since a logarithm of nothing has no gradient; it does not count below.
         reached = (margin - attention.relevance.unsqueeze(-1) + relevance).masked_fill(~(allowed | ~has_swap.unsqueeze(-1)), -torch.inf)
-        values = temperature * functional.softplus((reached / temperature).logsumexp(-1))
+        logits = (reached / temperature).logsumexp(-1)
+        values = temperature * torch.logaddexp(logits, torch.zeros_like(logits))  # `softplus` is linear from 20 on, and off by 2e-9 there
     return _hinges(attention, values, has_swap & (attention.key_count > 0).unsqueeze(-1), queries, excess > 0)
 
 
