@@ -267,6 +267,15 @@ def test_options_of_evaluate_are_passed_on(run, tiny_run, tiny_data, tmp_path):
     assert found["attention"]["t2i"]["iou"] == 0.25
 
 
+def test_the_best_weights_are_evaluated_where_asked_for(run, tiny_run, tiny_data, tmp_path):
+    numbers = tmp_path / "numbers.json"
+    run("evaluate", tiny_run, "--data", tiny_data, "--split", "dev", "--weights", "best", "--json", numbers)
+    found = json.loads(numbers.read_text())
+    log = [json.loads(line) for line in (tiny_run / "log.jsonl").read_text().splitlines()]
+    assert found["rsum"] == pytest.approx(max(entry["dev"]["rsum"] for entry in log))
+    assert found["evaluated"]["name"].endswith("(best on dev)")
+
+
 def test_an_ensemble_has_a_row_and_names_of_its_own(run, tiny_run, tiny_i2t_run, tiny_data, tmp_path):
     numbers = tmp_path / "numbers.json"
     table = run("evaluate", tiny_run, tiny_i2t_run, "--data", tiny_data, "--json", numbers)

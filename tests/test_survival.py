@@ -334,7 +334,7 @@ def test_an_unfinished_run_has_only_best_weights(tmp_path, tiny_data, configured
     assert str(caught.value) == (
         f"{run}: holds an unfinished run, in epoch 2 of 2; the `xattn train` command that began it goes on with it"
     )
-    assert load_run(run, which="best").name == "scan-t2i-avg alone"
+    assert load_run(run, which="best").name == "scan-t2i-avg alone (best on dev)"
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, config, even_data):

@@ -47,11 +47,12 @@ class Run:
     vocabulary: Vocabulary
     feature_size: int
     model: MatchingModel
+    which: WhichWeights = "last"
 
     @property
     def name(self) -> str:
-        """What a table calls it: preset and constraints."""
-        return f"{self.config.preset} {CONSTRAINTS_NAMES[self.config.constraints]}"
+        """What a table calls it: preset and constraints, and whether its weights are not the last but the best on dev."""
+        return f"{self.config.preset} {CONSTRAINTS_NAMES[self.config.constraints]}{' (best on dev)' if self.which == 'best' else ''}"
 
 
 CONSTRAINTS_NAMES = {"none": "alone", "ccr": "+ CCR", "ccs": "+ CCS", "both": "+ CCR + CCS"}
@@ -125,7 +126,7 @@ def load_run(folder: Path, device: torch.device | str = "cpu", which: WhichWeigh
     weights = _read_weights(path)
     _refuse_other_weights(path, model, weights)
     model.load_state_dict(weights)
-    return Run(folder, config, vocabulary, feature_size, model.to(device).eval())
+    return Run(folder, config, vocabulary, feature_size, model.to(device).eval(), which)
 
 
 def run_file(folder: Path, name: str) -> Path:

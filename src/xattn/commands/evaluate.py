@@ -10,6 +10,7 @@ from xattn import atomic
 from xattn.configuration import Precision
 from xattn.errors import InputError
 from xattn.protocols import ProtocolName
+from xattn.runs import WhichWeights, load_run
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Evaluate:
     """Measure attention for each type of phrase too: people, animals, clothing, ..."""
     eccv: bool = False
     """Measure ECCV Caption and CxC too, on COCO's 5,000 test images; needs the extra eccv."""
+    weights: WhichWeights = "last"
+    """The weights after the last epoch, or those that were best on dev, which an unfinished run may have too."""
     precision: Precision = "fp32"
     """Of the products of regions with words: bf16 rounds scores to some three digits and is faster on processors that have it."""
     json: Path | None = None
@@ -40,13 +43,14 @@ class Evaluate:
 
     def run(self) -> None:
         """Call `xattn.evaluation.evaluate_all`."""
+        from xattn.device import best_device
         from xattn.evaluation import evaluate_all
         from xattn.report.tables import print_tables
 
         if not self.run_folders:
             raise InputError("evaluate needs a run folder")
         evaluations = evaluate_all(
-            self.run_folders,
+            [load_run(folder, best_device(), self.weights) for folder in self.run_folders],
             self.data,
             self.split,
             _numbers(self.iou),
