@@ -357,10 +357,11 @@ def test_a_fingerprint_is_of_the_content(write_data, tmp_path):
     moved = shutil.copytree(data, tmp_path / "moved")
     assert data_identity(moved, "test").fingerprint == found.fingerprint
     assert (found.images, found.captions, found.split, found.folder) == (6, 13, "test", "data")
-    for file in ("test_caps.txt", "dev_truth.jsonl", "train_ims.npy", "train_boxes.npy"):
+    for file in ("test_caps.txt", "dev_truth.jsonl", "dev_images.jsonl", "train_ims.npy", "train_boxes.npy"):
         changed = shutil.copytree(data, tmp_path / file)
         raw = bytearray((changed / file).read_bytes())
-        raw[-5] ^= 1
+        place = -5 if file.endswith(".npy") else raw.index({"test_caps.txt": b"near", "dev_truth.jsonl": b"thing"}.get(file, b".png"))
+        raw[place + 1] ^= 1  # another letter, so that what is text stays of its form
         (changed / file).write_bytes(raw)
         assert data_identity(changed, "test").fingerprint != found.fingerprint, file
     vocabulary = tmp_path / "vocabulary.json"

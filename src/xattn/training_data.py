@@ -4,17 +4,13 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from xattn.configuration import RunConfig
 from xattn.data.batches import EncodedCaptions
+from xattn.data.fingerprint import split_fingerprint
 from xattn.data.precomp import check_features, read_split, split_names
 from xattn.data.split import Split
 from xattn.data.vocabulary import Vocabulary
 from xattn.errors import InputError
-
-SAMPLED_IMAGES = 256
-"""Of how many images of a split the features and boxes go into its fingerprint; those of a large data set take minutes to read."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +24,10 @@ class TrainingData:
     vocabulary: Vocabulary
 
     def fingerprint(self) -> str:
-        """A SHA-256 of all captions with their images, of the vocabulary, and of the features and boxes of evenly spread images."""
+        """A SHA-256 of the vocabulary and of both splits, see `split_fingerprint`."""
         digest = hashlib.sha256("\n".join(self.vocabulary.words).encode())
         for split in (self.train, self.dev):
-            digest.update(b"absent" if split is None else _fingerprint(split))
+            digest.update(b"absent" if split is None else split_fingerprint(split))
         return digest.hexdigest()
 
 
@@ -51,15 +47,3 @@ def prepare_data(config: RunConfig, data: Path, vocabulary: Path | str | None = 
     else:
         words = Vocabulary.load(Path(vocabulary))
     return TrainingData(split, EncodedCaptions(split, words), dev, EncodedCaptions(dev, words) if dev else None, words)
-
-
-def _fingerprint(split: Split) -> bytes:
-    digest = hashlib.sha256(f"{split.name} {split.features.shape} {split.features.dtype}".encode())
-    digest.update("\n".join(split.captions).encode())
-    digest.update(split.caption_image.tobytes())
-    digest.update(split.counts.tobytes())
-    for row in np.unique(np.linspace(0, split.n_images - 1, SAMPLED_IMAGES, dtype=np.int64)):
-        digest.update(split.features[row].tobytes())
-        if split.boxes is not None:
-            digest.update(split.boxes[row].tobytes())
-    return digest.digest()

@@ -5,16 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from xattn.data.fingerprint import split_fingerprint
 from xattn.data.precomp import read_split, split_names
-from xattn.data.split import split_file
 from xattn.data.vocabulary import Vocabulary
-
-SAMPLED_ROWS = 64
-"""Of each array, rows evenly apart: features of all of COCO are tens of gigabytes."""
-_TEXTS = ("caps.txt", "caption_image.txt", "images.jsonl", "truth.jsonl")
-_ARRAYS = ("ims.npy", "counts.npy", "boxes.npy")
 
 
 @dataclass(frozen=True)
@@ -36,7 +29,7 @@ class DataIdentity:
 
 
 def data_identity(folder: Path | str, split: str, vocabulary: Path | str | None = None) -> DataIdentity:
-    """Identify a data folder by its captions, truth and image lists, byte by byte, and by a sample of its features and boxes.
+    """Identify a data folder by its training, development and measured splits, see `split_fingerprint`.
 
     Args:
         folder: the precomp folder.
@@ -48,29 +41,7 @@ def data_identity(folder: Path | str, split: str, vocabulary: Path | str | None 
     """
     folder = Path(folder)
     measured, training = read_split(folder, split), read_split(folder, "train")
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"" if vocabulary is None else "\n".join(Vocabulary.load(Path(vocabulary)).words).encode())
     for name in sorted({"train", split} | ({"dev"} & set(split_names(folder)))):
-        for kind in _TEXTS:
-            _add(digest, f"{name}_{kind}", _bytes(split_file(folder, name, kind)))
-        for kind in _ARRAYS:
-            path = split_file(folder, name, kind)
-            _add(digest, f"{name}_{kind}", _sample(path) if path.exists() else b"")
-    if vocabulary is not None:
-        _add(digest, "vocabulary", "\n".join(Vocabulary.load(Path(vocabulary)).words).encode())
+        digest.update(split_fingerprint(read_split(folder, name)))
     return DataIdentity(digest.hexdigest()[:16], folder.resolve().name, split, measured.n_images, measured.n_captions, training.n_captions)
-
-
-def _add(digest: Any, name: str, content: bytes) -> None:
-    """With its name and length, so that no two lists of contents run together into the same bytes."""
-    digest.update(f"{name} {len(content)}\n".encode())
-    digest.update(content)
-
-
-def _bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
-
-
-def _sample(path: Path) -> bytes:
-    array = np.load(path, mmap_mode="r")
-    rows = np.unique(np.linspace(0, len(array) - 1, num=min(SAMPLED_ROWS, len(array)), dtype=np.int64))
-    return f"{array.shape} {array.dtype}\n".encode() + np.ascontiguousarray(array[rows]).tobytes()
