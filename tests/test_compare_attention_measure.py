@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xattn.compare.attention_measure import EDGES, AttentionMeasure
-from xattn.compare.configurations import flattened
+from xattn.configuration import flattened
 from xattn.errors import InputError
 from xattn.metrics.attention import AttentionMetrics
 

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from compared_records import DATA, failed, made_record
-from xattn.compare.configurations import completed, flattened
+from xattn.compare.configurations import completed
 from xattn.compare.records import read_record, read_records, write_record
-from xattn.configuration import RunConfig
+from xattn.configuration import RunConfig, flattened
 from xattn.errors import InputError
 from xattn.presets import DESCRIPTIONS, preset
 

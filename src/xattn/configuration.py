@@ -152,7 +152,7 @@ class RunConfig:
 
     def differences(self, other: "RunConfig") -> list[str]:
         """The fields that differ, as `name mine, theirs` with dotted names; `-` where another model has no such field."""
-        mine, theirs = _flattened(self.as_dict()), _flattened(other.as_dict())
+        mine, theirs = flattened(self.as_dict()), flattened(other.as_dict())
         names = dict.fromkeys([*mine, *theirs])
         return [f"{name} {mine.get(name, '-')}, {theirs.get(name, '-')}" for name in names if mine.get(name) != theirs.get(name)]
 
@@ -188,6 +188,19 @@ def write_configuration(config: RunConfig, path: Path) -> None:
     path.write_text(json.dumps(config.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names.
+
+    Example:
+        >>> flattened({"epochs": 8, "ccr": {"margin": 0.2}})
+        {'epochs': 8, 'ccr.margin': 0.2}
+    """
+    flat = {}
+    for name, value in values.items():
+        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
 def _check_constraint(name: str, weight: float, margin: float, from_epoch: int) -> None:
     _require(weight >= 0, f"{name}.weight must be at least 0, but it is {weight}")
     _require(0 <= margin <= 2, f"{name}.margin is a difference of cosines and must lie in [0, 2], but it is {margin}")
@@ -197,13 +210,6 @@ def _check_constraint(name: str, weight: float, margin: float, from_epoch: int) 
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise ValueError(sentence)
-
-
-def _flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in values.items():
-        flat |= _flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _built(kind: Any, value: Any, where: str) -> Any:

@@ -4,23 +4,10 @@ import copy
 from typing import Any, get_args
 
 from xattn.compare.grid import CONSTRAINT_SECTIONS
-from xattn.configuration import RunConfig
+from xattn.configuration import RunConfig, flattened
 from xattn.models.registry import ModelConfig
 
 _MODELS = {kind.name: kind for kind in get_args(ModelConfig)}
-
-
-def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by their dotted names.
-
-    Example:
-        >>> flattened({"epochs": 8, "ccr": {"margin": 0.2}})
-        {'epochs': 8, 'ccr.margin': 0.2}
-    """
-    flat = {}
-    for name, value in values.items():
-        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def completed(configuration: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from xattn.compare.configurations import completed, flattened
+from xattn.compare.configurations import completed
 from xattn.compare.data_identity import DataIdentity
 from xattn.compare.grid import Cell
 from xattn.compare.records import Record
+from xattn.configuration import flattened
 from xattn.errors import InputError
 
 State = Literal["finished", "new", "changed", "failed"]
