@@ -374,7 +374,7 @@ def test_a_grid_that_is_killed_and_started_again_gives_the_same_tables(finished,
     """SIGKILL after the first record, while others are at work, which end with it."""
     out = tmp_path / "out"
     flags = ["--constraints", "none", "both", "--seeds", "0", "1", "--sweep", *GRID.sweep, "--jobs", "2"]
-    command = [sys.executable, "-m", "xattn.cli", "compare", "--data", str(tiny_data), "--out", str(out), *flags]
+    command = [sys.executable, "-m", "xattn", "compare", "--data", str(tiny_data), "--out", str(out), *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         while not process.stdout.readline().startswith("[1/4]"):
@@ -406,7 +406,7 @@ def is_at_work(out):
 def test_ctrl_c_stops_the_cells(tiny_data, tmp_path):
     out = tmp_path / "out"
     flags = ["--constraints", "none", "--seeds", "0", "--sweep", *SIZES, "epochs=100000"]
-    command = [sys.executable, "-m", "xattn.cli", "compare", "--data", str(tiny_data), "--out", str(out), *flags]
+    command = [sys.executable, "-m", "xattn", "compare", "--data", str(tiny_data), "--out", str(out), *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     output = out / "cells" / "scan-t2i-avg_none_seed0" / "output.txt"
     until = time.monotonic() + 60

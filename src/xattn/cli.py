@@ -80,7 +80,3 @@ def parse(arguments: list[str]) -> Any:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main()

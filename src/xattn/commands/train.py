@@ -15,7 +15,7 @@ from xattn.presets import Settings, preset
 class Train:
     """Train a model on a data folder and write a run folder. Every field of the configuration is a flag; --preset sets their defaults.
 
-    A run that was interrupted, or killed, goes on when the same command is given again. `accelerate launch -m xattn.cli train ...` trains
+    A run that was interrupted, or killed, goes on when the same command is given again. `accelerate launch -m xattn train ...` trains
     with several processes or machines.
     """
 
