@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from xattn.compare.attention_measure import EDGES, AttentionMeasure
@@ -33,6 +33,7 @@ def measured_queries(weights, relevant, query_mask, key_mask):
 
 
 @given(st.integers(0, 10_000))
+@example(203)  # a weight of almost 1, within the tolerance of the last threshold
 def test_curve_and_histogram_are_those_of_their_definitions(seed):
     attention = made_attention(seed)
     rows = list(measured_queries(*attention))
@@ -44,7 +45,7 @@ def test_curve_and_histogram_are_those_of_their_definitions(seed):
     pairs = [pair for row in rows for pair in row]
     n_relevant = sum(right for _, right in pairs)
     for place, threshold in enumerate(EDGES):
-        attended = [right for weight, right in pairs if weight >= threshold]
+        attended = [right for weight, right in pairs if weight >= threshold * (1 - 1e-6)]  # the tolerance of `attended_keys`
         precision = round(sum(attended) / len(attended), 6) if attended else None
         assert found["curve"]["precision"][place] == pytest.approx(precision)
         assert found["curve"]["recall"][place] == pytest.approx(round(sum(attended) / n_relevant, 6))
