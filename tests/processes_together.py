@@ -88,9 +88,10 @@ def trained_in_double(configs, data, steps):
                     part = pair_batch(prepared.train, prepared.train_captions, rows, share)
                     boxes = None if part.images.boxes is None else part.images.boxes.double()
                     part = part._replace(images=part.images._replace(features=part.images.features.double(), boxes=boxes))
-                    found = training_step(model, optimiser, [part], config, epoch, WordWeights(every_word, every_word), swaps)
+                    words = WordWeights(every_word, every_word)
+                    found = training_step(model, optimiser, [part], config, epoch, words, swaps, measures_gradients=len(losses) % 5 == 0)
                     losses.append(found.loss.item() / len(rows))
-                    terms.append(found.terms)
+                    terms.append(found.terms | {f"{name}_gradient": norm for name, norm in found.gradients.items()})
             scores = _scores(model, prepared)
         results.append(Steps(losses, terms, first_scores, scores, {name: value.numpy() for name, value in model.state_dict().items()}))
     return results

@@ -103,6 +103,19 @@ def test_what_a_checkpoint_holds(unfinished):
     assert all(checkpoint.tensors[name] == 4 for name in moments if name.endswith(".step"))
 
 
+def test_a_checkpoint_from_before_gradients_were_measured(unfinished):
+    """Its totals count no measured steps; the run goes on from it."""
+    run, go_on = unfinished
+
+    def without(tensors, about):
+        assert about["state"]["totals"].pop("measured") == 1
+
+    rewritten(without)(run / CHECKPOINT)
+    assert read_checkpoint(run / CHECKPOINT).state.totals["measured"] == 0
+    go_on()
+    assert not (run / CHECKPOINT).exists()
+
+
 def test_a_pickle_is_not_opened(complaint, tmp_path):
     trap = tmp_path / "sprung"
     for content in (pickle.dumps(Trap(trap)), b""):

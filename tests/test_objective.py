@@ -320,3 +320,30 @@ def test_padding_changes_nothing(configured):
         padded = batch.objective(config)
         assert math.isclose(found.loss.item(), padded.loss.item(), rel_tol=1e-12)
         assert padded.terms == pytest.approx(found.terms, rel=1e-12)
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+@pytest.mark.parametrize("swap", ["hard", "random"])
+def test_gradients_are_those_of_the_weighted_terms_on_the_fragments(configured, share, direction, swap):
+    """By the full form, term by term."""
+    acting = {"from_epoch": 1, "weight": 0.3}
+    config = configured(constraints="both", matching={"all_negatives_epochs": 0}, ccr=acting, ccs={**acting, "swap": swap})
+    batch = Batch(direction)
+    images, captions = batch.encoded()
+    arguments = batch.tokens, batch.image_ids, config, 3, batch.word_weights
+    found = batch_objective(batch.model, images, captions, *arguments, seeded(swap), measures_gradients=True)
+    fragments = images.vectors, captions.vectors
+    after = torch.autograd.grad(found.loss, fragments)
+    batch.encoded = lambda: (images, captions)
+    _, terms = full_form(batch, config, generator=seeded(swap))
+    weights = {"match": 1.0, f"ccr_{direction}": 0.3, f"ccs_{direction}": 0.3}
+    assert list(found.gradients) == list(weights)
+    for name, weight in weights.items():
+        gradients = torch.autograd.grad(weight * terms[name.split("_")[0]], fragments, retain_graph=True, allow_unused=True)
+        expected = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None))
+        assert expected > 0
+        assert found.gradients[name] == pytest.approx(expected, rel=1e-9)
+    plain = batch_objective(batch.model, images, captions, *arguments, seeded(swap))
+    assert plain.gradients == {}
+    for mine, theirs in zip(after, torch.autograd.grad(plain.loss, fragments), strict=True):
+        assert torch.equal(mine, theirs), "measuring changes no step"

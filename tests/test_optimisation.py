@@ -79,18 +79,23 @@ def test_the_gradient_of_parts_is_the_sum_of_theirs(prepared, name):
     parts = list(training._parts(rows))
     assert [len(part.image_ids) for part in parts] == [5, 4]
     assert torch.cat([part.caption_ids for part in parts]).tolist() == rows.tolist()
-    found = training_step(training.model, training.optimiser, parts, config, 1, words, torch.Generator().manual_seed(0))
-    total, terms, swaps = torch.zeros(()), [], torch.Generator().manual_seed(0)
+    chance = torch.Generator().manual_seed(0)
+    found = training_step(training.model, training.optimiser, parts, config, 1, words, chance, measures_gradients=True)
+    total, terms, gradients, swaps = torch.zeros(()), [], [], torch.Generator().manual_seed(0)
     for part in parts:
         encoded = model.encode_images(*part.images), model.encode_captions(*part.captions)
-        objective = batch_objective(model, *encoded, part.captions.tokens, part.image_ids, config, 1, words, swaps)
+        tokens, image_ids = part.captions.tokens, part.image_ids
+        objective = batch_objective(model, *encoded, tokens, image_ids, config, 1, words, swaps, measures_gradients=True)
         total = total + objective.loss
         terms.append(objective.terms)
+        gradients.append(objective.gradients)
     total.backward()
     assert found.loss.item() == pytest.approx(total.item(), rel=1e-5)
     for term, value in found.terms.items():
         expected = sum(each[term] for each in terms) / (2 if term.endswith("_active") else 1)
         assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    for term, norm in found.gradients.items():
+        assert norm == pytest.approx(sum(each[term] ** 2 for each in gradients) ** 0.5, rel=1e-5)
     for ours, theirs in zip(training.model.parameters(), model.parameters(), strict=True):
         if theirs.grad is not None:
             assert ours.grad is not None

@@ -116,7 +116,9 @@ def test_what_the_log_of_an_epoch_holds(tmp_path, tiny_data, configured, constra
     for entry in entries:
         acting = [name for name in TERMS[constraints] if entry["epoch"] >= {"ccr": 2, "ccs": 3}[name]]
         terms = [f"{name}_{direction}{kind}" for name in acting for kind in ("", "_active")]
-        assert list(entry) == ["epoch", "learning_rate", "loss", "match", *terms, "seconds", "dev"]
+        gradients = [f"{name}_gradient" for name in ("match", *(f"{name}_{direction}" for name in acting))]
+        assert list(entry) == ["epoch", "learning_rate", "loss", "match", *terms, *gradients, "seconds", "dev"]
+        assert all(entry[name] > 0 for name in gradients)
         assert all(0 <= entry[name] <= 1 for name in terms if name.endswith("_active"))
         weighted = entry["match"] + sum({"ccr": 0.25, "ccs": 0.5}[name] * entry[f"{name}_{direction}"] for name in acting)
         assert entry["loss"] == pytest.approx(weighted, abs=2e-6), "rounded to six digits"

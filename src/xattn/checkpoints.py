@@ -201,11 +201,13 @@ def _checked(path: Path, header: dict[str, str] | None) -> tuple[TrainingState, 
     identity, state = about["identity"], about["state"]
     _require(path, identity, {"configuration", "data"}, "identity")
     _require(path, state, set(TrainingState.__dataclass_fields__), "state")
-    _require(path, state["totals"], {"pairs", "steps", "sums"} if state["totals"] else set(), "state.totals")
+    if isinstance(state["totals"], dict) and state["totals"]:
+        state["totals"] = {"measured": 0} | state["totals"]  # which the first checkpoints lack
+    _require(path, state["totals"], {"pairs", "steps", "measured", "sums"} if state["totals"] else set(), "state.totals")
     if state["best"] is not None:
         _require(path, state["best"], {"epoch", "rsum"}, "state.best")
     whole = {"epoch": state["epoch"], "step": state["step"], "collapse": state["collapse"]}
-    whole |= {f"totals.{name}": state["totals"][name] for name in ("pairs", "steps") if state["totals"]}
+    whole |= {f"totals.{name}": state["totals"][name] for name in ("pairs", "steps", "measured") if state["totals"]}
     for name, value in whole.items():
         if not is_whole(value) or value < (name == "epoch"):
             raise InputError(f"{path}: state.{name} must be a whole number of at least {int(name == 'epoch')}, but it is {shown(value)}")

@@ -21,6 +21,10 @@ from xattn.totals import Totals
 from xattn.training_data import TrainingData
 
 
+GRADIENTS_EVERY = 20
+"""The gradients of the terms on the fragments are measured in one of so many steps of an epoch, the first among them."""
+
+
 class Training:
     """A model in training: epoch after epoch, from wherever its state says.
 
@@ -55,7 +59,7 @@ class Training:
         """Train to the end, giving the log's entry after each epoch.
 
         An entry holds `epoch` (from 1), `learning_rate`, the mean over the epoch's pairs of `loss` and of every term by name, the shares
-        of active hinges, `collapsed` if the ranking loss has long been that of equal scores (`xattn.collapse`), `seconds`, and the
+        of active hinges, the norms of the terms' gradients on the fragments, `collapsed` if the ranking loss has long been that of equal scores (`xattn.collapse`), `seconds`, and the
         development numbers under `dev` where there is such a split.
         """
         state, config, data = self.state, self.config, self.data
@@ -96,7 +100,15 @@ class Training:
             started = time.perf_counter()
             parts = [part.to(self.device) for part in self._parts(rows)]
             objective = training_step(
-                self.model, self.optimiser, parts, config, state.epoch, self.word_weights, self.swaps, step=state.step + 1
+                self.model,
+                self.optimiser,
+                parts,
+                config,
+                state.epoch,
+                self.word_weights,
+                self.swaps,
+                step=state.step + 1,
+                measures_gradients=state.step % GRADIENTS_EVERY == 0,
             )
             self.totals.add(objective, len(rows))
             self.last_terms = Totals.of(objective, len(rows)).means()

@@ -47,6 +47,8 @@ class Objective(NamedTuple):
     loss: Float[Tensor, ""]
     terms: dict[str, float]
     """`match`, and for each acting constraint its sum over pairs before its weight, and the share of queries whose hinge is active."""
+    gradients: dict[str, float] = {}  # noqa: RUF012 - a tuple's default, which nothing changes
+    """`match` and each acting constraint: the norm of its gradient, weight included, on the fragments, where that was asked for."""
 
 
 def batch_objective(
@@ -59,6 +61,7 @@ def batch_objective(
     epoch: int,
     word_weights: WordWeights,
     generator: torch.Generator | None = None,
+    measures_gradients: bool = False,
 ) -> Objective:
     """The loss of aligned pairs.
 
@@ -72,7 +75,10 @@ def batch_objective(
         epoch: from 1; decides which constraints act and which negatives count.
         word_weights: how much each word counts as a query.
         generator: the source of chance for random swaps, in the same state on all processes.
+        measures_gradients: fill `Objective.gradients`: for each term `T` with weight `c` the norm of `d(c T)/dv` over the vectors `v` of
+            all images' and captions' fragments. Costs one more backward pass, but for the encoders.
     """
+    vectors = images.vectors, captions.vectors
     batch = _gathered(model, images, captions, tokens, image_ids, _swaps_regions(model, config, epoch))
     images, captions = batch.own_images, batch.own_captions
     matching = config.matching
@@ -101,7 +107,11 @@ def batch_objective(
             own = partners[batch.own], found[batch.own]
             hinges = _swapped_hinges(attention, direction, tokens, batch, *own, config, word_weights.ccs)
             constraints[f"ccs_{direction}"] = config.ccs.weight, hinges
-    return _summed(model.processes, match, share, constraints)
+    gradients = {}
+    if measures_gradients:
+        weighted = {"match": share, **{name: weight * hinges.reduce("sum") for name, (weight, hinges) in constraints.items()}}
+        gradients = {name: _gradient_norm(model.processes, term, vectors) for name, term in weighted.items()}
+    return _summed(model.processes, match, share, constraints)._replace(gradients=gradients)
 
 
 def kind_of_negatives(config: RunConfig, epoch: int) -> Negatives:
@@ -205,6 +215,12 @@ def _swapped_hinges(
     allowed = batch.images.mask[partners].unsqueeze(1) & found[:, None, None]
     swapped = chosen(batch.images.vectors, partners)
     return ccs_hinges(attention, swapped, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
+
+
+def _gradient_norm(processes: Processes, term: Tensor, vectors: tuple[Tensor, ...]) -> float:
+    gradients = torch.autograd.grad(term, vectors, retain_graph=True, allow_unused=True)
+    squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
+    return processes.total(torch.stack(squares).sum()).sqrt().item()
 
 
 def _summed(processes: Processes, match: Tensor, share: Tensor, constraints: dict[str, tuple[float, Hinges]]) -> Objective:

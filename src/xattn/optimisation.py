@@ -26,6 +26,7 @@ def training_step(
     word_weights: WordWeights,
     swaps: torch.Generator,
     step: int = 1,
+    measures_gradients: bool = False,
 ) -> Objective:
     """One step of the optimiser; the loss and its terms are those of the whole batch, on every process.
 
@@ -38,12 +39,13 @@ def training_step(
         word_weights: how much each word counts as a query.
         swaps: the source of chance for random swaps.
         step: of the epoch, from 1; for the message.
+        measures_gradients: of each term on the fragments, see `batch_objective`.
 
     Raises:
         InputError: the loss or its gradient is not finite; the terms and the captions are named, and nothing is updated.
     """
     optimiser.zero_grad(set_to_none=True)
-    objectives = [_add_gradient(model, part, config, epoch, word_weights, swaps) for part in parts]
+    objectives = [_add_gradient(model, part, config, epoch, word_weights, swaps, measures_gradients) for part in parts]
     model.processes.add_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     objective = _together(objectives)
@@ -54,7 +56,13 @@ def training_step(
 
 
 def _add_gradient(
-    model: MatchingModel, part: PairBatch, config: RunConfig, epoch: int, word_weights: WordWeights, swaps: torch.Generator
+    model: MatchingModel,
+    part: PairBatch,
+    config: RunConfig,
+    epoch: int,
+    word_weights: WordWeights,
+    swaps: torch.Generator,
+    measures_gradients: bool,
 ) -> Objective:
     """Differentiate the loss of a part, adding to the gradients that there are.
 
@@ -64,7 +72,8 @@ def _add_gradient(
     processes = model.processes
     with sharing(model, processes if part.is_shared else ALONE):
         images, captions = _encoded(model, part, config)
-        objective = batch_objective(model, images, captions, part.captions.tokens, part.image_ids, config, epoch, word_weights, swaps)
+        tokens, image_ids = part.captions.tokens, part.image_ids
+        objective = batch_objective(model, images, captions, tokens, image_ids, config, epoch, word_weights, swaps, measures_gradients)
         (objective.loss if part.is_shared else objective.loss / processes.count).backward()
     if not part.is_shared:
         processes.take_from_main(model.buffers())  # dropout has made statistics differ
@@ -78,12 +87,13 @@ def _encoded(model: MatchingModel, part: PairBatch, config: RunConfig) -> tuple[
 
 
 def _together(objectives: list[Objective]) -> Objective:
-    """Terms are sums over pairs and add up; shares are means over the parts."""
+    """Terms are sums over pairs and add up; shares are means over the parts; gradients on different fragments add up in squares."""
     if len(objectives) == 1:
         return objectives[0]
     terms = {name: math.fsum(objective.terms[name] for objective in objectives) for name in objectives[0].terms}
     shares = {name: value / len(objectives) for name, value in terms.items() if name.endswith("_active")}
-    return Objective(torch.stack([objective.loss for objective in objectives]).sum(), terms | shares)
+    gradients = {name: math.hypot(*(objective.gradients[name] for objective in objectives)) for name in objectives[0].gradients}
+    return Objective(torch.stack([objective.loss for objective in objectives]).sum(), terms | shares, gradients)
 
 
 def _not_finite(model: MatchingModel, parts: Sequence[PairBatch], objective: Objective, config: RunConfig, when: str) -> str:

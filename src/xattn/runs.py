@@ -5,7 +5,7 @@
 | `config.json` | the configuration, see `xattn.configuration` |
 | `model.json` | the sizes that the data decided: features of a region, words of the vocabulary |
 | `vocabulary.json` | the vocabulary, in the published format |
-| `log.jsonl` | a line for each epoch: every term of the loss, shares of active hinges, development numbers, seconds |
+| `log.jsonl` | a line for each epoch: the loss, its terms, active hinges and gradients, development numbers, seconds |
 | `checkpoint.safetensors` | as long as the run is not finished: what it takes to go on, see `xattn.checkpoints` |
 | `best.safetensors` | the weights after the epoch with the best development numbers, where there are such |
 | `weights.safetensors` | when the run is finished: the weights after the last epoch |

@@ -15,7 +15,7 @@ class EpochPrinter:
         terms = "  ".join(
             f"{name} {value:.3f}"
             for name, value in entry.items()
-            if name.startswith(("loss", "match", "ccr", "ccs")) and "active" not in name
+            if name.startswith(("loss", "match", "ccr", "ccs")) and not name.endswith(("_active", "_gradient"))
         )
         line = f"epoch {entry['epoch']:2}/{self.epochs}  {terms}"
         if "dev" in entry:
