@@ -20,7 +20,6 @@ from xattn.progress import ProgressCallback
 from xattn.totals import Totals
 from xattn.training_data import TrainingData
 
-
 GRADIENTS_EVERY = 20
 """The gradients of the terms on the fragments are measured in one of so many steps of an epoch, the first among them."""
 
@@ -59,8 +58,8 @@ class Training:
         """Train to the end, giving the log's entry after each epoch.
 
         An entry holds `epoch` (from 1), `learning_rate`, the mean over the epoch's pairs of `loss` and of every term by name, the shares
-        of active hinges, the norms of the terms' gradients on the fragments, `collapsed` if the ranking loss has long been that of equal scores (`xattn.collapse`), `seconds`, and the
-        development numbers under `dev` where there is such a split.
+        of active hinges, the norms of the terms' gradients on the fragments, `collapsed` if the ranking loss has long been that of
+        equal scores (`xattn.collapse`), `seconds`, and the development numbers under `dev` where there is such a split.
         """
         state, config, data = self.state, self.config, self.data
         with sharing(self.model, self.processes):
