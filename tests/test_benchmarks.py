@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from xattn.data.precomp import read_split
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -43,3 +45,25 @@ def test_the_benchmark_of_checkpoints_runs_as_a_user_types_it():
     assert [line.split("  ")[0] for line in lines[1:3]] == ["a step", "bookkeeping after a step"]
     assert re.search(r"a checkpoint \(\d+ MB, flushed\) +\d+\.\d{3} ms  \d+\.\d\d steps", result.stdout)
     assert re.fullmatch(r"a checkpoint every 10 minutes takes \d+\.\d{4}% of the time", lines[-1])
+
+
+def test_images_are_set_aside_as_a_user_types_it(tiny_data, tmp_path):
+    """Every training image and caption is in one of the two parts, none is in both, and the same seed sets the same aside."""
+    outs = [tmp_path / name for name in ("one", "two")]
+    for out in outs:
+        command = [sys.executable, "-W", "error", "benchmarks/set_aside.py", str(tiny_data), str(out), "--images", "2", "--seed", "3"]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+    whole, (train, dev) = read_split(tiny_data, "train"), (read_split(outs[0], name) for name in ("train", "dev"))
+    assert dev.n_images == 2
+    assert sorted([*train.captions, *dev.captions]) == sorted(whole.captions)
+    rows = [features.tobytes() for split in (train, dev) for features in split.features]
+    assert sorted(rows) == sorted(features.tobytes() for features in whole.features)
+    for part in (train, dev):
+        for caption, image in zip(part.captions, part.caption_image, strict=True):
+            source = whole.caption_image[list(whole.captions).index(caption)]
+            assert part.features[image].tobytes() == whole.features[source].tobytes()
+    assert {path.name: path.read_bytes() for path in outs[0].iterdir()} == {path.name: path.read_bytes() for path in outs[1].iterdir()}
+    too_many = subprocess.run([*command[:-4], "--images", "99"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert too_many.returncode != 0
+    assert "between 1 and" in too_many.stderr

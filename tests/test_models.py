@@ -39,7 +39,8 @@ def test_training_with_both_constraints_acts_in_every_direction(trained):
         for constraint in ("ccr", "ccs"):
             assert last[f"{constraint}_{direction}"] > 0
             assert 0 < last[f"{constraint}_{direction}_active"] <= 1
-    assert sum(name.startswith(("ccr_", "ccs_")) for name in last) == 4 * len(run.model.directions)
+            assert last[f"{constraint}_{direction}_gradient"] > 0
+    assert sum(name.startswith(("ccr_", "ccs_")) for name in last) == 6 * len(run.model.directions)
 
 
 def test_attention_is_measured_in_every_direction(trained, even_data):
@@ -79,7 +80,8 @@ def test_one_direction_of_two_is_constrained(tmp_path, even_data, configured):
     ccr, ccs = {"from_epoch": 1, "directions": "t2i"}, {"from_epoch": 1, "directions": "i2t"}
     config = configured("bfan-equal", constraints="both", epochs=1, ccr=ccr, ccs=ccs)
     (entry,) = map(json.loads, (train(config, even_data, tmp_path / "run", progress=quiet) / "log.jsonl").read_text().splitlines())
-    assert {term for term in entry if term.startswith(("ccr_", "ccs_"))} == {"ccr_t2i", "ccr_t2i_active", "ccs_i2t", "ccs_i2t_active"}
+    expected = {f"{term}{kind}" for term in ("ccr_t2i", "ccs_i2t") for kind in ("", "_active", "_gradient")}
+    assert {term for term in entry if term.startswith(("ccr_", "ccs_"))} == expected
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)

@@ -42,6 +42,8 @@ class MatchingConfig:
         _require(self.all_negatives_epochs >= 0, f"matching.all_negatives_epochs must be at least 0, but it is {self.all_negatives_epochs}")
 
 
+# The defaults of the two constraints are what helped on scenes and on photos alike, and on the way there did no harm to either:
+# docs/results.md, "How the defaults were found".
 @dataclass(frozen=True)
 class CcrConfig:
     """CCR, contrastive content re-sourcing."""
@@ -67,7 +69,7 @@ class CcrConfig:
 class CcsConfig:
     """CCS, contrastive content swapping."""
 
-    weight: float = 0.1
+    weight: float = 0.3
     """Factor of the constraint in the loss, at least 0; the ranking loss has 1."""
     margin: float = 0.2
     """How much more relevant content must be to its own query than to a swapped one, 0 to 2."""

@@ -1,0 +1,102 @@
+"""Write the tables of `docs/results.md` again from the records under `results/`: `python benchmarks/results.py`."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from xattn.compare.comparison import Comparison, Row
+from xattn.compare.experiment import compared_folder
+from xattn.compare.table import NOTHING, difference_text, summary_text
+from xattn.compare.writing import markdown
+from xattn.configuration import RunConfig, flattened
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results.md"
+_PART = re.compile(r"(<!-- (\w+) of (results/[\w/-]+) -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
+_ATTENTION = {"f1": "F1", "average_precision": "AP", "pointing": "pointing"}
+
+
+def written(page: str) -> str:
+    """The page with every part between `<!-- KIND of FOLDER -->` and `<!-- end -->` made again; a kind is a key of `KINDS`."""
+    return _PART.sub(lambda part: f"{part[1]}\n{KINDS[part[2]](compared_folder(ROOT / part[3])).strip()}\n\n{part[5]}", page)
+
+
+def gains(comparison: Comparison) -> str:
+    """What each constraint set changes, retrieval beside attention: a line for each direction in which a model attends."""
+    rows = [row for row in comparison.rows if row.differences]
+    lines = []
+    for row in rows:
+        head = [row.group, row.variant, str(row.differences["rsum"].n), difference_text(row.differences["rsum"], 1)]
+        for place, direction in enumerate(row.directions or [NOTHING]):
+            attention = [difference_text(row.differences.get(f"{direction}.{name}"), 3) for name in _ATTENTION]
+            lines.append([*(head if place == 0 else [""] * len(head)), direction, *attention])
+    has_attention = any(row.directions for row in rows)
+    columns = ["model", "constraints", "n", "rsum", *(["attention", *_ATTENTION.values()] if has_attention else [])]
+    return _table(columns, [line[: len(columns)] for line in lines])
+
+
+def balance(comparison: Comparison) -> str:
+    """A line for each setting: its means over the seeds, and the shares of active hinges in the last epoch."""
+    has_attention = any(row.directions for row in comparison.rows)
+    columns = ["constraints", "what differs", "n", "rsum", "seeds", *(_ATTENTION.values() if has_attention else ()), "active in the end"]
+    lines = []
+    for row in comparison.rows:
+        seeds = ", ".join(f"{record.retrieval['rsum']:.1f}" for record in row.records.values() if record.retrieval)
+        attention = [summary_text(row.summaries.get(f"{row.directions[0]}.{name}"), 3) for name in _ATTENTION] if has_attention else []
+        active = _last(row, "active", lambda share: f"{share:.0%}")
+        group = row.group.removeprefix(row.model).strip(" ()")
+        what = ", ".join(part for part in (group, *_differing(row)) if part)
+        lines.append(
+            [row.variant.split(" (")[0], what, str(len(row.records)), summary_text(row.summaries["rsum"], 1), seeds, *attention, active]
+        )
+    return _table(columns, lines)
+
+
+def pulls(comparison: Comparison) -> str:
+    """How hard each term pulled at the fragments in the first epoch with constraints and in the last, and how much of it was active."""
+    lines = []
+    for row in comparison.rows:
+        names = [name for name in next(iter(row.records.values())).log if name.endswith("_gradient")]
+        for name in names:
+            means = [_mean(row, name, epoch) for epoch in (1, -1)]
+            active = [_mean(row, name.replace("_gradient", "_active"), epoch) for epoch in (1, -1)]
+            shares = ["" if value is None else f"{value:.0%}" for value in active]
+            sizes = ["" if value is None else f"{value:.3g}" for value in means]
+            head = [row.group, row.variant] if name == names[0] else ["", ""]
+            lines.append([*head, name.removesuffix("_gradient").replace("_", " "), *sizes, *shares])
+    return _table(["model", "constraints", "term", "gradient, epoch 2", "last", "active, epoch 2", "last"], lines)
+
+
+KINDS: dict[str, Callable[[Comparison], str]] = {"gains": gains, "balance": balance, "pulls": pulls, "tables": markdown}
+
+
+def _mean(row: Row, name: str, epoch: int) -> float | None:
+    values = [record.log[name][epoch] for record in row.records.values() if name in record.log]
+    return fmean(values) if values and None not in values else None
+
+
+def _last(row: Row, kind: str, text: Callable[[float], str]) -> str:
+    names = [name for name in next(iter(row.records.values())).log if name.endswith(f"_{kind}")]
+    found = [(name, _mean(row, name, -1)) for name in names]
+    return ", ".join(f"{name.split('_')[0].upper()} {text(value)}" for name, value in found if value is not None)
+
+
+def _differing(row: Row) -> list[str]:
+    """The fields of its constraints that are not the defaults; weights always."""
+    defaults = flattened(RunConfig().as_dict())
+    return [f"{name} {value}" for name, value in row.own.items() if name.endswith("weight") or value != defaults[name]]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
