@@ -34,12 +34,13 @@ def trained(request, tmp_path_factory, even_data, configured):
 
 
 def test_training_with_both_constraints_acts_in_every_direction(trained):
-    run, last = load_run(trained), json.loads((trained / "log.jsonl").read_text().splitlines()[-1])
+    run, entries = load_run(trained), [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    last = entries[-1]
     for direction in run.model.directions:
         for constraint in ("ccr", "ccs"):
             assert last[f"{constraint}_{direction}"] > 0
             assert 0 < last[f"{constraint}_{direction}_active"] <= 1
-            assert last[f"{constraint}_{direction}_gradient"] > 0
+            assert any(entry[f"{constraint}_{direction}_gradient"] > 0 for entry in entries), "one step of each is measured"
     assert sum(name.startswith(("ccr_", "ccs_")) for name in last) == 6 * len(run.model.directions)
 
 
