@@ -20,7 +20,7 @@ from xattn.compare.data_identity import data_identity
 from xattn.compare.experiment import compare, compared_folder, records_in
 from xattn.compare.grid import Grid, grid_cells
 from xattn.compare.plan import planned_cells, seconds_left
-from xattn.compare.records import read_record
+from xattn.compare.records import read_record, write_record
 from xattn.compare.running import run_cells
 from xattn.compare.task import Task, read_task, write_task
 from xattn.compare.writing import as_dict
@@ -166,6 +166,15 @@ def test_a_cell_whose_configuration_changed_runs_again(copy, tiny_data):
     assert (record.configuration["epochs"], record.log["epoch"]) == (3, [1, 2, 3])
     assert load_run(copy / "runs" / "scan-t2i-avg_none_seed0").config.epochs == 3
     assert "epochs 3" in " ".join(row.label for row in compared_folder(copy).rows)
+
+
+def test_what_a_constraint_set_does_not_read_is_no_change(copy, tiny_data):
+    """As when a default of CCS changes: cells without it are finished, and their base is still theirs."""
+    path = copy / "records" / "scan-t2i-avg_none_seed0.json"
+    record = read_record(path)
+    record.configuration["ccs"]["weight"] = 0.75
+    write_record(record, path.parent)
+    assert planned(ONE, tiny_data, copy) == {"scan-t2i-avg_none_seed0": ("finished", "")}
 
 
 def test_a_cell_that_fails_says_why_and_stops_no_other(tiny_data, tmp_path):

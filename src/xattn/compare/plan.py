@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from xattn.compare.configurations import completed
+from xattn.compare.configurations import shared_fields
 from xattn.compare.data_identity import DataIdentity
-from xattn.compare.grid import Cell
+from xattn.compare.grid import CONSTRAINT_SECTIONS, Cell
 from xattn.compare.records import Record
-from xattn.configuration import flattened
 from xattn.errors import InputError
 
 State = Literal["finished", "new", "changed", "failed"]
@@ -28,8 +27,9 @@ class Planned:
 def planned_cells(cells: Sequence[Cell], records: Sequence[Record], identity: DataIdentity, iou: float) -> list[Planned]:
     """Tell the finished cells from those that must run.
 
-    A cell is finished if some record, whatever its name, is of its very configuration. If the record of its name is of another
-    configuration, the cell runs again.
+    A cell is finished if some record, whatever its name, is of its very configuration; what its constraint set does not read is no part
+    of that, so that without constraints no weight of theirs matters. If the record of its name is of another configuration, the cell
+    runs again.
 
     Raises:
         InputError: a record is of other data, of another split, or measured at another IoU.
@@ -41,11 +41,11 @@ def planned_cells(cells: Sequence[Cell], records: Sequence[Record], identity: Da
     planned = []
     for cell in cells:
         record = by_name.get(cell.name)
-        if (_is_ensemble(cell), completed(cell.configuration)) in finished:
+        if _key(cell) in finished:
             planned.append(Planned(cell, "finished"))
         elif record is None:
             planned.append(Planned(cell, "new"))
-        elif _key(record) != (_is_ensemble(cell), completed(cell.configuration)):
+        elif _key(record) != _key(cell):
             planned.append(Planned(cell, "changed", _differences(record, cell)))
         else:
             planned.append(Planned(cell, "failed", record.reason))
@@ -93,16 +93,18 @@ def _scaled(record: Record, cell: Cell) -> float:
     return training + record.seconds.get("measuring", 0.0)
 
 
-def _is_ensemble(cell: Cell) -> bool:
-    return bool(cell.members)
+def _key(each: Cell | Record) -> tuple[Any, ...]:
+    members = each.members if isinstance(each, Cell) else each.ensemble_of
+    return bool(members), each.model, each.constraints, each.seed, _fields_read(each)
 
 
-def _key(record: Record) -> tuple[bool, dict[str, Any]]:
-    return bool(record.ensemble_of), completed(record.configuration)
+def _fields_read(each: Cell | Record) -> dict[str, Any]:
+    shared, own = shared_fields(each.constraints, each.configuration, set().union(*CONSTRAINT_SECTIONS.values()))
+    return shared | own
 
 
 def _differences(record: Record, cell: Cell) -> str:
-    before, now = flattened(completed(record.configuration)), flattened(completed(cell.configuration))
+    before, now = _fields_read(record), _fields_read(cell)
     names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
     told = "; ".join(f"{name} {before.get(name, '-')}, now {now.get(name, '-')}" for name in names[:4])
     return told + (f"; and {len(names) - 4} more" if len(names) > 4 else "")
