@@ -1,0 +1,91 @@
+"""`docs/results.md` is what its records say: every table of it is made again from `results/` and compared."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from xattn import cli
+from xattn.compare.data_identity import DataIdentity
+from xattn.compare.grid import CONSTRAINT_SECTIONS, Grid, grid_cells
+from xattn.compare.plan import planned_cells
+from xattn.compare.records import read_records
+from xattn.configuration import RunConfig, flattened
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+PARTS = re.findall(r"<!-- (\w+) of (results/[\w/-]+) -->", PAGE)
+SETS = ("none", "ccr", "ccs", "both")
+MODELS = ("scan-t2i-avg", "scan-i2t-avg", "pfan-t2i", "bfan-equal", "sgraf-sgr", "sgraf-saf")
+
+
+@pytest.fixture(scope="module")
+def results():
+    """The program that writes the tables."""
+    specification = importlib.util.spec_from_file_location("results_program", ROOT / "benchmarks" / "results.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_those_of_the_records(results):
+    assert {folder for _, folder in PARTS} == {
+        f"results/{name}/records" for name in ("scenes", "photos", "balance-scenes", "balance-photos")
+    }
+    assert results.written(PAGE) == PAGE, "write the page again with: python benchmarks/results.py"
+
+
+def test_a_figure_that_was_changed_by_hand_is_found(results):
+    part = PAGE[PAGE.index("<!-- gains of results/scenes/records -->") :]
+    figure = re.search(r"[+-]\d+\.\d \[", part)
+    assert figure is not None
+    forged = PAGE.replace(figure[0], "+99.9 [", 1)
+    assert forged != PAGE
+    assert results.written(forged) == PAGE
+
+
+@pytest.mark.parametrize(("folder", "models"), [("scenes", MODELS), ("photos", ("scan-t2i-avg", "bfan-equal"))])
+def test_no_row_is_left_out(folder, models):
+    """Every model with every constraint set and the same seeds, all finished, on one data folder."""
+    records = read_records(ROOT / "results" / folder / "records")
+    seeds = {(model, name): set() for model in models for name in SETS}
+    for record in records:
+        assert record.state == "finished", record.cell
+        seeds[record.model, record.constraints].add(record.seed)
+    for each in seeds.values():
+        assert each == set(range(len(each)))
+        assert each
+    for model in models:
+        assert len({frozenset(seeds[model, name]) for name in SETS}) == 1, model
+    assert len({record.data["fingerprint"] for record in records}) == 1
+
+
+@pytest.mark.parametrize("folder", ["scenes", "photos"])
+def test_the_grids_used_the_defaults(folder):
+    """What every record's constraint set reads is what a user gets."""
+    expected = flattened(RunConfig().as_dict())
+    for record in read_records(ROOT / "results" / folder / "records"):
+        found = flattened(record.configuration)
+        for name in expected:
+            if name.split(".")[0] in CONSTRAINT_SECTIONS[record.constraints]:
+                assert found[name] == expected[name], f"{record.cell}: {name}"
+
+
+def test_the_commands_of_the_page_go_on_from_the_records():
+    """Nothing of what is recorded would run again: a default that has changed since would."""
+    commands = re.findall(r"^xattn compare .* --out results/\S+ .*$", PAGE, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for line in commands:
+        parsed = cli.parse(shlex.split(line)[1:])
+        records = read_records(ROOT / parsed.out / "records")
+        recorded = {(record.model, record.seed) for record in records}
+        grid = Grid(parsed.presets, parsed.constraints, parsed.seeds, parsed.sweep, parsed.settings, parsed.ensembles)
+        identity = DataIdentity(**records[0].data)
+        states = {each.cell.name: each.state for each in planned_cells(grid_cells(grid), records, identity, parsed.iou)}
+        assert records[0].data["split"] == parsed.split
+        for cell in grid_cells(grid):
+            assert states[cell.name] == ("finished" if (cell.model, cell.seed) in recorded else "new"), cell.name
