@@ -65,7 +65,7 @@ def test_two_processes_agree_with_one_in_double_precision(even_data, configured)
             assert np.abs(np.subtract(two.losses, one.losses)).max() < 1e-7, what
             assert one.losses[-1] < one.losses[0], "something is learned"
             for mine, theirs in zip(one.terms, two.terms, strict=True):
-                assert mine == pytest.approx(theirs, abs=1e-7), what
+                assert mine == pytest.approx(theirs, abs=1e-7, rel=1e-6), what  # losses are below 1, norms of gradients in the tens
             for name, weight in one.weights.items():
                 np.testing.assert_allclose(two.weights[name], weight, rtol=0, atol=1e-7, err_msg=f"{what}: {name}")
 
