@@ -42,8 +42,8 @@ def test_writing_again_replaces(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, 'expected a record with "format": 1, as `xattn compare` writes it'),
-        ({"format": None}, 'expected a record with "format": 1, as `xattn compare` writes it'),
+        ({"format": 1}, 'expected a record with "format": 2, as `xattn compare` writes it'),
+        ({"format": None}, 'expected a record with "format": 2, as `xattn compare` writes it'),
         ({"colour": "red"}, "expected exactly the fields of a record, but these are missing or unknown: colour"),
         ({"seed": "1"}, 'expected seed to be a whole number, found "1"'),
         ({"state": "begun"}, 'expected state to be finished or failed, found "begun"'),
@@ -52,6 +52,7 @@ def test_writing_again_replaces(tmp_path):
         ({"retrieval": {"rsum": 1.0}}, "expected retrieval.image_to_text.r1 to be a number, found null"),
         ({"data": {"fingerprint": "a", "folder": "b"}}, "expected data.split to be text, found null"),
         ({"data": DATA | {"images": "many"}}, 'expected data.images to be a whole number, found "many"'),
+        ({"data": DATA | {"features": [1.0, 2.0]}}, "expected data.features to be a list of 9 numbers or null, found [1.0, 2.0]"),
         ({"attention": {"sideways": {}}}, 'expected attention.sideways to be a direction, t2i or i2t, found "sideways"'),
         ({"attention": {"t2i": {"uniform": {"precision": 1}}}}, "expected attention.t2i.uniform.recall to be a number, found null"),
         ({"log": {"epoch": [1, 2], "loss": [1.0]}}, "expected log.loss to be a value for each epoch, found [1.0]"),

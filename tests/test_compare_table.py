@@ -145,6 +145,11 @@ def test_records_that_cannot_be_compared():
         "the record scan-t2i-avg_none_seed1 is of the test split of photos (fingerprint ffffffffffffffff), and not of the test split of "
         "scenes (fingerprint 0123456789abcdef); keep the records of each in a folder of its own"
     )
+    one, two = ([10.0, *[value] * 8] for value in (1.0, 1.02))
+    assert refused([made_record(data=DATA | {"features": one}), made_record(seed=1, data=DATA | {"features": two})]) == (
+        "the record scan-t2i-avg_none_seed1 is of the test split of scenes (fingerprint 0123456789abcdef), and not of the same with other "
+        "features; keep the records of each in a folder of its own"
+    )
     assert "is of the dev split of scenes" in refused([made_record(), made_record(seed=1, data=DATA | {"split": "dev"})])
     assert refused([made_record(), made_record(seed=1, iou=0.3)]) == (
         "the record scan-t2i-avg_none_seed1 has an IoU of 0.3, and not 0.5; keep the records of each in a folder of its own"

@@ -49,7 +49,7 @@ def run_cell(task: Task, on_epoch: EpochCallback | None = None) -> Record:
         InputError: the data is not the one that the task was made for, or the cell cannot be trained or measured on it.
     """
     found = data_identity(task.data, task.identity.split, task.vocabulary)
-    if found.fingerprint != task.identity.fingerprint:
+    if not found.is_exactly(task.identity):
         raise InputError(f"{task.data}: the data was changed while cells were trained on it; start the comparison in another folder")
     if not task.cell.members and not _is_finished(task.run_folder, task.cell.configs[0]):
         train(task.cell.configs[0], task.data, task.run_folder, task.vocabulary, on_epoch=on_epoch)

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from xattn.compare.configurations import shared_fields
-from xattn.compare.data_identity import DataIdentity
+from xattn.compare.data_identity import DataIdentity, is_same_data
 from xattn.compare.grid import CONSTRAINT_SECTIONS, Cell
 from xattn.compare.records import Record
 from xattn.errors import InputError
@@ -54,10 +54,11 @@ def planned_cells(cells: Sequence[Cell], records: Sequence[Record], identity: Da
 
 def refuse_other_data(record: Record, identity: dict[str, Any], iou: float) -> None:
     """Raise `InputError` unless a record is of the data, the split and the overlap that others in its folder are of."""
-    if record.data["fingerprint"] != identity["fingerprint"] or record.data["split"] != identity["split"]:
+    if not is_same_data(record.data, identity):
+        names = _data_name(record.data), _data_name(identity)
+        other = "the same with other features" if names[0] == names[1] else f"the {names[1]}"
         raise InputError(
-            f"the record {record.cell} is of the {_data_name(record.data)}, and not of the {_data_name(identity)}; keep the "
-            "records of each in a folder of its own"
+            f"the record {record.cell} is of the {names[0]}, and not of {other}; keep the records of each in a folder of its own"
         )
     if record.iou != iou:
         raise InputError(

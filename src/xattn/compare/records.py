@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xattn import atomic
+from xattn.data.fingerprint import PROJECTIONS
 from xattn.data.lines import is_finite, is_whole, shown
 from xattn.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 """Counts up when the meaning of a field changes."""
 RECALLS = ("r1", "r5", "r10")
 SIDES = ("image_to_text", "text_to_image")
@@ -127,6 +128,9 @@ def _check(values: dict[str, Any]) -> None:
         _expect(isinstance(values[name], dict), name, "an object", values[name])
     for name in ("fingerprint", "folder", "split"):
         _expect(isinstance(values["data"].get(name), str), f"data.{name}", "text", values["data"].get(name))
+    features = values["data"].get("features")
+    is_sketch = isinstance(features, list) and len(features) == 1 + PROJECTIONS and all(map(is_finite, features))
+    _expect(features is None or is_sketch, "data.features", f"a list of {1 + PROJECTIONS} numbers or null", features)
     for name in ("images", "captions"):
         _expect(is_whole(values["data"].get(name)), f"data.{name}", "a whole number", values["data"].get(name))
     members = values["ensemble_of"]

@@ -128,7 +128,7 @@ def _is_same(task: Task) -> bool:
         before = read_task(task.folder)
     except InputError:
         return False
-    return before.cell == task.cell and before.identity.fingerprint == task.identity.fingerprint
+    return before.cell == task.cell and before.identity.is_exactly(task.identity)
 
 
 def _record_of(task: Task, process: Popen) -> Record:
