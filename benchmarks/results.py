@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from xattn.compare.comparison import Comparison, Row
+from xattn.compare.comparison import Comparison, Row, figures
 from xattn.compare.experiment import compared_folder
+from xattn.compare.statistics import paired_difference
 from xattn.compare.table import NOTHING, difference_text, summary_text
 from xattn.compare.writing import markdown
 from xattn.configuration import RunConfig, flattened
@@ -34,6 +35,36 @@ def gains(comparison: Comparison) -> str:
     has_attention = any(row.directions for row in rows)
     columns = ["model", "constraints", "n", "rsum", *(["attention", *_ATTENTION.values()] if has_attention else [])]
     return _table(columns, [line[: len(columns)] for line in lines])
+
+
+def averaged(comparison: Comparison) -> str:
+    """The difference of each constraint set in the mean over the models: of all, and of all but the one that it changes most in rsum.
+
+    A seed's figure is the mean over the models, a model's the mean over the directions in which it attends, so that the interval is over
+    seeds as in the other tables. Seeds that some row lacks are left out.
+    """
+    by_set = {name: {row.model: row for row in comparison.singles if row.constraints == name} for name in ("none", "ccr", "ccs", "both")}
+    rows = [row for each in by_set.values() for row in each.values()]
+    seeds = sorted(set.intersection(*({*row.records} for row in rows)))
+    models = list(by_set["none"])
+    most = max(models, key=lambda model: abs(by_set["both"][model].differences["rsum"].mean))
+    lines = []
+    for what, chosen in ((f"all {len(models)}", models), (f"without {most}", [model for model in models if model != most])):
+        base = {name: _averages([by_set["none"][model] for model in chosen], seeds, name) for name in ("rsum", *_ATTENTION)}
+        for name in ("ccr", "ccs", "both"):
+            members = [by_set[name][model] for model in chosen]
+            found = [paired_difference(_averages(members, seeds, figure), base[figure]) for figure in base]
+            texts = [difference_text(each, digits) for each, digits in zip(found, (1, 3, 3, 3), strict=True)]
+            lines.append([what, members[0].variant, str(len(seeds)), *texts])
+    return _table(["models", "constraints", "n", "rsum", *_ATTENTION.values()], lines)
+
+
+def _averages(rows: Sequence[Row], seeds: Iterable[int], name: str) -> dict[int, float]:
+    return {seed: fmean(_over_directions(figures(row.records[seed]), name) for row in rows) for seed in seeds}
+
+
+def _over_directions(found: dict[str, float], name: str) -> float:
+    return fmean(found[key] for key in (name, f"t2i.{name}", f"i2t.{name}") if key in found)
 
 
 def balance(comparison: Comparison) -> str:
@@ -68,7 +99,13 @@ def pulls(comparison: Comparison) -> str:
     return _table(["model", "constraints", "term", "gradient, epoch 2", "last", "active, epoch 2", "last"], lines)
 
 
-KINDS: dict[str, Callable[[Comparison], str]] = {"gains": gains, "balance": balance, "pulls": pulls, "tables": markdown}
+KINDS: dict[str, Callable[[Comparison], str]] = {
+    "gains": gains,
+    "averaged": averaged,
+    "balance": balance,
+    "pulls": pulls,
+    "tables": markdown,
+}
 
 
 def _mean(row: Row, name: str, epoch: int) -> float | None:

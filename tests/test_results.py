@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from compared_records import made_record
 from xattn import cli
+from xattn.compare.comparison import compared
 from xattn.compare.data_identity import DataIdentity, is_same_data
 from xattn.compare.grid import CONSTRAINT_SECTIONS, Grid, grid_cells
 from xattn.compare.plan import planned_cells
@@ -46,6 +48,28 @@ def test_a_figure_that_was_changed_by_hand_is_found(results):
     forged = PAGE.replace(figure[0], "+99.9 [", 1)
     assert forged != PAGE
     assert results.written(forged) == PAGE
+
+
+def test_the_mean_over_models(results):
+    """By hand: of a gain of 10 and 20 in the first model and 2 and 4 in the second, and of a seed that one cell lacks, nothing."""
+    gains = {("scan-t2i-avg", 0): 10.0, ("scan-t2i-avg", 1): 20.0, ("bfan-equal", 0): 2.0, ("bfan-equal", 1): 4.0}
+    records = []
+    for (model, seed), gain in gains.items():
+        directions = ("t2i", "i2t") if model == "bfan-equal" else ("t2i",)
+        for name, part in zip(SETS, (0.0, 0.5, 0.25, 1.0), strict=True):
+            f1 = 0.6 + part * gain / 100
+            records.append(made_record(model, name, seed, 300.0 + 7 * seed + part * gain, f1, directions))
+    records.append(made_record("bfan-equal", "none", 2))
+    lines = results.averaged(compared(records)).splitlines()
+    assert lines[0] == "| models | constraints | n | rsum | F1 | AP | pointing |"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    assert [row[:3] for row in rows] == [
+        [models, name, "2"] for models in ("all 2", "without scan-t2i-avg") for name in ("+ CCR", "+ CCS", "+ CCR + CCS")
+    ]
+    # both: (10 + 2) / 2 and (20 + 4) / 2, so 9 -+ 12.706 x 4.243 / sqrt(2)
+    assert rows[2][3:5] == ["+9.0 [-29.1, +47.1]", "+0.090 [-0.291, +0.471]"]
+    assert rows[0][3] == "+4.5 [-14.6, +23.6]"
+    assert rows[5][3:] == ["+3.0 [-9.7, +15.7]", "+0.030 [-0.097, +0.157]", "+0.000", "+0.000"]
 
 
 @pytest.mark.parametrize(("folder", "models"), [("scenes", MODELS), ("photos", ("scan-t2i-avg", "bfan-equal"))])
