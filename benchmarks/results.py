@@ -38,7 +38,8 @@ def gains(comparison: Comparison) -> str:
 
 
 def averaged(comparison: Comparison) -> str:
-    """The difference of each constraint set in the mean over the models: of all, and of all but the one that it changes most in rsum.
+    """The difference of each constraint set in the mean over the models: of all, and, if they are more than two, of all but the one with
+    the greatest change in rsum by both.
 
     A seed's figure is the mean over the models, a model's the mean over the directions in which it attends, so that the interval is over
     seeds as in the other tables. Seeds that some row lacks are left out.
@@ -48,15 +49,18 @@ def averaged(comparison: Comparison) -> str:
     seeds = sorted(set.intersection(*({*row.records} for row in rows)))
     models = list(by_set["none"])
     most = max(models, key=lambda model: abs(by_set["both"][model].differences["rsum"].mean))
+    groups = [(f"all {len(models)}", models), (f"without {most}", [model for model in models if model != most])]
+    attention = _ATTENTION if all(row.directions for row in rows) else {}
     lines = []
-    for what, chosen in ((f"all {len(models)}", models), (f"without {most}", [model for model in models if model != most])):
-        base = {name: _averages([by_set["none"][model] for model in chosen], seeds, name) for name in ("rsum", *_ATTENTION)}
+    for what, chosen in groups if len(models) > 2 else groups[:1]:
+        base = {name: _averages([by_set["none"][model] for model in chosen], seeds, name) for name in ("rsum", *attention)}
         for name in ("ccr", "ccs", "both"):
             members = [by_set[name][model] for model in chosen]
             found = [paired_difference(_averages(members, seeds, figure), base[figure]) for figure in base]
-            texts = [difference_text(each, digits) for each, digits in zip(found, (1, 3, 3, 3), strict=True)]
-            lines.append([what, members[0].variant, str(len(seeds)), *texts])
-    return _table(["models", "constraints", "n", "rsum", *_ATTENTION.values()], lines)
+            lines.append(
+                [what, members[0].variant, str(len(seeds)), *(difference_text(each, 3 if n else 1) for n, each in enumerate(found))]
+            )
+    return _table(["models", "constraints", "n", "rsum", *attention.values()], lines)
 
 
 def _averages(rows: Sequence[Row], seeds: Iterable[int], name: str) -> dict[int, float]:
