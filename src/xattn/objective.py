@@ -76,7 +76,8 @@ def batch_objective(
         word_weights: how much each word counts as a query.
         generator: the source of chance for random swaps, in the same state on all processes.
         measures_gradients: fill `Objective.gradients`: for each term `T` with weight `c` the norm of `d(c T)/dv` over the vectors `v` of
-            all images' and captions' fragments. Costs one more backward pass, but for the encoders.
+            all images' and captions' fragments. Costs one more backward pass, but for the encoders. Where a caption or an image is
+            twice in a batch, the norm depends on which of the two is taken for the hardest; the loss and its gradient do not.
     """
     vectors = images.vectors, captions.vectors
     batch = _gathered(model, images, captions, tokens, image_ids, _swaps_regions(model, config, epoch))
