@@ -37,7 +37,7 @@ def results():
 
 def test_the_tables_are_those_of_the_records(results):
     assert {folder for _, folder in PARTS} == {
-        f"results/{name}/records" for name in ("scenes", "photos", "balance-scenes", "balance-photos")
+        f"results/{name}/records" for name in ("scenes", "photos", "longer", "balance-scenes", "balance-photos")
     }
     assert results.written(PAGE) == PAGE, "write the page again with: python benchmarks/results.py"
 
