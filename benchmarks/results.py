@@ -38,11 +38,11 @@ def gains(comparison: Comparison) -> str:
 
 
 def averaged(comparison: Comparison) -> str:
-    """The difference of each constraint set in the mean over the models: of all, and, if they are more than two, of all but the one with
-    the greatest change in rsum by both.
+    """The difference of each constraint set in the mean over the models.
 
-    A seed's figure is the mean over the models, a model's the mean over the directions in which it attends, so that the interval is over
-    seeds as in the other tables. Seeds that some row lacks are left out.
+    Of all of them, and, if they are more than two, of all but the one in which both constraints change rsum most. A seed's figure is the
+    mean over the models, a model's the mean over the directions in which it attends, so that the interval is over seeds as in the other
+    tables. Seeds that some row lacks are left out.
     """
     by_set = {name: {row.model: row for row in comparison.singles if row.constraints == name} for name in ("none", "ccr", "ccs", "both")}
     rows = [row for each in by_set.values() for row in each.values()]

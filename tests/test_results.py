@@ -90,7 +90,7 @@ def test_no_row_is_left_out(folder, models, n_seeds):
     assert all(is_same_data(record.data, records[0].data) for record in records)
 
 
-@pytest.mark.parametrize("folder", ["scenes", "photos"])
+@pytest.mark.parametrize("folder", ["scenes", "photos", "longer"])
 def test_the_grids_used_the_defaults(folder):
     """What every record's constraint set reads is what a user gets."""
     expected = flattened(RunConfig().as_dict())
@@ -104,7 +104,7 @@ def test_the_grids_used_the_defaults(folder):
 def test_the_commands_of_the_page_go_on_from_the_records():
     """Nothing of what is recorded would run again: a default that has changed since would."""
     commands = re.findall(r"^xattn compare .* --out results/\S+ .*$", PAGE, flags=re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for line in commands:
         parsed = cli.parse(shlex.split(line)[1:])
         records = read_records(ROOT / parsed.out / "records")

@@ -10,6 +10,10 @@ from xattn.data.fingerprint import distance, sketch, split_fingerprint
 from xattn.data.precomp import check_features, read_split, split_names
 from xattn.data.vocabulary import Vocabulary
 
+SAME_FEATURES = 1e-3
+"""Up to this `distance` features are the same. Scenes made on one processor with AVX2 and with SSE alone (`ATEN_CPU_CAPABILITY=default
+ONEDNN_MAX_CPU_ISA=SSE41`) were 4e-5 apart; one image in 256 exchanged for an unrelated one is `sqrt(2 / 256)`, 0.09."""
+
 
 @dataclass(frozen=True)
 class DataIdentity:
@@ -36,11 +40,6 @@ class DataIdentity:
         return (self.fingerprint, self.features) == (other.fingerprint, other.features)
 
 
-SAME_FEATURES = 1e-3
-"""Up to this `distance` features are the same. Two instruction sets of one processor were 4e-5 apart on scenes; one image in 256 exchanged
-for another is about 0.08."""
-
-
 def is_same_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two `DataIdentity.as_dict()` are of the same data, though another processor may have computed the features.
 
@@ -64,9 +63,11 @@ def data_identity(folder: Path | str, split: str, vocabulary: Path | str | None 
         InputError: the folder, its training split or the measured one cannot be read, or a feature is not finite.
     """
     folder = Path(folder)
-    measured, training = read_split(folder, split), read_split(folder, "train")
+    by_name = {split: read_split(folder, split), "train": read_split(folder, "train")}
+    if "dev" in split_names(folder):
+        by_name.setdefault("dev", read_split(folder, "dev"))
+    splits = [by_name[name] for name in sorted(by_name)]
     digest = hashlib.sha256(b"" if vocabulary is None else "\n".join(Vocabulary.load(Path(vocabulary)).words).encode())
-    splits = [read_split(folder, name) for name in sorted({"train", split} | ({"dev"} & set(split_names(folder))))]
     for each in splits:
         digest.update(split_fingerprint(each, features=False))
     features = sketch(splits)
@@ -74,5 +75,11 @@ def data_identity(folder: Path | str, split: str, vocabulary: Path | str | None 
         for each in splits:
             check_features(each)  # which says where
     return DataIdentity(
-        digest.hexdigest()[:16], features, folder.resolve().name, split, measured.n_images, measured.n_captions, training.n_captions
+        fingerprint=digest.hexdigest()[:16],
+        features=features,
+        folder=folder.resolve().name,
+        split=split,
+        images=by_name[split].n_images,
+        captions=by_name[split].n_captions,
+        training_captions=by_name["train"].n_captions,
     )

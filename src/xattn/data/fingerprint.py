@@ -66,7 +66,12 @@ def sketch(splits: Iterable[Split]) -> list[float]:
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """How far the features of two sketches lie apart, as a part of the greater norm: 0 for the same, about 1.4 for unrelated ones."""
+    """How far the features of two sketches lie apart, as a part of the greater norm: 0 for the same, about 1.4 for unrelated ones.
+
+    Args:
+        one: of `sketch`: a norm, then `PROJECTIONS` products.
+        other: likewise.
+    """
     norm = max(one[0], other[0])
     return float(np.sqrt(np.square(np.subtract(one[1:], other[1:])).mean()) / norm) if norm else 0.0
 
