@@ -49,7 +49,7 @@ def test_one_process_is_left_as_it_is():
 
 @pytest.mark.slow
 def test_two_processes_agree_with_one_in_double_precision(even_data, configured):
-    """Of every model scores to 1e-9; for 50 steps, which amplify rounding, loss, scores and weights to 1e-7; with random swaps, too."""
+    """For 50 steps of every model: scores to 1e-9, those of PFAN after them to 1e-7; loss and weights to 1e-7; with random swaps, too."""
     configs = [hardest(configured, name) for name in MODELS]
     configs += [hardest(configured, name, ccs={"swap": swap}) for name, swap in (("scan-i2t-avg", "random"), ("bfan-prob", "sentence"))]
     (alone,) = together(1, trained_in_double, configs, even_data, 50)
@@ -61,7 +61,10 @@ def test_two_processes_agree_with_one_in_double_precision(even_data, configured)
             what = f"{config.preset} in process {index}"
             assert len(two.losses) >= 50
             assert np.abs(two.first_scores - one.first_scores).max() < 1e-9, what
-            assert np.abs(two.scores - one.scores).max() < 1e-7, what
+            after = (
+                1e-7 if config.preset == "pfan-t2i" else 1e-9
+            )  # found: 8e-9, where others keep to 1e-12; on another processor below 1e-9
+            assert np.abs(two.scores - one.scores).max() < after, what
             assert np.abs(np.subtract(two.losses, one.losses)).max() < 1e-7, what
             assert one.losses[-1] < one.losses[0], "something is learned"
             for mine, theirs in zip(one.terms, two.terms, strict=True):
