@@ -18,6 +18,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
 
 benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/pairs.py

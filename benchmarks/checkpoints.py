@@ -1,7 +1,7 @@
 """What it costs that a run can be killed: checkpoints, their bookkeeping and the log, as shares of a step.
 
-Trains on random features in a temporary folder and times, by itself, every step, what `KeptRun.after_step` does after each, a checkpoint,
-and what is written after an epoch.
+Trains on random features in a temporary folder and times, by itself, every step, what `KeptRun.after_step` does after
+each, a checkpoint, and what is written after an epoch.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xattn.checkpoints import CHECKPOINT
-from xattn.data.precomp_writer import SplitWriter
-from xattn.interruption import Request
-from xattn.kept_run import KeptRun, Saving
-from xattn.loop import Training
+from xattn.data.writer import SplitWriter
 from xattn.models.registry import build_model
-from xattn.presets import DESCRIPTIONS, Settings, preset
-from xattn.training_data import prepare_data
+from xattn.runs.checkpoint import CHECKPOINT
+from xattn.runs.presets import DESCRIPTIONS, Settings, preset
+from xattn.training.data import prepare_data
+from xattn.training.loop import Training
+from xattn.training.resumable import KeptRun, Saving
+from xattn.training.signals import Request
 
 WORDS = [f"word{number}" for number in range(500)]
 
@@ -78,7 +78,10 @@ def measure(config, folder: Path, steps: int) -> None:
         megabytes = (folder / "run" / CHECKPOINT).stat().st_size / 1e6
     step = entry["seconds"] / steps
     parameters = sum(parameter.numel() for parameter in training.model.parameters()) / 1e6
-    print(f"{config.preset}, {parameters:.1f} million parameters, {config.batch_size} pairs a step, {torch.get_num_threads()} threads")
+    print(
+        f"{config.preset}, {parameters:.1f} million parameters, {config.batch_size} pairs a step, "
+        f"{torch.get_num_threads()} threads"
+    )
     for what, milliseconds, share in (
         ("a step", step, ""),
         ("bookkeeping after a step", after_step.median(), f"{after_step.median() / step:.4%} of a step"),

@@ -1,7 +1,9 @@
-"""SCAN, PFAN and BFAN as one would first write them: one caption against all images at a time, batched, content built by `bmm`.
+"""SCAN, PFAN and BFAN as one would first write them: one caption against all images at a time, batched, content built
+by `bmm`.
 
-They are the baselines of the benchmark, and no straw men: nothing is repeated or copied that broadcasting can share, similarities are one
-matrix product, there is no loop over words, and of several ways to write the cosine this is the fastest.
+They are the baselines of the benchmark, and no straw men: nothing is repeated or copied that broadcasting can share,
+similarities are one matrix product, there is no loop over words, and of several ways to write the cosine this is the
+fastest.
 """
 
 from collections.abc import Callable
@@ -10,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from xattn.models.base import Direction
 from xattn.models.fragments import Fragments
-from xattn.models.interface import Direction
 
 
 def direct_scores(images: Fragments, captions: Fragments, direction: Direction, lambda_softmax: float) -> Tensor:
@@ -42,11 +44,16 @@ def direct_bfan_scores(images: Fragments, captions: Fragments, lambda_softmax: f
 
 
 def _by_caption(images: Fragments, captions: Fragments, scored: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    columns = (scored(images.vectors, words[: int(mask.sum())]) for words, mask in zip(captions.vectors, captions.mask, strict=True))
+    columns = (
+        scored(images.vectors, words[: int(mask.sum())])
+        for words, mask in zip(captions.vectors, captions.mask, strict=True)
+    )
     return torch.stack(list(columns), dim=1)
 
 
-def _words_attend(regions: Tensor, words: Tensor, lambda_softmax: float, focused: bool = False) -> tuple[Tensor, Tensor]:
+def _words_attend(
+    regions: Tensor, words: Tensor, lambda_softmax: float, focused: bool = False
+) -> tuple[Tensor, Tensor]:
     similarity = functional.leaky_relu(regions @ words.t(), 0.1)  # images regions words
     weights = _scan_weights(similarity, lambda_softmax, queries=2, keys=1)
     weights = _focused(weights, 1) if focused else weights
@@ -54,7 +61,9 @@ def _words_attend(regions: Tensor, words: Tensor, lambda_softmax: float, focused
     return _cosine(words, content), weights
 
 
-def _regions_attend(regions: Tensor, words: Tensor, lambda_softmax: float, focused: bool = False) -> tuple[Tensor, Tensor]:
+def _regions_attend(
+    regions: Tensor, words: Tensor, lambda_softmax: float, focused: bool = False
+) -> tuple[Tensor, Tensor]:
     similarity = functional.leaky_relu(regions @ words.t(), 0.1)  # images regions words
     weights = _scan_weights(similarity, lambda_softmax, queries=1, keys=2)
     weights = _focused(weights, 2) if focused else weights

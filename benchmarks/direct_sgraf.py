@@ -1,7 +1,8 @@
-"""SGRAF as one would first write it in PyTorch: one caption against all images at a time, batched, with the layers of the equations.
+"""SGRAF as one would first write it in PyTorch: one caption against all images at a time, batched, with the layers of
+the equations.
 
-It is the baseline of the benchmark, and no straw man: nothing is repeated or copied that broadcasting can share, whole images and whole
-captions are computed once each, and of several ways to write a norm these are the fastest.
+It is the baseline of the benchmark, and no straw man: nothing is repeated or copied that broadcasting can share, whole
+images and whole captions are computed once each, and of several ways to write a norm these are the fastest.
 """
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from xattn.models.fragments import Fragments
-from xattn.models.reasoning import Filtration, GraphStep
 from xattn.models.sgraf import Sgraf
+from xattn.models.sgraf_reasoning import Filtration, GraphStep
 
 
 def direct_scores(model: Sgraf, images: Fragments, captions: Fragments) -> Tensor:
-    """Scores of all images with all captions, `images captions`; in training SAF's batch norm works caption by caption, in order."""
+    """Scores of all images with all captions, `images captions`; in training SAF's batch norm works caption by caption,
+    in order."""
     columns = []
     for vectors, mask, whole in zip(captions.vectors, captions.mask, captions.extras["whole"], strict=True):
         words = vectors[: int(mask.sum())]  # words dim

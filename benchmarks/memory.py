@@ -1,4 +1,5 @@
-"""How much memory and time an evaluation of COCO's size takes: 5,000 images of 36 regions with 25,000 captions, made up here.
+"""How much memory and time an evaluation of COCO's size takes: 5,000 images of 36 regions with 25,000 captions, made up
+here.
 
 python benchmarks/memory.py
 """
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 
 from xattn.data.batches import EncodedCaptions
-from xattn.data.precomp import check_features, read_split
+from xattn.data.reader import check_features, read_split
 from xattn.data.vocabulary import SPECIALS, Vocabulary
-from xattn.evaluation import measure
+from xattn.evaluation.evaluate import measure
 from xattn.models.registry import build_model
-from xattn.presets import preset
+from xattn.runs.presets import preset
 
 WORDS = [f"word{chr(97 + place // 26)}{chr(97 + place % 26)}" for place in range(600)]
 MEAN_WORDS, LONGEST = 10.5, 49
@@ -40,17 +41,24 @@ def main() -> None:
     captions = options.images * 5
     product = bare_product(options, found["fragments"])
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {options.images:,} images x {options.regions} regions x "
-        f"{options.features} features in {options.dtype}, {captions:,} captions, {options.preset} at dimension {options.dim}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; {options.images:,} images x {options.regions} "
+        "regions x "
+        f"{options.features} features in {options.dtype}, {captions:,} captions, {options.preset} at dimension "
+        f"{options.dim}, "
         f"{options.folds} fold(s)"
     )
     print(f"most resident memory   {found['gigabytes']:.2f} GB")
     print(f"whole evaluation       {found['seconds']:.0f} s, of which scoring and ranking {found['scoring']:.0f} s")
-    print(f"bare matrix product    {product:.0f} s: the same regions with the same words, {found['fragments']:,} of them, same threads")
+    print(
+        f"bare matrix product    {product:.0f} s: the same regions with the same words, {found['fragments']:,} of "
+        "them, same threads"
+    )
 
 
 def parsed_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--regions", type=int, default=36)
     parser.add_argument("--features", type=int, default=2048)
@@ -82,7 +90,9 @@ def evaluated(options: argparse.Namespace) -> dict[str, float]:
     config = preset(options.preset, "coco")
     torch.manual_seed(0)
     vocabulary = Vocabulary((*SPECIALS, *WORDS))
-    model = build_model(type(config.model)(**{**vars(config.model), "dim": options.dim}), options.features, len(vocabulary)).eval()
+    model = build_model(
+        type(config.model)(**{**vars(config.model), "dim": options.dim}), options.features, len(vocabulary)
+    ).eval()
     started, scoring = time.perf_counter(), 0.0
 
     def progress(what: str, *_: int) -> None:
@@ -96,11 +106,17 @@ def evaluated(options: argparse.Namespace) -> dict[str, float]:
     ended = time.perf_counter()
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     fragments = sum(len(ids) for ids in captions.ids)
-    return {"gigabytes": kilobytes / 1e6, "seconds": ended - started, "scoring": ended - scoring, "fragments": fragments}
+    return {
+        "gigabytes": kilobytes / 1e6,
+        "seconds": ended - started,
+        "scoring": ended - scoring,
+        "fragments": fragments,
+    }
 
 
 def bare_product(options: argparse.Namespace, fragments: int) -> float:
-    """Seconds for all similarities of regions with words as matrix products of a size that processors like, measured on a part."""
+    """Seconds for all similarities of regions with words as matrix products of a size that processors like, measured on
+    a part."""
     keys, queries = torch.randn(36 * 32, options.dim), torch.randn(1056, options.dim)
     memory = torch.empty(len(keys), len(queries))
     wanted = options.images * options.regions * fragments / options.folds / (len(keys) * len(queries))

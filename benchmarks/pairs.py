@@ -1,4 +1,5 @@
-"""How fast are all pairs scored, and how long is a training step: the direct form, ours, and the one unavoidable matrix product.
+"""How fast are all pairs scored, and how long is a training step: the direct form, ours, and the one unavoidable matrix
+product.
 
 python benchmarks/pairs.py --images 512 --captions 512 --repeats 5
 """
@@ -16,20 +17,20 @@ from direct_sgraf import direct_scores as direct_sgraf_scores
 from torch import Tensor
 from torch.nn import functional
 
-from xattn.configuration import ConstraintSet, MatchingConfig, RunConfig
 from xattn.data.batches import CaptionBatch, ImageBatch, PairBatch
-from xattn.matching import hinge_ranking_loss, negative_pairs
+from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
+from xattn.models.base import Direction, MatchingModel
 from xattn.models.bfan import Bfan, BfanConfig
 from xattn.models.encoders import prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.interface import Direction, MatchingModel
 from xattn.models.pfan import Pfan, PfanConfig
 from xattn.models.registry import build_model
 from xattn.models.scan import Scan, ScanConfig
 from xattn.models.sgraf import Module as SimilarityModule
 from xattn.models.sgraf import Sgraf, SgrafConfig
-from xattn.objective import WordWeights, batch_objective
-from xattn.optimisation import training_step
+from xattn.runs.config import ConstraintSet, MatchingConfig, RunConfig
+from xattn.training.loss import WordWeights, batch_objective
+from xattn.training.step import training_step
 
 SHORTEST, LONGEST = 6, 16
 """Words of a caption, `<start>` and `<end>` included."""
@@ -44,7 +45,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, {options.regions} regions, {options.dim} dimensions, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, {options.regions} regions, "
+        f"{options.dim} dimensions, "
         f"captions of {SHORTEST} to {LONGEST} words; medians of {options.repeats} interleaved repeats"
     )
     print_scoring(options)
@@ -53,16 +55,26 @@ def main() -> None:
 
 
 def parsed_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=512, help="images scored with every caption")
     parser.add_argument("--captions", type=int, default=512, help="captions scored with every image")
-    parser.add_argument("--direct-captions", type=int, default=24, help="how many of them the direct form scores, one at a time")
+    parser.add_argument(
+        "--direct-captions", type=int, default=24, help="how many of them the direct form scores, one at a time"
+    )
     parser.add_argument("--batch", type=int, default=128, help="pairs of a training step")
     parser.add_argument("--dim", type=int, default=1024, help="dimensions of the common space")
     parser.add_argument("--regions", type=int, default=36, help="regions of an image")
     parser.add_argument("--repeats", type=int, default=5, help="how often everything is measured; medians are printed")
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0 leaves its own choice")
-    parser.add_argument("--models", nargs="*", default=[], metavar="NAME", help="score with these only: scan pfan bfan sgraf; none = all")
+    parser.add_argument(
+        "--models",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="score with these only: scan pfan bfan sgraf; none = all",
+    )
     parser.add_argument("--scores-only", action="store_true", help="leave out the training steps")
     return parser.parse_args()
 
@@ -87,7 +99,11 @@ def print_scoring(options: argparse.Namespace) -> None:
                 options.repeats,
             )
             fastest = min(gemms, key=lambda gemm: seconds[gemm])
-            direct, ours, gemm = some_pairs / seconds["direct"], all_pairs / seconds["ours"], all_pairs / seconds[fastest]
+            direct, ours, gemm = (
+                some_pairs / seconds["direct"],
+                all_pairs / seconds["ours"],
+                all_pairs / seconds[fastest],
+            )
             apart = model.score(images, captions)[:, some] - direct_form(images, captions[some])
             rows.append(
                 [
@@ -103,7 +119,17 @@ def print_scoring(options: argparse.Namespace) -> None:
                 ]
             )
     print(f"\nPairs scored per second, {options.images} images x {options.captions} captions")
-    header = ["", "direct", "ours", "ratio", "GEMM alone", "ours / GEMM", "ratio in bf16", "largest difference", "fastest GEMM"]
+    header = [
+        "",
+        "direct",
+        "ours",
+        "ratio",
+        "GEMM alone",
+        "ours / GEMM",
+        "ratio in bf16",
+        "largest difference",
+        "fastest GEMM",
+    ]
     print_table(header, rows)
 
 
@@ -112,11 +138,17 @@ def contests(options: argparse.Namespace) -> dict[str, tuple[MatchingModel, Call
     found: dict[str, tuple[MatchingModel, Callable[[Fragments, Fragments], Tensor]]] = {}
     for direction in get_args(Direction):
         scan = Scan(scan_config(direction, options), FEATURES, VOCABULARY)
-        found[f"SCAN {direction}"] = scan, lambda images, captions, d=direction: direct_scores(images, captions, d, LAMBDA[d])
+        found[f"SCAN {direction}"] = (
+            scan,
+            lambda images, captions, d=direction: direct_scores(images, captions, d, LAMBDA[d]),
+        )
     pfan = Pfan(PfanConfig(dim=options.dim), FEATURES, VOCABULARY)
     found["PFAN t2i"] = pfan, lambda images, captions: direct_pfan_scores(images, captions, pfan.config.lambda_softmax)
     bfan = Bfan(BfanConfig(dim=options.dim), FEATURES, VOCABULARY)
-    found["BFAN equal"] = bfan, lambda images, captions: direct_bfan_scores(images, captions, bfan.config.lambda_softmax)
+    found["BFAN equal"] = (
+        bfan,
+        lambda images, captions: direct_bfan_scores(images, captions, bfan.config.lambda_softmax),
+    )
     for module in get_args(SimilarityModule):
         sgraf = Sgraf(SgrafConfig(module=module, dim=options.dim, regions=options.regions), FEATURES, VOCABULARY).eval()
         found[f"SGRAF {module}"] = sgraf, lambda images, captions, m=sgraf: direct_sgraf_scores(m, images, captions)
@@ -132,7 +164,8 @@ def scores_in_bfloat16(model: MatchingModel, images: Fragments, captions: Fragme
 
 
 def similarities_alone(images: Fragments, captions: Fragments) -> dict[str, Task]:
-    """Ways to compute nothing but the similarities of all regions with all words, without padding, into memory that is there."""
+    """Ways to compute nothing but the similarities of all regions with all words, without padding, into memory that is
+    there."""
     regions, words = images.vectors.flatten(0, 1), captions.vectors[captions.mask]
     whole = torch.zeros(len(regions) * len(words))
 
@@ -167,14 +200,25 @@ def print_training(options: argparse.Namespace) -> None:
 
         def ours(images=images, captions=captions, batch=batch, model=model, config=config) -> tuple[Tensor, ...]:
             tokens, everything = batch.captions.tokens, every_word()
-            return gradients(batch_objective(model, images, captions, tokens, batch.image_ids, config, 1, everything).loss)
+            return gradients(
+                batch_objective(model, images, captions, tokens, batch.image_ids, config, 1, everything).loss
+            )
 
         seconds = interleaved({"direct": direct, "ours": ours}, options.repeats)
         apart = max((a - b).abs().max().item() for a, b in zip(direct(), ours(), strict=True))
-        scoring.append([direction, *shown(seconds, "direct", "ours"), f"{seconds['direct'] / seconds['ours']:.1f}x", f"{apart:.1e}"])
+        scoring.append(
+            [
+                direction,
+                *shown(seconds, "direct", "ours"),
+                f"{seconds['direct'] / seconds['ours']:.1f}x",
+                f"{apart:.1e}",
+            ]
+        )
 
         whole: dict[str, Task] = {"direct": direct_step(batch, config, direction)}
-        whole |= {kind: our_step(batch, run_config(kind, direction, options)) for kind in ("none", "ccr", "ccs", "both")}
+        whole |= {
+            kind: our_step(batch, run_config(kind, direction, options)) for kind in ("none", "ccr", "ccs", "both")
+        }
         seconds = interleaved(whole, options.repeats)
         added = [f"{seconds[kind] / seconds['none'] - 1:+.0%}" for kind in ("ccr", "ccs", "both")]
         ratio = f"{seconds['direct'] / seconds['none']:.1f}x"
@@ -231,7 +275,9 @@ def scan_config(direction: Direction, options: argparse.Namespace) -> ScanConfig
 
 def run_config(constraints: ConstraintSet, direction: Direction, options: argparse.Namespace) -> RunConfig:
     """Hardest negatives, and constraints that act from the first step."""
-    config = RunConfig(constraints=constraints, model=scan_config(direction, options), matching=MatchingConfig(all_negatives_epochs=0))
+    config = RunConfig(
+        constraints=constraints, model=scan_config(direction, options), matching=MatchingConfig(all_negatives_epochs=0)
+    )
     ccr, ccs = (dataclasses.replace(constraint, from_epoch=1) for constraint in (config.ccr, config.ccs))
     return dataclasses.replace(config, ccr=ccr, ccs=ccs)
 

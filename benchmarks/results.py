@@ -10,7 +10,7 @@ from xattn.compare.experiment import compared_folder
 from xattn.compare.statistics import paired_difference
 from xattn.compare.table import NOTHING, difference_text, summary_text
 from xattn.compare.writing import markdown
-from xattn.configuration import RunConfig, flattened
+from xattn.runs.config import RunConfig, flattened
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
@@ -19,12 +19,16 @@ _ATTENTION = {"f1": "F1", "average_precision": "AP", "pointing": "pointing"}
 
 
 def written(page: str) -> str:
-    """The page with every part between `<!-- KIND of FOLDER -->` and `<!-- end -->` made again; a kind is a key of `KINDS`."""
-    return _PART.sub(lambda part: f"{part[1]}\n{KINDS[part[2]](compared_folder(ROOT / part[3])).strip()}\n\n{part[5]}", page)
+    """The page with every part between `<!-- KIND of FOLDER -->` and `<!-- end -->` made again; a kind is a key of
+    `KINDS`."""
+    return _PART.sub(
+        lambda part: f"{part[1]}\n{KINDS[part[2]](compared_folder(ROOT / part[3])).strip()}\n\n{part[5]}", page
+    )
 
 
 def gains(comparison: Comparison) -> str:
-    """What each constraint set changes, retrieval beside attention: a line for each direction in which a model attends."""
+    """What each constraint set changes, retrieval beside attention: a line for each direction in which a model
+    attends."""
     rows = [row for row in comparison.rows if row.differences]
     lines = []
     for row in rows:
@@ -40,11 +44,14 @@ def gains(comparison: Comparison) -> str:
 def averaged(comparison: Comparison) -> str:
     """The difference of each constraint set in the mean over the models.
 
-    Of all of them, and, if they are more than two, of all but the one in which both constraints change rsum most. A seed's figure is the
-    mean over the models, a model's the mean over the directions in which it attends, so that the interval is over seeds as in the other
-    tables. Seeds that some row lacks are left out.
+    Of all of them, and, if they are more than two, of all but the one in which both constraints change rsum most. A
+    seed's figure is the mean over the models, a model's the mean over the directions in which it attends, so that the
+    interval is over seeds as in the other tables. Seeds that some row lacks are left out.
     """
-    by_set = {name: {row.model: row for row in comparison.singles if row.constraints == name} for name in ("none", "ccr", "ccs", "both")}
+    by_set = {
+        name: {row.model: row for row in comparison.singles if row.constraints == name}
+        for name in ("none", "ccr", "ccs", "both")
+    }
     rows = [row for each in by_set.values() for row in each.values()]
     seeds = sorted(set.intersection(*({*row.records} for row in rows)))
     models = list(by_set["none"])
@@ -53,12 +60,19 @@ def averaged(comparison: Comparison) -> str:
     attention = _ATTENTION if all(row.directions for row in rows) else {}
     lines = []
     for what, chosen in groups if len(models) > 2 else groups[:1]:
-        base = {name: _averages([by_set["none"][model] for model in chosen], seeds, name) for name in ("rsum", *attention)}
+        base = {
+            name: _averages([by_set["none"][model] for model in chosen], seeds, name) for name in ("rsum", *attention)
+        }
         for name in ("ccr", "ccs", "both"):
             members = [by_set[name][model] for model in chosen]
             found = [paired_difference(_averages(members, seeds, figure), base[figure]) for figure in base]
             lines.append(
-                [what, members[0].variant, str(len(seeds)), *(difference_text(each, 3 if n else 1) for n, each in enumerate(found))]
+                [
+                    what,
+                    members[0].variant,
+                    str(len(seeds)),
+                    *(difference_text(each, 3 if n else 1) for n, each in enumerate(found)),
+                ]
             )
     return _table(["models", "constraints", "n", "rsum", *attention.values()], lines)
 
@@ -74,22 +88,43 @@ def _over_directions(found: dict[str, float], name: str) -> float:
 def balance(comparison: Comparison) -> str:
     """A line for each setting: its means over the seeds, and the shares of active hinges in the last epoch."""
     has_attention = any(row.directions for row in comparison.rows)
-    columns = ["constraints", "what differs", "n", "rsum", "seeds", *(_ATTENTION.values() if has_attention else ()), "active in the end"]
+    columns = [
+        "constraints",
+        "what differs",
+        "n",
+        "rsum",
+        "seeds",
+        *(_ATTENTION.values() if has_attention else ()),
+        "active in the end",
+    ]
     lines = []
     for row in comparison.rows:
         seeds = ", ".join(f"{record.retrieval['rsum']:.1f}" for record in row.records.values() if record.retrieval)
-        attention = [summary_text(row.summaries.get(f"{row.directions[0]}.{name}"), 3) for name in _ATTENTION] if has_attention else []
+        attention = (
+            [summary_text(row.summaries.get(f"{row.directions[0]}.{name}"), 3) for name in _ATTENTION]
+            if has_attention
+            else []
+        )
         active = _last(row, "active", lambda share: f"{share:.0%}")
         group = row.group.removeprefix(row.model).strip(" ()")
         what = ", ".join(part for part in (group, *_differing(row)) if part)
         lines.append(
-            [row.variant.split(" (")[0], what, str(len(row.records)), summary_text(row.summaries["rsum"], 1), seeds, *attention, active]
+            [
+                row.variant.split(" (")[0],
+                what,
+                str(len(row.records)),
+                summary_text(row.summaries["rsum"], 1),
+                seeds,
+                *attention,
+                active,
+            ]
         )
     return _table(columns, lines)
 
 
 def pulls(comparison: Comparison) -> str:
-    """How hard each term pulled at the fragments in the first epoch with constraints and in the last, and how much of it was active."""
+    """How hard each term pulled at the fragments in the first epoch with constraints and in the last, and how much of
+    it was active."""
     lines = []
     for row in comparison.rows:
         names = [name for name in next(iter(row.records.values())).log if name.endswith("_gradient")]

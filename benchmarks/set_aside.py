@@ -1,4 +1,5 @@
-"""Set training images of a data folder aside as a development split, so that settings are chosen on none that are reported:
+"""Set training images of a data folder aside as a development split, so that settings are chosen on none that are
+reported:
 
     python benchmarks/set_aside.py DATA OUT --images 200 --seed 20261124
 
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xattn import atomic
-from xattn.data.precomp import read_split
-from xattn.data.precomp_writer import SplitWriter
+from xattn.data.reader import read_split
+from xattn.data.writer import SplitWriter
+from xattn.runtime import atomic
 
 
 def set_aside(data: Path, out: Path, images: int, seed: int) -> None:
@@ -25,10 +26,14 @@ def set_aside(data: Path, out: Path, images: int, seed: int) -> None:
     with atomic.new_folder(out) as folder:
         for name, rows in (("dev", aside), ("train", rest)):
             place = {int(row): number for number, row in enumerate(rows)}
-            with SplitWriter(folder, name, len(rows), split.n_regions, split.feature_size, split.features.dtype) as writer:
+            with SplitWriter(
+                folder, name, len(rows), split.n_regions, split.feature_size, split.features.dtype
+            ) as writer:
                 for row in rows:
                     boxes = None if split.boxes is None else np.asarray(split.boxes[row])
-                    writer.add_image(np.asarray(split.features[row], np.float32), boxes, split.images[row] if split.images else None)
+                    writer.add_image(
+                        np.asarray(split.features[row], np.float32), boxes, split.images[row] if split.images else None
+                    )
                 for caption, image in zip(split.captions, split.caption_image, strict=True):
                     if int(image) in place:
                         writer.add_caption(caption, place[int(image)])

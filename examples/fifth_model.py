@@ -1,11 +1,13 @@
-"""A fifth model, none of xattn's: `torch.nn.MultiheadAttention`, its own training loop, the constraints in ten lines, the same tables.
+"""A fifth model, none of xattn's: `torch.nn.MultiheadAttention`, its own training loop, the constraints in ten lines,
+the same tables.
 
     xattn scenes --out scenes
     python examples/fifth_model.py --data scenes --out fifth
     xattn compare --records fifth --out fifth        # the same tables and pictures again, from the records alone
 
-Words, read by a GRU, attend to regions with four heads; the score of a pair is the mean cosine of its words and what they attend to. The
-ten lines are in `constraints_loss`: each head's projected queries and keys and its weights are an `Attention`.
+Words, read by a GRU, attend to regions with four heads; the score of a pair is the mean cosine of its words and what
+they attend to. The ten lines are in `constraints_loss`: each head's projected queries and keys and its weights are an
+`Attention`.
 """
 
 from dataclasses import dataclass
@@ -18,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import xattn
-from xattn.attended import word_relevance
-from xattn.attention import Attention
+from xattn.attention.attention import Attention
 from xattn.compare.attention_measure import AttentionMeasure
 from xattn.compare.comparison import Comparison
 from xattn.compare.data_identity import data_identity
@@ -29,12 +30,13 @@ from xattn.compare.pictures import draw_all
 from xattn.compare.records import Record, write_record
 from xattn.compare.table import print_comparison
 from xattn.compare.writing import write_tables
-from xattn.constraints import CCR, CCS, different_words, swap_partners
 from xattn.data.batches import CaptionBatch, EncodedCaptions, ImageBatch, content_weights, pair_batches, read_regions
-from xattn.data.precomp import read_split
+from xattn.data.reader import read_split
 from xattn.data.split import Split
 from xattn.data.vocabulary import Vocabulary
-from xattn.matching import hinge_ranking_loss, negative_pairs
+from xattn.evaluation.grounding import word_relevance
+from xattn.losses.constraints import CCR, CCS, different_words, swap_partners
+from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
 from xattn.metrics.retrieval import RetrievalReport, retrieval_report
 
 HEADS = 4
@@ -92,7 +94,9 @@ class Matcher(nn.Module):
             self.embedding(captions.tokens), captions.lengths, batch_first=True, enforce_sorted=False
         )
         vectors, _ = nn.utils.rnn.pad_packed_sequence(self.reader(packed)[0], batch_first=True)
-        return Encoded(functional.normalize(vectors, dim=-1), torch.arange(vectors.shape[1]) < captions.lengths[:, None])
+        return Encoded(
+            functional.normalize(vectors, dim=-1), torch.arange(vectors.shape[1]) < captions.lengths[:, None]
+        )
 
     def weights(self, words: Encoded, regions: Encoded) -> Tensor:
         """Each head's attention of aligned pairs, `pairs heads words regions`."""
@@ -100,7 +104,9 @@ class Matcher(nn.Module):
         return self.layer(words.vectors, keys, keys, key_padding_mask=~regions.mask, average_attn_weights=False)[1]
 
     def score(self, words: Encoded, regions: Encoded) -> Tensor:
-        """All images with all captions, `images captions`: the mean cosine of the words and what they attend to, some images at a time."""
+        """All images with all captions, `images captions`: the mean cosine of the words and what they attend to, some
+        images at a time.
+        """
         n_captions, n_words, dim = words.vectors.shape
         every_word, scores = words.vectors.reshape(1, -1, dim), []
         for keys, mask in zip(regions.vectors.split(16), regions.mask.split(16), strict=True):
@@ -128,7 +134,9 @@ def constraints_loss(
 ) -> Tensor:
     """The constraints on every head, as a sum over pairs: all that a model of one's own needs."""
     queries, keys = model.projected(words.vectors, 0), model.projected(regions.vectors, 1)
-    attention = Attention(queries, keys, model.weights(words, regions), query_mask=words.mask[:, None], key_mask=regions.mask[:, None])
+    attention = Attention(
+        queries, keys, model.weights(words, regions), query_mask=words.mask[:, None], key_mask=regions.mask[:, None]
+    )
     loss = torch.zeros(())
     if "ccr" in names:
         loss = loss + CCR(margin, reduction="mean")(attention, counted[:, None])
@@ -138,20 +146,35 @@ def constraints_loss(
     return len(tokens) * loss
 
 
-def train(settings: Settings, split: Split, captions: EncodedCaptions, vocabulary: Vocabulary, names: tuple[str, ...], seed: int):
-    """A loop of one's own: the ranking loss, and the constraints from the second epoch on. Gives the model and each epoch's loss."""
+def train(
+    settings: Settings,
+    split: Split,
+    captions: EncodedCaptions,
+    vocabulary: Vocabulary,
+    names: tuple[str, ...],
+    seed: int,
+):
+    """A loop of one's own: the ranking loss, and the constraints from the second epoch on. Gives the model and each
+    epoch's loss.
+    """
     torch.manual_seed(seed)
     model, content = Matcher(split.feature_size, len(vocabulary), settings.dim), content_weights(vocabulary)
     optimiser, swaps, losses = torch.optim.Adam(model.parameters(), lr=1e-3), torch.Generator().manual_seed(seed), []
     for epoch in range(1, settings.epochs + 1):
         total = 0.0
         for batch in pair_batches(split, captions, settings.batch_size, seed, epoch):
-            words, regions, tokens = model.encode_captions(batch.captions), model.encode_images(batch.images), batch.captions.tokens
+            words, regions, tokens = (
+                model.encode_captions(batch.captions),
+                model.encode_images(batch.images),
+                batch.captions.tokens,
+            )
             scores, negatives = model.score(words, regions), negative_pairs(batch.image_ids)
             loss = hinge_ranking_loss(scores, negatives, settings.margin, "all" if epoch == 1 else "hardest")
             if names and epoch > 1:
                 partners, _ = swap_partners(scores, negatives, "random", "t2i", swaps)
-                constrained = constraints_loss(model, words, regions, tokens, content[tokens], partners, settings.margin, names)
+                constrained = constraints_loss(
+                    model, words, regions, tokens, content[tokens], partners, settings.margin, names
+                )
                 loss = loss + settings.weight * constrained
             optimiser.zero_grad()
             loss.backward()
@@ -167,9 +190,16 @@ def measure(model: Matcher, split: Split, captions: EncodedCaptions) -> tuple[Re
     """Retrieval, and the attention of the annotated captions, averaged over the heads, against the boxes."""
     regions = model.encode_images(read_regions(split, torch.arange(split.n_images).numpy()))
     batch = captions.batch(torch.arange(len(captions)).numpy())
-    words, owner, attention = model.encode_captions(batch), torch.from_numpy(split.caption_image), AttentionMeasure(iou=0.5)
+    words, owner, attention = (
+        model.encode_captions(batch),
+        torch.from_numpy(split.caption_image),
+        AttentionMeasure(iou=0.5),
+    )
     for row in sorted(split.truth or {}):
-        one, its = Encoded(*(part[row : row + 1] for part in words)), Encoded(*(part[owner[row]][None] for part in regions))
+        one, its = (
+            Encoded(*(part[row : row + 1] for part in words)),
+            Encoded(*(part[owner[row]][None] for part in regions)),
+        )
         relevant, annotated = word_relevance(split, row, len(captions.words[row]), iou=0.5)
         weights = model.weights(one, its).mean(1)[:, : len(annotated)]
         attention.update(weights, torch.from_numpy(relevant)[None], torch.from_numpy(annotated)[None], its.mask)
@@ -177,7 +207,9 @@ def measure(model: Matcher, split: Split, captions: EncodedCaptions) -> tuple[Re
 
 
 def compare(settings: Settings) -> Comparison:
-    """Train and measure every constraint set with every seed, write a record of each, and compare them as `xattn compare` does."""
+    """Train and measure every constraint set with every seed, write a record of each, and compare them as `xattn
+    compare` does.
+    """
     splits = {name: read_split(settings.data, name) for name in ("train", "dev", "test")}
     vocabulary = Vocabulary.build(splits["train"].captions + splits["dev"].captions, settings.min_count)
     encoded = {name: EncodedCaptions(split, vocabulary) for name, split in splits.items()}
@@ -196,9 +228,17 @@ def compare(settings: Settings) -> Comparison:
                 data=data_identity(settings.data, "test").as_dict(),
                 retrieval=rounded_retrieval(retrieval),
                 attention={"t2i": attention.summary(dev_attention.best_threshold())},
-                dev={"retrieval": rounded_retrieval(dev_retrieval), "attention": {"t2i": dev_attention.summary()["uniform"]}},
+                dev={
+                    "retrieval": rounded_retrieval(dev_retrieval),
+                    "attention": {"t2i": dev_attention.summary()["uniform"]},
+                },
                 log={"epoch": list(range(1, len(losses) + 1)), "loss": losses},
-                about={"xattn": xattn.__version__, "torch": torch.__version__, "threads": torch.get_num_threads(), "processes": 1},
+                about={
+                    "xattn": xattn.__version__,
+                    "torch": torch.__version__,
+                    "threads": torch.get_num_threads(),
+                    "processes": 1,
+                },
             )
             write_record(record, settings.out / "records")
             print(f"{record.cell}: rsum {retrieval.rsum:.1f}", flush=True)

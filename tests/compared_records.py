@@ -4,12 +4,19 @@ import dataclasses
 from typing import Any
 
 from xattn.compare.records import Record
-from xattn.presets import preset
+from xattn.runs.presets import preset
 
-DATA = {"fingerprint": "0123456789abcdef", "folder": "scenes", "split": "test", "images": 20, "captions": 100, "training_captions": 800}
+DATA = {
+    "fingerprint": "0123456789abcdef",
+    "folder": "scenes",
+    "split": "test",
+    "images": 20,
+    "captions": 100,
+    "training_captions": 800,
+}
 REPORT = {
-    "precision": 0.5, "recall": 0.8, "f1": 0.6, "micro_precision": 0.4, "micro_recall": 0.7, "micro_f1": 0.5, "average_precision": 0.7,
-    "pointing": 0.65, "threshold": "uniform", "iou": 0.5, "queries": 300, "left_out": 3,
+    "precision": 0.5, "recall": 0.8, "f1": 0.6, "micro_precision": 0.4, "micro_recall": 0.7, "micro_f1": 0.5,
+    "average_precision": 0.7, "pointing": 0.65, "threshold": "uniform", "iou": 0.5, "queries": 300, "left_out": 3,
 }  # fmt: skip
 
 
@@ -27,7 +34,9 @@ def made_record(
     config = dataclasses.replace(preset(model.split(" ")[0]), constraints=constraints, seed=seed).as_dict()
     for section, values in (fields or {}).items():
         config[section] = config[section] | values if isinstance(values, dict) else values
-    sides = {side: {"r1": rsum / 6 - 10, "r5": rsum / 6, "r10": rsum / 6 + 10} for side in ("image_to_text", "text_to_image")}
+    sides = {
+        side: {"r1": rsum / 6 - 10, "r5": rsum / 6, "r10": rsum / 6 + 10} for side in ("image_to_text", "text_to_image")
+    }
     attention = {
         direction: {
             "uniform": REPORT | {"f1": f1},
@@ -41,7 +50,9 @@ def made_record(
     if constraints in ("ccr", "both"):
         log["ccr_t2i_active"] = [None, 0.9]
     fields_of_record: dict[str, Any] = {
-        "cell": "_".join([model, constraints, *(f"{name}={value}" for name, value in (fields or {}).items()), f"seed{seed}"]),
+        "cell": "_".join(
+            [model, constraints, *(f"{name}={value}" for name, value in (fields or {}).items()), f"seed{seed}"]
+        ),
         "model": model,
         "constraints": constraints,
         "seed": seed,
@@ -59,4 +70,6 @@ def made_record(
 
 def failed(**changes: Any):
     """A record of a cell that failed."""
-    return made_record(state="failed", retrieval=None, attention=None, log={}, **{"reason": "the loss is no longer finite", **changes})
+    return made_record(
+        state="failed", retrieval=None, attention=None, log={}, **{"reason": "the loss is no longer finite", **changes}
+    )

@@ -8,13 +8,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xattn.data.precomp_writer import SplitWriter
+from xattn.data.phrases import Span
 from xattn.data.split import ImageRecord
-from xattn.data.truth import Span
-from xattn.presets import preset
-from xattn.training import train
+from xattn.data.writer import SplitWriter
+from xattn.runs.presets import preset
+from xattn.training.train import train
 
-NOUNS = ("dog", "cat", "tree", "car", "boat", "house", "bird", "lamp", "kite", "cow", "duck", "bus", "ball", "bench", "clock", "pizza")
+NOUNS = (
+    "dog",
+    "cat",
+    "tree",
+    "car",
+    "boat",
+    "house",
+    "bird",
+    "lamp",
+    "kite",
+    "cow",
+    "duck",
+    "bus",
+    "ball",
+    "bench",
+    "clock",
+    "pizza",
+)
 LINKS = ("near", "behind", "under")
 WIDTH, HEIGHT = 100, 80
 FEATURES = 16
@@ -28,12 +45,15 @@ def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=10, help="how many training processes are killed at random moments")
 
 
-def write_tiny_data(folder, images=(12, 6, 6), seed=0, has_truth=True, has_boxes=True, feature_size=FEATURES, has_counts=True):
-    """Write a data folder: four regions of an image show a noun each, a fifth shows noise; its captions name two of the nouns.
+def write_tiny_data(
+    folder, images=(12, 6, 6), seed=0, has_truth=True, has_boxes=True, feature_size=FEATURES, has_counts=True
+):
+    """Write a data folder: four regions of an image show a noun each, a fifth shows noise; its captions name two of the
+    nouns.
 
-    Every third image has four regions of the five, unless all have as many (`has_counts`). The first image of a split has three
-    captions, the others two. The truth of a noun is its quadrant, but that of every fourth object is moved so far that no region is
-    relevant to it.
+    Every third image has four regions of the five, unless all have as many (`has_counts`). The first image of a split
+    has three captions, the others two. The truth of a noun is its quadrant, but that of every fourth object is moved so
+    far that no region is relevant to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     prototypes = np.random.default_rng(99).normal(size=(len(NOUNS), feature_size))

@@ -1,15 +1,18 @@
-"""A training in a process of its own, to be killed: at any moment from outside, or by its own hand in the middle of a save."""
+"""A training in a process of its own, to be killed: at any moment from outside, or by its own hand in the middle of a
+save."""
 
 import multiprocessing
 import os
 import signal
 from pathlib import Path
 
-from xattn.kept_run import Saving
-from xattn.training import train
+from xattn.training.resumable import Saving
+from xattn.training.train import train
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["xattn.training"])  # processes then start in milliseconds, without importing PyTorch again
+CONTEXT.set_forkserver_preload(
+    ["xattn.training.train"]
+)  # processes then start in milliseconds, without importing PyTorch again
 
 MOMENTS = ("half written", "not flushed", "not renamed", "renamed", "flushed")
 """Of a save, in their order."""

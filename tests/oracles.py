@@ -107,7 +107,9 @@ def reduced(pairs, reduction, importance=None):
     means = []
     for p, hinges in enumerate(pairs):
         counts = [1.0] * len(hinges) if importance is None else importance[p]
-        counted = [(count, hinge) for count, hinge in zip(counts, hinges, strict=True) if hinge is not None and count > 0]
+        counted = [
+            (count, hinge) for count, hinge in zip(counts, hinges, strict=True) if hinge is not None and count > 0
+        ]
         if counted:
             means.append(math.fsum(c * h for c, h in counted) / math.fsum(c for c, _ in counted))
     if reduction == "sum":

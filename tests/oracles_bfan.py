@@ -13,7 +13,8 @@ def judgements(row, focus):
 
 
 def focused(row, focus):
-    """The row with the attention of its positive keys alone, or as it is where none is positive beyond the rounding of doubles."""
+    """The row with the attention of its positive keys alone, or as it is where none is positive beyond the rounding of
+    doubles."""
     kept = [w if judgement > 1e-13 else 0.0 for w, judgement in zip(row, judgements(row, focus), strict=True)]
     return [w / math.fsum(kept) for w in kept] if any(kept) else row
 
@@ -41,5 +42,7 @@ def score(regions, words, lambda_softmax, focus):
     total = 0.0
     for queries, keys in ((words, regions), (regions, words)):
         weights = focal_weights(queries, keys, lambda_softmax, focus)
-        total += math.fsum(relevance(query, row, keys) for query, row in zip(queries, weights, strict=True)) / len(queries)
+        total += math.fsum(relevance(query, row, keys) for query, row in zip(queries, weights, strict=True)) / len(
+            queries
+        )
     return total

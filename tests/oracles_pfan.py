@@ -19,7 +19,9 @@ def area(box, block):
 def blocks(box):
     """The 15 ids and overlaps of a box."""
     x1, y1, x2, y2 = (round(min(max(value, 0.0), 1.0) * GRID) for value in box)
-    x, y = (math.floor((low + high) / 2 / (BLOCK / 16) + 0.5) for low, high in ((x1, x2), (y1, y2)))  # sixteenths of a block
+    x, y = (
+        math.floor((low + high) / 2 / (BLOCK / 16) + 0.5) for low, high in ((x1, x2), (y1, y2))
+    )  # sixteenths of a block
     found = []
     for row in range(16):
         for column in range(16):
@@ -31,7 +33,9 @@ def blocks(box):
     found = sorted(found)[:15]
     total = sum(overlap for overlap, _, _ in found)
     missing = 15 - len(found)
-    return [block for _, _, block in found] + [256] * missing, [overlap / total for overlap, _, _ in found] + [0.0] * missing
+    return [block for _, _, block in found] + [256] * missing, [overlap / total for overlap, _, _ in found] + [
+        0.0
+    ] * missing
 
 
 def softmax(logits):
@@ -54,7 +58,9 @@ def position(feature, ids, overlaps, attention_weight, attention_bias, embedding
 
 def region(feature, ids, overlaps, state):
     """The unit vector of a region; `state` holds the encoder's weights as lists, by name."""
-    where = position(feature, ids, overlaps, state["fc_att.weight"], state["fc_att.bias"], state["position_embedding.weight"])
+    where = position(
+        feature, ids, overlaps, state["fc_att.weight"], state["fc_att.bias"], state["position_embedding.weight"]
+    )
     vector = linear(state["fc.weight"], state["fc.bias"], feature + where)
     norm = math.sqrt(oracles.dot(vector, vector)) + 1e-8
     return [value / norm for value in vector]

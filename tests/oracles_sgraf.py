@@ -38,7 +38,10 @@ def mean_and_variance(values):
 
 def batch_norm(parameters, name, channel, value, statistics=None):
     """One value of one channel; `statistics` are a mean and a variance, absent = the running averages."""
-    mean, variance = statistics or (parameters[f"{name}.running_mean"][channel], parameters[f"{name}.running_var"][channel])
+    mean, variance = statistics or (
+        parameters[f"{name}.running_mean"][channel],
+        parameters[f"{name}.running_var"][channel],
+    )
     normalised = (value - mean) / math.sqrt(variance + BATCH_NORM_EPSILON)
     return normalised * parameters[f"{name}.weight"][channel] + parameters[f"{name}.bias"][channel]
 
@@ -48,7 +51,8 @@ def squared_difference(one, other):
 
 
 def wholes(parameters, name, sets, is_training=False):
-    """The whole vector of each image or caption; with batch norms where `parameters` has them, in training over all the sets."""
+    """The whole vector of each image or caption; with batch norms where `parameters` has them, in training over all the
+    sets."""
     dim = len(sets[0][0])
     means = [[math.fsum(vector[d] for vector in vectors) / len(vectors) for d in range(dim)] for vectors in sets]
     local = [[linear(parameters, f"{name}.local", vector) for vector in vectors] for vectors in sets]
@@ -74,7 +78,9 @@ def nodes(parameters, regions, words, image, caption, lambda_softmax):
     """The similarity vectors of one pair; `image` and `caption` are the whole ones."""
     contents = [unit(content(row, regions)) for row in scan_weights(words, regions, lambda_softmax)]
     together = unit(linear(parameters, "sim_tranglo", squared_difference(image, caption)))
-    return [together] + [unit(linear(parameters, "sim_tranloc", squared_difference(a, q))) for a, q in zip(contents, words, strict=True)]
+    return [together] + [
+        unit(linear(parameters, "sim_tranloc", squared_difference(a, q))) for a, q in zip(contents, words, strict=True)
+    ]
 
 
 def reasoned(parameters, vectors, steps):

@@ -1,4 +1,5 @@
-"""What several processes do together in the tests, each started here with the environment that `torchrun` would give it."""
+"""What several processes do together in the tests, each started here with the environment that `torchrun` would give
+it."""
 
 import dataclasses
 import multiprocessing
@@ -10,22 +11,22 @@ import traceback
 import numpy as np
 import torch
 
-from xattn import loop
 from xattn.data.batches import epoch_batches, pair_batch, read_regions
-from xattn.device import launched_processes, leave_processes
-from xattn.encoding import encode_captions, score_all
-from xattn.errors import InputError
-from xattn.kept_run import Interrupted, Saving
-from xattn.models.interface import evaluating, sharing
+from xattn.evaluation.encode import encode_captions, score_all
+from xattn.models.base import evaluating, sharing
 from xattn.models.registry import build_model
-from xattn.objective import WordWeights
-from xattn.optimisation import training_step
-from xattn.processes import Processes
-from xattn.training import train
-from xattn.training_data import prepare_data
+from xattn.runtime.device import launched_processes, leave_processes
+from xattn.runtime.errors import InputError
+from xattn.runtime.process_group import Processes
+from xattn.training import loop
+from xattn.training.data import prepare_data
+from xattn.training.loss import WordWeights
+from xattn.training.resumable import Interrupted, Saving
+from xattn.training.step import training_step
+from xattn.training.train import train
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["xattn.training"])
+CONTEXT.set_forkserver_preload(["xattn.training.train"])
 
 
 def together(count, work, *arguments):
@@ -34,7 +35,9 @@ def together(count, work, *arguments):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     queue = CONTEXT.Queue()
-    processes = [CONTEXT.Process(target=_begin, args=(queue, count, index, port, work, arguments)) for index in range(count)]
+    processes = [
+        CONTEXT.Process(target=_begin, args=(queue, count, index, port, work, arguments)) for index in range(count)
+    ]
     for process in processes:
         process.start()
     results = dict(queue.get(timeout=240) for _ in processes)
@@ -47,7 +50,13 @@ def together(count, work, *arguments):
 def _begin(queue, count, index, port, work, arguments):
     torch.set_num_threads(1)
     if count > 1:
-        names = {"WORLD_SIZE": count, "RANK": index, "LOCAL_RANK": index, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        names = {
+            "WORLD_SIZE": count,
+            "RANK": index,
+            "LOCAL_RANK": index,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         os.environ.update({name: str(value) for name, value in names.items()})
     try:
         assert launched_processes() == Processes(count, index), "or each would train by itself, and all would agree"
@@ -87,13 +96,21 @@ def trained_in_double(configs, data, steps):
                     share = processes.share(len(rows)) if 1 < processes.count <= len(rows) else None
                     part = pair_batch(prepared.train, prepared.train_captions, rows, share)
                     boxes = None if part.images.boxes is None else part.images.boxes.double()
-                    part = part._replace(images=part.images._replace(features=part.images.features.double(), boxes=boxes))
+                    part = part._replace(
+                        images=part.images._replace(features=part.images.features.double(), boxes=boxes)
+                    )
                     words = WordWeights(every_word, every_word)
-                    found = training_step(model, optimiser, [part], config, epoch, words, swaps, measures_gradients=len(losses) % 5 == 0)
+                    found = training_step(
+                        model, optimiser, [part], config, epoch, words, swaps, measures_gradients=len(losses) % 5 == 0
+                    )
                     losses.append(found.loss.item() / len(rows))
                     terms.append(found.terms | {f"{name}_gradient": norm for name, norm in found.gradients.items()})
             scores = _scores(model, prepared)
-        results.append(Steps(losses, terms, first_scores, scores, {name: value.numpy() for name, value in model.state_dict().items()}))
+        results.append(
+            Steps(
+                losses, terms, first_scores, scores, {name: value.numpy() for name, value in model.state_dict().items()}
+            )
+        )
     return results
 
 

@@ -1,8 +1,9 @@
-"""Checkpoints as the authors of the four models wrote them: the old layout of PyTorch 0.3 to 1.5 under Python 2, written by hand.
+"""Checkpoints as the authors of the four models wrote them: the old layout of PyTorch 0.3 to 1.5 under Python 2,
+written by hand.
 
-Python 2 wrote text as byte strings, an `OrderedDict` as a list of lists and whole numbers that came from C++ as `long`; PyTorch 0.3 had
-no `_rebuild_tensor_v2`; storages were on `cuda:0`, and on a GPU all weights of a GRU share one. All of this is here, and was compared
-instruction by instruction with a file that PyTorch 1.0.0 wrote under Python 2.7.
+Python 2 wrote text as byte strings, an `OrderedDict` as a list of lists and whole numbers that came from C++ as `long`;
+PyTorch 0.3 had no `_rebuild_tensor_v2`; storages were on `cuda:0`, and on a GPU all weights of a GRU share one. All of
+this is here, and was compared instruction by instruction with a file that PyTorch 1.0.0 wrote under Python 2.7.
 """
 
 import argparse
@@ -128,7 +129,11 @@ class Writer:
             self.code += pickle.MARK
         for part in value:
             self.write(part)
-        self.code += [pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3][len(value)] if len(value) <= 3 else pickle.TUPLE
+        self.code += (
+            [pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3][len(value)]
+            if len(value) <= 3
+            else pickle.TUPLE
+        )
 
     def batch(self, parts, one, many, size):
         if len(parts) > size:
@@ -140,7 +145,9 @@ class Writer:
     def once(self, key, code):
         if key in self.memo:
             place = self.memo[key]
-            self.code += pickle.BINGET + bytes([place]) if place < 256 else pickle.LONG_BINGET + struct.pack("<I", place)
+            self.code += (
+                pickle.BINGET + bytes([place]) if place < 256 else pickle.LONG_BINGET + struct.pack("<I", place)
+            )
             return
         self.code += code
         self.put(key)
@@ -167,12 +174,18 @@ class OldLayout:
                 return self.tensor(value)
             case OrderedDict():
                 pairs = [[self.converted(name), self.converted(part)] for name, part in value.items()]
-                state = {"_metadata": self.converted(value._metadata)} if self.version == 2 and hasattr(value, "_metadata") else None
+                state = (
+                    {"_metadata": self.converted(value._metadata)}
+                    if self.version == 2 and hasattr(value, "_metadata")
+                    else None
+                )
                 return Call(Global("collections", "OrderedDict"), (pairs,), state)
             case argparse.Namespace():
                 return Call(Global("argparse", "Namespace"), (), self.converted(vars(value)), pickle.NEWOBJ)
             case np.generic():
-                kind = Call(Global("numpy", "dtype"), (value.dtype.str[1:], 0, 1), (3, "<", None, None, None, -1, -1, 0))
+                kind = Call(
+                    Global("numpy", "dtype"), (value.dtype.str[1:], 0, 1), (3, "<", None, None, None, -1, -1, 0)
+                )
                 return Call(Global("numpy.core.multiarray", "scalar"), (kind, value.tobytes()))
             case dict():
                 return {name: self.converted(part) for name, part in value.items()}
@@ -185,7 +198,9 @@ class OldLayout:
         elements = torch.empty(0, dtype=tensor.dtype).set_(storage)
         key = str(storage.data_ptr())
         self.storages[key] = elements
-        kind = {torch.float32: "Float", torch.float64: "Double", torch.float16: "Half", torch.int64: "Long"}[tensor.dtype]
+        kind = {torch.float32: "Float", torch.float64: "Double", torch.float16: "Half", torch.int64: "Long"}[
+            tensor.dtype
+        ]
         identity = ("storage", Global("torch", f"{kind}Storage"), key, self.location, Long(len(elements)), None)
         place = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
         if self.version == 1:
@@ -207,15 +222,22 @@ def write_old_layout(path, contents, **how):
 
 
 def published_modules(model, module="SGR", words=WORDS):
-    """Modules whose state dictionaries have the names and shapes of a published model, at a small size, with random numbers."""
+    """Modules whose state dictionaries have the names and shapes of a published model, at a small size, with random
+    numbers."""
     torch.manual_seed(3)
     image = nn.ModuleDict({"fc": nn.Linear(FEATURES, DIM)})
     if model == "pfan":
         image = nn.ModuleDict(
-            {"fc": nn.Linear(FEATURES + 3, DIM), "fc_att": nn.Linear(FEATURES, 3), "position_embedding": nn.Embedding(257, 3)}
+            {
+                "fc": nn.Linear(FEATURES + 3, DIM),
+                "fc_att": nn.Linear(FEATURES, 3),
+                "position_embedding": nn.Embedding(257, 3),
+            }
         )
     rnn = "cap_rnn" if model == "sgraf" else "rnn"
-    text = nn.ModuleDict({"embed": nn.Embedding(words, WORD_DIM), rnn: nn.GRU(WORD_DIM, DIM, batch_first=True, bidirectional=True)})
+    text = nn.ModuleDict(
+        {"embed": nn.Embedding(words, WORD_DIM), rnn: nn.GRU(WORD_DIM, DIM, batch_first=True, bidirectional=True)}
+    )
     parts = [image, text]
     if model == "sgraf":
         parts.append(_similarity_encoder(module))
@@ -232,7 +254,11 @@ def _similarity_encoder(module):
     def layers(outputs, *norm):
         return nn.Sequential(nn.Linear(DIM, outputs), *norm)
 
-    images = {"local": layers(DIM, nn.BatchNorm1d(REGIONS)), "global": layers(DIM, nn.BatchNorm1d(DIM)), "common": layers(1)}
+    images = {
+        "local": layers(DIM, nn.BatchNorm1d(REGIONS)),
+        "global": layers(DIM, nn.BatchNorm1d(DIM)),
+        "common": layers(1),
+    }
     captions = {"local": layers(DIM), "global": layers(DIM), "common": layers(1)}
     parts: dict[str, nn.Module] = {
         "v_global_w": nn.ModuleDict({f"embedding_{name}": part for name, part in images.items()}),
@@ -243,7 +269,9 @@ def _similarity_encoder(module):
     }
     if module == "SGR":
         names = ("graph_query_w", "graph_key_w", "sim_graph_w")
-        parts["SGR_module"] = nn.ModuleList(nn.ModuleDict({name: nn.Linear(SIM_DIM, SIM_DIM) for name in names}) for _ in range(3))
+        parts["SGR_module"] = nn.ModuleList(
+            nn.ModuleDict({name: nn.Linear(SIM_DIM, SIM_DIM) for name in names}) for _ in range(3)
+        )
     else:
         parts["SAF_module"] = nn.ModuleDict({"attn_sim_w": nn.Linear(SIM_DIM, 1), "bn": nn.BatchNorm1d(1)})
     return nn.ModuleDict(parts)

@@ -1,4 +1,4 @@
-"""Small files of exactly the shapes in which the world keeps this field's data, for the tests of `xattn.sources`."""
+"""Small files of exactly the shapes in which the world keeps this field's data, to test its readers."""
 
 import base64
 import json
@@ -17,7 +17,8 @@ def karpathy_image(filename, split, sentences, cocoid=None, first_sentid=0):
         "sentids": [first_sentid + place for place in range(len(sentences))],
         "imgid": 0,
         "sentences": [
-            {"tokens": raw.lower().split(), "raw": raw, "imgid": 0, "sentid": first_sentid + place} for place, raw in enumerate(sentences)
+            {"tokens": raw.lower().split(), "raw": raw, "imgid": 0, "sentid": first_sentid + place}
+            for place, raw in enumerate(sentences)
         ],
         "split": split,
         "filename": filename,
@@ -80,9 +81,13 @@ def write_entities(folder, key, sentences, objects, width=100, height=80):
     for names, box, is_scene in objects:
         named = "".join(f"<name>{name}</name>" for name in names)
         if box is None:
-            parts.append(f"<object>{named}<scene>{int(is_scene)}</scene><nobndbox>{int(not is_scene)}</nobndbox></object>")
+            parts.append(
+                f"<object>{named}<scene>{int(is_scene)}</scene><nobndbox>{int(not is_scene)}</nobndbox></object>"
+            )
         else:
-            edges = "".join(f"<{edge}>{value}</{edge}>" for edge, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+            edges = "".join(
+                f"<{edge}>{value}</{edge}>" for edge, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+            )
             parts.append(f"<object>{named}<bndbox>{edges}</bndbox></object>")
     size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
     (folder / "Annotations" / f"{key}.xml").write_text(
@@ -104,11 +109,14 @@ def regions_of(number, n_regions, feature_size=8):
     rng = np.random.default_rng(number)
     corners = rng.integers(0, 30, (n_regions, 2)).astype(np.float32)
     sides = rng.integers(10, 50, (n_regions, 2)).astype(np.float32)
-    return np.concatenate([corners, corners + sides], axis=1), rng.normal(size=(n_regions, feature_size)).astype(np.float32)
+    return np.concatenate([corners, corners + sides], axis=1), rng.normal(size=(n_regions, feature_size)).astype(
+        np.float32
+    )
 
 
 def write_tsv(path, images, n_regions=4, feature_size=8, line_end="\n"):
-    """A row for each image (its id), with the regions of `regions_of` of its place's number or, for a pair, of the number given."""
+    """A row for each image (its id), with the regions of `regions_of` of its place's number or, for a pair, of the
+    number given."""
     with path.open("w", newline="") as file:
         for image in images:
             name, number, count = image if isinstance(image, tuple) else (image, hash_of(image), n_regions)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xattn import cli
+from xattn.cli import main as cli
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xattn.cli import main
+from xattn.cli.main import main
 from xattn.compare.records import read_records
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -27,7 +27,12 @@ def fifth():
 def test_the_fifth_model_is_compared_as_the_four_are(fifth, tiny_data, tmp_path, capsys):
     settings = fifth.Settings(tiny_data, tmp_path, seeds=(0, 1), epochs=2, dim=16, batch_size=8, min_count=1)
     comparison = fifth.compare(settings)
-    assert [row.label for row in comparison.rows] == ["multihead alone", "multihead + CCR", "multihead + CCS", "multihead + CCR + CCS"]
+    assert [row.label for row in comparison.rows] == [
+        "multihead alone",
+        "multihead + CCR",
+        "multihead + CCS",
+        "multihead + CCR + CCS",
+    ]
     assert all(row.differences["rsum"].n == 2 for row in comparison.rows[1:])
     assert all("t2i.chosen_f1" in row.summaries for row in comparison.rows)
     losses = {record.cell: record.log["loss"] for record in read_records(tmp_path / "records")}
@@ -45,7 +50,9 @@ def test_the_constraints_reach_every_part_of_the_attention(fifth):
     tokens = torch.arange(15).view(3, 5)
     for names in (("ccr",), ("ccs",)):
         model.zero_grad()
-        loss = fifth.constraints_loss(model, words, regions, tokens, words.mask.float(), torch.tensor([1, 2, 0]), 0.2, names)
+        loss = fifth.constraints_loss(
+            model, words, regions, tokens, words.mask.float(), torch.tensor([1, 2, 0]), 0.2, names
+        )
         loss.backward()
         queries, keys, _ = model.layer.in_proj_weight.grad.chunk(3)
         assert queries.abs().sum() > 0

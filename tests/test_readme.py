@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xattn import cli
+from xattn.cli import main as cli
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -21,7 +21,10 @@ def test_the_readme_shows_python() -> None:
 
 
 COMMANDS = [
-    line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) for line in block.splitlines() if line.startswith("xattn")
+    line
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("xattn")
 ]
 
 

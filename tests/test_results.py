@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from compared_records import made_record
-from xattn import cli
+from xattn.cli import main as cli
 from xattn.compare.comparison import compared
 from xattn.compare.data_identity import DataIdentity, is_same_data
 from xattn.compare.grid import CONSTRAINT_SECTIONS, Grid, grid_cells
 from xattn.compare.plan import planned_cells
 from xattn.compare.records import read_records
-from xattn.configuration import RunConfig, flattened
+from xattn.runs.config import RunConfig, flattened
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -66,7 +66,9 @@ def test_the_mean_over_models(results):
     assert lines[0] == "| models | constraints | n | rsum | F1 | AP | pointing |"
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert [row[:3] for row in rows] == [
-        [models, name, "2"] for models in ("all 3", "without scan-t2i-avg") for name in ("+ CCR", "+ CCS", "+ CCR + CCS")
+        [models, name, "2"]
+        for models in ("all 3", "without scan-t2i-avg")
+        for name in ("+ CCR", "+ CCS", "+ CCR + CCS")
     ]
     # both: (10 + 2 + 4) / 3 and (20 + 4 + 8) / 3, so 8 -+ 12.706 x 3.771 / sqrt(2); CCR is half of that
     assert rows[2][3:5] == ["+8.0 [-25.9, +41.9]", "+0.080 [-0.259, +0.419]"]
@@ -78,7 +80,9 @@ def test_the_mean_over_models(results):
     assert results.averaged(compared(without_truth)).startswith("| models | constraints | n | rsum |\n")
 
 
-@pytest.mark.parametrize(("folder", "models", "n_seeds"), [("scenes", MODELS, 5), ("photos", ("scan-t2i-avg", "bfan-equal"), 3)])
+@pytest.mark.parametrize(
+    ("folder", "models", "n_seeds"), [("scenes", MODELS, 5), ("photos", ("scan-t2i-avg", "bfan-equal"), 3)]
+)
 def test_no_row_is_left_out(folder, models, n_seeds):
     """Every model with every constraint set and the same seeds, all finished, on one data folder."""
     records = read_records(ROOT / "results" / folder / "records")

@@ -1,4 +1,6 @@
-"""The attention of a split for a record: the report at two thresholds, and curves and histograms compact enough to be kept."""
+"""The attention of a split for a record: the report at two thresholds, and curves and histograms compact enough to be
+kept.
+"""
 
 from typing import Any
 
@@ -9,17 +11,19 @@ from torch import Tensor
 from xattn.metrics.attention import AttentionMetrics, AttentionReport, attended_keys
 
 EDGES = tuple(round(10 ** (-4 + step / 6), 8) for step in range(25))
-"""Weights from 0.0001 to 1, six to a tenfold: the thresholds of the curve and the edges between the bars of the histogram."""
+"""Weights from 0.0001 to 1, six to a tenfold: the thresholds of the curve and the edges between the bars of the
+histogram."""
 PLACES = 6
 """Digits after the point in a record."""
 
 
 class AttentionMeasure:
-    """What `AttentionMetrics` measures, with the pooled precision and recall at 25 thresholds and a histogram of the weights beside it.
+    """What `AttentionMetrics` measures, with the pooled precision and recall at 25 thresholds and a histogram of the
+    weights beside it.
 
-    The curve is pooled ("micro"): with `A` the attended and `T` the relevant keys of all queries together, `|A & T| / |A|` against
-    `|A & T| / |T|` for the thresholds `EDGES`. The histogram counts the weights of the relevant and of the irrelevant keys, below the first
-    of `EDGES`, between each two, and at 1.
+    The curve is pooled ("micro"): with `A` the attended and `T` the relevant keys of all queries together, `|A & T| /
+    |A|` against `|A & T| / |T|` for the thresholds `EDGES`. The histogram counts the weights of the relevant and of the
+    irrelevant keys, below the first of `EDGES`, between each two, and at 1.
 
     Example:
         >>> measure = AttentionMeasure()
@@ -92,4 +96,7 @@ class AttentionMeasure:
 def _rounded(report: AttentionReport) -> dict[str, Any]:
     """The threshold stays as it is: it is not measured but used again."""
     values = report.as_dict()
-    return {name: round(value, PLACES) if isinstance(value, float) and name != "threshold" else value for name, value in values.items()}
+    return {
+        name: round(value, PLACES) if isinstance(value, float) and name != "threshold" else value
+        for name, value in values.items()
+    }

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from xattn.configuration import RunConfig
-from xattn.errors import InputError
+from xattn.runs.config import RunConfig
+from xattn.runtime.errors import InputError
 
 OWN_FLAGS = {"preset": "--presets", "constraints": "--constraints", "seed": "--seeds", "model.name": "--presets"}
 """Fields that are axes by flags of their own."""
@@ -88,7 +88,11 @@ def _read(kind: Any, text: str) -> Any:
             raise ValueError(f"expected one of {', '.join(map(str, get_args(kind)))}, found {text}")
         return text
     if get_origin(kind) is UnionType:  # a field that may be None
-        return None if text.lower() == "none" else _read(next(each for each in get_args(kind) if each is not type(None)), text)
+        return (
+            None
+            if text.lower() == "none"
+            else _read(next(each for each in get_args(kind) if each is not type(None)), text)
+        )
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"expected true or false, found {text}")

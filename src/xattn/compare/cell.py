@@ -1,4 +1,5 @@
-"""One cell in a process of its own: `python -m xattn.compare.cell OUT/cells/NAME` trains, measures and writes the record.
+"""One cell in a process of its own: `python -m xattn.compare.cell OUT/cells/NAME` trains, measures and writes the
+record.
 
 A cell that fails, or is killed, takes no other with it. The folder of a comparison:
 
@@ -30,11 +31,11 @@ from xattn.compare.measuring import measured_ensemble, measured_run
 from xattn.compare.records import Record, read_record, record_path, write_record
 from xattn.compare.short_log import short_log
 from xattn.compare.task import Task, read_task
-from xattn.configuration import RunConfig, read_configuration
-from xattn.device import best_device
-from xattn.errors import InputError
-from xattn.runs import WEIGHTS, load_run
-from xattn.training import EpochCallback, train
+from xattn.runs.config import RunConfig, read_configuration
+from xattn.runs.folder import WEIGHTS, load_run
+from xattn.runtime.device import best_device
+from xattn.runtime.errors import InputError
+from xattn.training.train import EpochCallback, train
 
 INTERRUPTED = 130
 """Exit status of a cell that was told to stop: neither finished nor failed."""
@@ -50,7 +51,9 @@ def run_cell(task: Task, on_epoch: EpochCallback | None = None) -> Record:
     """
     found = data_identity(task.data, task.identity.split, task.vocabulary)
     if not found.is_exactly(task.identity):
-        raise InputError(f"{task.data}: the data was changed while cells were trained on it; start the comparison in another folder")
+        raise InputError(
+            f"{task.data}: the data was changed while cells were trained on it; start the comparison in another folder"
+        )
     if not task.cell.members and not _is_finished(task.run_folder, task.cell.configs[0]):
         train(task.cell.configs[0], task.data, task.run_folder, task.vocabulary, on_epoch=on_epoch)
     started = time.perf_counter()
@@ -98,7 +101,9 @@ def _described(task: Task) -> dict[str, Any]:
 
 
 def _is_finished(folder: Path, config: RunConfig) -> bool:
-    """Whether a run folder holds the finished run of a configuration, which a process that was killed later may have left."""
+    """Whether a run folder holds the finished run of a configuration, which a process that was killed later may have
+    left.
+    """
     is_complete = (folder / "run.json").is_file() and (folder / WEIGHTS).is_file()
     return is_complete and read_configuration(folder / "config.json") == config
 
@@ -108,7 +113,8 @@ def _member_folders(task: Task) -> list[Path]:
     for folder, config in zip(folders, task.cell.configs, strict=True):
         if not _is_finished(folder, config):
             raise InputError(
-                f"{folder}: the ensemble needs this run, which is not there; take {folder.name}.json out of the records, so that it is "
+                f"{folder}: the ensemble needs this run, which is not there; take {folder.name}.json out of the "
+                "records, so that it is "
                 "trained again"
             )
     return folders
@@ -120,7 +126,9 @@ def _training_seconds(folder: Path) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the cell of a task's folder; failing, leave a record with the reason, unless another process of the cell has left one."""
+    """Run the cell of a task's folder; failing, leave a record with the reason, unless another process of the cell has
+    left one.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     _stop_with_the_grid()
     task = read_task(Path(arguments[0]))

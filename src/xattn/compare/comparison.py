@@ -9,9 +9,9 @@ from xattn.compare.configurations import shared_fields
 from xattn.compare.plan import refuse_other_data
 from xattn.compare.records import RECALLS, SIDES, Record
 from xattn.compare.statistics import Difference, Summary, paired_difference, summary
-from xattn.errors import InputError
-from xattn.presets import DESCRIPTIONS
-from xattn.runs import CONSTRAINTS_NAMES
+from xattn.runs.folder import CONSTRAINTS_NAMES
+from xattn.runs.presets import DESCRIPTIONS
+from xattn.runtime.errors import InputError
 
 BASE = "none"
 THRESHOLDED = ("precision", "recall", "f1")
@@ -89,8 +89,8 @@ class Comparison:
 def compared(records: Sequence[Record]) -> Comparison:
     """Put records into rows and compare each row with its base over the seeds that both have.
 
-    A row holds the records that differ in the seed alone. Its base has the same model and configuration but for the constraints: no
-    constraint set, and whatever the sections of the constraints say.
+    A row holds the records that differ in the seed alone. Its base has the same model and configuration but for the
+    constraints: no constraint set, and whatever the sections of the constraints say.
 
     Raises:
         InputError: there is no record; they are of different data, splits or overlaps; or two are of one cell.
@@ -141,17 +141,23 @@ def _row(key: _Key, records: list[Record], differing: set[str]) -> Row:
     by_seed: dict[int, Record] = {}
     for record in records:
         if record.seed in by_seed:
-            raise InputError(f"the records {by_seed[record.seed].cell} and {record.cell} are of one cell; take one of them away")
+            raise InputError(
+                f"the records {by_seed[record.seed].cell} and {record.cell} are of one cell; take one of them away"
+            )
         by_seed[record.seed] = record
     shared, own = ({name: value for name, value in fields if name in differing} for fields in (key.shared, key.own))
     each = [figures(record) for record in records]
     common = [name for name in each[0] if all(name in one for one in each)]
     summaries = {name: summary([one[name] for one in each]) for name in common}
-    return Row(key.model, key.constraints, shared, own, dict(sorted(by_seed.items())), key.ensemble_of, summaries=summaries)
+    return Row(
+        key.model, key.constraints, shared, own, dict(sorted(by_seed.items())), key.ensemble_of, summaries=summaries
+    )
 
 
 def _differing(key: _Key, found: Iterable[_Key]) -> set[str]:
-    """The fields in which rows of one model differ; a field that a constraint set does not read is no difference to it."""
+    """The fields in which rows of one model differ; a field that a constraint set does not read is no difference to
+    it.
+    """
     values: dict[str, set] = {}
     for other in found:
         if other.model == key.model:
@@ -174,7 +180,9 @@ def _with_base(row: Row, base: Row | None) -> Row:
 
 
 def _order(row: Row) -> tuple:
-    """Single models before ensembles, presets in their own order before other models, constraint sets from none to both."""
+    """Single models before ensembles, presets in their own order before other models, constraint sets from none to
+    both.
+    """
     presets, sets = list(DESCRIPTIONS), list(CONSTRAINTS_NAMES)
     return (
         len(row.ensemble_of),

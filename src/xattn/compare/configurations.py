@@ -4,8 +4,8 @@ import copy
 from typing import Any, get_args
 
 from xattn.compare.grid import CONSTRAINT_SECTIONS
-from xattn.configuration import RunConfig, flattened
 from xattn.models.registry import ModelConfig
+from xattn.runs.config import RunConfig, flattened
 
 _MODELS = {kind.name: kind for kind in get_args(ModelConfig)}
 
@@ -13,8 +13,8 @@ _MODELS = {kind.name: kind for kind in get_args(ModelConfig)}
 def completed(configuration: dict[str, Any]) -> dict[str, Any]:
     """A configuration with the fields that were unknown when it was recorded at their defaults.
 
-    So a record outlives a new field of the package whose default is what was done before. Only configurations of the package's own
-    models are completed; others are as they are.
+    So a record outlives a new field of the package whose default is what was done before. Only configurations of the
+    package's own models are completed; others are as they are.
     """
     if "members" in configuration:
         return {"members": {name: completed(member) for name, member in configuration["members"].items()}}
@@ -25,8 +25,11 @@ def completed(configuration: dict[str, Any]) -> dict[str, Any]:
     return _merged(values, configuration)
 
 
-def shared_fields(constraints: str, configuration: dict[str, Any], sections: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields that a record shares with its base, and those that its constraint set reads beside them; seed and set in neither.
+def shared_fields(
+    constraints: str, configuration: dict[str, Any], sections: set[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields that a record shares with its base, and those that its constraint set reads beside them; seed and set
+    in neither.
 
     Args:
         constraints: of the record.

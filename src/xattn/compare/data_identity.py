@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from xattn.data.fingerprint import distance, sketch, split_fingerprint
-from xattn.data.precomp import check_features, read_split, split_names
+from xattn.data.reader import check_features, read_split, split_names
 from xattn.data.vocabulary import Vocabulary
 
 SAME_FEATURES = 1e-3
-"""Up to this `distance` features are the same. Scenes made on one processor with AVX2 and with SSE alone (`ATEN_CPU_CAPABILITY=default
-ONEDNN_MAX_CPU_ISA=SSE41`) were 4e-5 apart; one image in 256 exchanged for an unrelated one is `sqrt(2 / 256)`, 0.09."""
+"""Up to this `distance` features are the same. Scenes made on one processor with AVX2 and with SSE alone
+(`ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41`) were 4e-5 apart; one image in 256 exchanged for an unrelated
+one is `sqrt(2 / 256)`, 0.09."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class DataIdentity:
     """A data folder as far as training and one measured split look at it."""
 
     fingerprint: str
-    """Of the training, development and measured splits but for the values of their features, and of the vocabulary, if one was given: 16
-    hexadecimal digits."""
+    """Of the training, development and measured splits but for the values of their features, and of the vocabulary, if
+    one was given: 16 hexadecimal digits."""
     features: list[float]
     """The `sketch` of the features of these splits."""
     folder: str
@@ -41,7 +42,8 @@ class DataIdentity:
 
 
 def is_same_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two `DataIdentity.as_dict()` are of the same data, though another processor may have computed the features.
+    """Whether two `DataIdentity.as_dict()` are of the same data, though another processor may have computed the
+    features.
 
     Where one of them has no sketch of features, as a record of one's own need not, the fingerprint alone decides.
     """

@@ -10,8 +10,8 @@ from xattn.compare.plan import Planned, planned_cells, seconds_left
 from xattn.compare.records import Record, read_records
 from xattn.compare.running import RecordCallback, run_cells
 from xattn.compare.task import Task
-from xattn.errors import InputError
-from xattn.progress import ProgressCallback, shown_progress
+from xattn.runtime.errors import InputError
+from xattn.runtime.progress import ProgressCallback, shown_progress
 
 PlanCallback = Callable[[Sequence[Planned], Sequence[float | None]], object]
 """Called with the cells of a grid and the seconds that each will take, as far as records tell."""
@@ -33,7 +33,8 @@ def compare(
 ) -> Comparison | None:
     """Run the cells of a grid that have no finished record yet, and compare all records of the folder.
 
-    Interrupted and started again, a grid goes on with the cells that have no record, from the records alone if the run folders are gone.
+    Interrupted and started again, a grid goes on with the cells that have no record, from the records alone if the run
+    folders are gone.
 
     Args:
         grid: what is compared.
@@ -53,7 +54,8 @@ def compare(
         All records of the folder compared, those of earlier grids among them; None for a dry run.
 
     Raises:
-        InputError: the grid, the data or the folder cannot be used, or holds records of other data, another split or another overlap.
+        InputError: the grid, the data or the folder cannot be used, or holds records of other data, another split or
+            another overlap.
     """
     if not 0 < iou <= 1:
         raise InputError(f"iou must be above 0 and at most 1, but it is {iou}")
@@ -66,7 +68,9 @@ def compare(
     if dry_run:
         return None
     words = None if vocabulary is None else Path(vocabulary)
-    tasks = [Task(out.absolute(), each.cell, data, identity, iou, words) for each in planned if each.state != "finished"]
+    tasks = [
+        Task(out.absolute(), each.cell, data, identity, iou, words) for each in planned if each.state != "finished"
+    ]
     with shown_progress(progress) as shown_on:
         run_cells(tasks, jobs, launch, on_record, shown_on)
     return compared(records_in(out))

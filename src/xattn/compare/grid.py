@@ -5,9 +5,9 @@ import itertools
 from dataclasses import dataclass
 
 from xattn.compare.axes import Axis, field_names, parsed_axis, refuse_unknown, with_field
-from xattn.configuration import ConstraintSet, RunConfig
-from xattn.errors import InputError
-from xattn.presets import Settings, preset
+from xattn.runs.config import ConstraintSet, RunConfig
+from xattn.runs.presets import Settings, preset
+from xattn.runtime.errors import InputError
 
 CONSTRAINT_SECTIONS = {"none": (), "ccr": ("ccr",), "ccs": ("ccs",), "both": ("ccr", "ccs")}
 """By constraint set, the sections of the configuration that only it reads."""
@@ -62,11 +62,13 @@ class Cell:
 def grid_cells(grid: Grid) -> list[Cell]:
     """The cells of a grid, seed by seed, so that a grid that is cut short holds whole comparisons; ensembles come last.
 
-    A field of a model (`model.regions`) is an axis of the presets that have it. A field of a constraint (`ccr.margin`) is an axis of the
-    constraint sets that read it: there is one cell without constraints however many margins there are.
+    A field of a model (`model.regions`) is an axis of the presets that have it. A field of a constraint (`ccr.margin`)
+    is an axis of the constraint sets that read it: there is one cell without constraints however many margins there
+    are.
 
     Raises:
-        InputError: an axis is empty or names something twice, a preset or field does not exist, or a value is not allowed.
+        InputError: an axis is empty or names something twice, a preset or field does not exist, or a value is not
+            allowed.
     """
     for flag, values in (("preset", grid.presets), ("constraint set", grid.constraints), ("seed", grid.seeds)):
         if not values:
@@ -101,7 +103,8 @@ def _points(axes: list[Axis], base: RunConfig, constraints: ConstraintSet) -> li
     names = set(field_names(base))
     acting = [axis for axis in axes if axis.field in names and axis.field.split(".")[0] not in unread]
     return [
-        dict(zip((axis.field for axis in acting), values, strict=True)) for values in itertools.product(*(axis.values for axis in acting))
+        dict(zip((axis.field for axis in acting), values, strict=True))
+        for values in itertools.product(*(axis.values for axis in acting))
     ]
 
 
@@ -121,7 +124,11 @@ def _ensemble_members(grid: Grid, singles: list[Cell]) -> list[list[Cell]]:
         names = text.split("+")
         missing = [name for name in names if name not in grid.presets]
         if len(names) < 2 or len(set(names)) < len(names) or missing:
-            what = f"{missing[0]!r} is not among --presets" if missing else "expected two or more different presets joined by +"
+            what = (
+                f"{missing[0]!r} is not among --presets"
+                if missing
+                else "expected two or more different presets joined by +"
+            )
             raise InputError(f"--ensembles {text}: {what}")
         by_rest: dict[str, dict[str, Cell]] = {}
         for cell in singles:

@@ -5,26 +5,30 @@ from typing import Any
 
 import torch
 
-from xattn.attended import attended_batches
 from xattn.compare.attention_measure import PLACES, AttentionMeasure
 from xattn.data.batches import EncodedCaptions
-from xattn.data.precomp import read_split, split_names
+from xattn.data.reader import read_split, split_names
 from xattn.data.split import Split
-from xattn.encoding import encode_captions, encode_images
-from xattn.evaluation import Evaluation, evaluate, evaluate_all
+from xattn.evaluation.encode import encode_captions, encode_images
+from xattn.evaluation.evaluate import Evaluation, evaluate, evaluate_all
+from xattn.evaluation.grounding import attended_batches
 from xattn.metrics.retrieval import RetrievalReport
-from xattn.models.interface import Direction, evaluating
-from xattn.progress import ProgressCallback
-from xattn.runs import Run
+from xattn.models.base import Direction, evaluating
+from xattn.runs.folder import Run
+from xattn.runtime.progress import ProgressCallback
 
 DEV = "dev"
 
 
-def measured_run(run: Run, data: Path, split: str, iou: float, progress: ProgressCallback | None = None) -> dict[str, Any]:
-    """`retrieval`, `attention` and `dev` of a record: `xattn evaluate` on the split and on dev, and the attention in more detail.
+def measured_run(
+    run: Run, data: Path, split: str, iou: float, progress: ProgressCallback | None = None
+) -> dict[str, Any]:
+    """`retrieval`, `attention` and `dev` of a record: `xattn evaluate` on the split and on dev, and the attention in
+    more detail.
 
-    The threshold at which attention is measured beside the uniform one is the one with the best macro F1 on dev, for each direction by
-    itself; there is none where dev is absent or has no truth. On dev itself it is chosen and used on the same captions.
+    The threshold at which attention is measured beside the uniform one is the one with the best macro F1 on dev, for
+    each direction by itself; there is none where dev is absent or has no truth. On dev itself it is chosen and used on
+    the same captions.
     """
     evaluation = evaluate(run, data, split, iou, progress=progress)
     measures = _attention(run, data, evaluation, iou)
@@ -41,14 +45,17 @@ def measured_run(run: Run, data: Path, split: str, iou: float, progress: Progres
         "attention": attention or None,
         "dev": {
             "retrieval": rounded_retrieval(dev_evaluation.retrieval),
-            "attention": {direction: measure.summary()["uniform"] for direction, measure in dev_measures.items()} or None,
+            "attention": {direction: measure.summary()["uniform"] for direction, measure in dev_measures.items()}
+            or None,
         }
         if has_dev
         else None,
     }
 
 
-def measured_ensemble(runs: list[Path], data: Path, split: str, iou: float, progress: ProgressCallback | None = None) -> dict[str, Any]:
+def measured_ensemble(
+    runs: list[Path], data: Path, split: str, iou: float, progress: ProgressCallback | None = None
+) -> dict[str, Any]:
     """`retrieval` and `dev` of the mean of several runs' scores, which has no attention of its own."""
 
     def retrieval(name: str) -> dict[str, Any]:
@@ -63,7 +70,9 @@ def measured_ensemble(runs: list[Path], data: Path, split: str, iou: float, prog
 def rounded_retrieval(report: RetrievalReport) -> dict[str, Any]:
     """`as_dict` with six digits after the point."""
     return {
-        name: round(value, PLACES) if isinstance(value, float) else {key: round(figure, PLACES) for key, figure in value.items()}
+        name: round(value, PLACES)
+        if isinstance(value, float)
+        else {key: round(figure, PLACES) for key, figure in value.items()}
         for name, value in report.as_dict().items()
     }
 
@@ -78,7 +87,9 @@ def _attention(run: Run, data: Path, evaluation: Evaluation, iou: float) -> dict
 
 def attention_measures(run: Run, split: Split, iou: float) -> dict[Direction, AttentionMeasure]:
     """The attention of a run on the annotated captions of a split that has truth, by direction."""
-    measures: dict[Direction, AttentionMeasure] = {direction: AttentionMeasure(iou) for direction in run.model.directions}
+    measures: dict[Direction, AttentionMeasure] = {
+        direction: AttentionMeasure(iou) for direction in run.model.directions
+    }
     captions = EncodedCaptions(split, run.vocabulary)
     with evaluating(run.model), torch.no_grad():
         images, encoded = encode_images(run.model, split), encode_captions(run.model, captions)

@@ -1,4 +1,6 @@
-"""The picture of precision against recall: what attention finds, and how much of what it finds is right, at every threshold."""
+"""The picture of precision against recall: what attention finds, and how much of what it finds is right, at every
+threshold.
+"""
 
 from statistics import fmean
 
@@ -11,15 +13,16 @@ from xattn.compare.pictures import Panels, Styles, by_direction, in_lines, measu
 def precision_recall_picture(comparison: Comparison) -> Figure | None:
     """A panel for each model and direction with a curve for each constraint set; None where no attention was measured.
 
-    Precision and recall are pooled over the queries ("micro") and averaged over the seeds at each threshold. A filled marker stands at the
-    uniform threshold, a hollow one at the threshold chosen on dev.
+    Precision and recall are pooled over the queries ("micro") and averaged over the seeds at each threshold. A filled
+    marker stands at the uniform threshold, a hollow one at the threshold chosen on dev.
     """
     groups = by_direction([row for row in comparison.singles if _curves(row)])
     if not groups:
         return None
     titles = [f"{model}, {direction}, {seeds_told(rows)}" for (model, direction), rows in groups.items()]
     note = (
-        f"{measured_on(comparison)}; pooled over queries, IoU {comparison.iou:g}\nfilled: uniform threshold, hollow: the one chosen on dev"
+        f"{measured_on(comparison)}; pooled over queries, IoU {comparison.iou:g}\nfilled: uniform threshold, "
+        "hollow: the one chosen on dev"
     )
     panels, styles = Panels(in_lines(titles), note), Styles(comparison.singles)
     places = [axes for line in panels.axes for axes in line]
@@ -39,7 +42,9 @@ def precision_recall_picture(comparison: Comparison) -> Figure | None:
 
 
 def _curves(row: Row) -> bool:
-    return any("curve" in attention for record in row.records.values() for attention in (record.attention or {}).values())
+    return any(
+        "curve" in attention for record in row.records.values() for attention in (record.attention or {}).values()
+    )
 
 
 def _mean_curve(row: Row, direction: str) -> tuple[list[float], list[float]]:

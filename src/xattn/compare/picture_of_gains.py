@@ -8,7 +8,8 @@ from xattn.compare.pictures import GREY, Panels, Styles, by_direction, in_lines,
 
 
 def gains_picture(comparison: Comparison) -> Figure | None:
-    """A panel for each model and direction: each run's gain in rsum against its gain in F1 over the run of its seed without constraints.
+    """A panel for each model and direction: each run's gain in rsum against its gain in F1 over the run of its seed
+    without constraints.
 
     None where no run with attention has such a base.
     """
@@ -16,7 +17,10 @@ def gains_picture(comparison: Comparison) -> Figure | None:
     if not groups:
         return None
     titles = [f"{model}, {direction}, {seeds_told(rows)}" for (model, direction), rows in groups.items()]
-    note = f"{measured_on(comparison)}; one dot a run, against the run of its seed without constraints; F1 at the uniform threshold"
+    note = (
+        f"{measured_on(comparison)}; one dot a run, against the run of its seed without constraints; F1 at the "
+        "uniform threshold"
+    )
     panels, styles = Panels(in_lines(titles), note), Styles(comparison.singles)
     places = [axes for line in panels.axes for axes in line]
     for axes, ((_, direction), rows) in zip(places, groups.items(), strict=False):

@@ -14,17 +14,30 @@ _SHARES = {"ccr": "CCR", "ccs": "CCS"}
 
 
 def training_picture(comparison: Comparison) -> Figure | None:
-    """For each model rsum on dev (the training loss, where there is no dev) and the share of active hinges of each constraint, by epoch.
+    """For each model rsum on dev (the training loss, where there is no dev) and the share of active hinges of each
+    constraint, by epoch.
 
-    Lines are means over the seeds, a thin upright line goes from the lowest seed to the highest. None where no record has a log.
+    Lines are means over the seeds, a thin upright line goes from the lowest seed to the highest. None where no record
+    has a log.
     """
-    groups = by_group([row for row in comparison.singles if all(record.log.get("epoch") for record in row.records.values())])
+    groups = by_group(
+        [row for row in comparison.singles if all(record.log.get("epoch") for record in row.records.values())]
+    )
     if not groups:
         return None
-    has_dev = all("dev_rsum" in record.log for rows in groups.values() for row in rows for record in row.records.values())
+    has_dev = all(
+        "dev_rsum" in record.log for rows in groups.values() for row in rows for record in row.records.values()
+    )
     quantity, name = ("dev_rsum", "rsum on dev (percentage points)") if has_dev else ("loss", "training loss of a pair")
-    shares = {share: label for share, label in _SHARES.items() if any(_logged(row, share) for rows in groups.values() for row in rows)}
-    titles = [[f"{model}, {seeds_told(rows)}", *(f"{model}, {label}" for label in shares.values())] for model, rows in groups.items()]
+    shares = {
+        share: label
+        for share, label in _SHARES.items()
+        if any(_logged(row, share) for rows in groups.values() for row in rows)
+    }
+    titles = [
+        [f"{model}, {seeds_told(rows)}", *(f"{model}, {label}" for label in shares.values())]
+        for model, rows in groups.items()
+    ]
     note = f"training on {comparison.data['folder']}; mean, lowest and highest of the seeds"
     panels = Panels(titles, note + ("\nactive hinges: filled markers t2i, hollow markers i2t" if shares else ""))
     styles = Styles(comparison.singles)
@@ -35,7 +48,13 @@ def training_picture(comparison: Comparison) -> Figure | None:
         for axes, share in zip(others, shares, strict=True):
             for row in rows:
                 for logged in _logged(row, share):
-                    _draw(axes, row, logged, styles.of(row) | ({"markerfacecolor": "white"} if "_i2t_" in logged else {}), 100.0)
+                    _draw(
+                        axes,
+                        row,
+                        logged,
+                        styles.of(row) | ({"markerfacecolor": "white"} if "_i2t_" in logged else {}),
+                        100.0,
+                    )
             panels.label(axes, "epoch", "queries whose hinge is active (%)")
             axes.set_ylim(-3, 103)
         epochs = max(record.log["epoch"][-1] for row in rows for record in row.records.values())
@@ -46,7 +65,9 @@ def training_picture(comparison: Comparison) -> Figure | None:
 
 
 def _logged(row: Row, share: str) -> list[str]:
-    """The names under which the logs of a row hold the share of active hinges of a constraint, one for each direction."""
+    """The names under which the logs of a row hold the share of active hinges of a constraint, one for each
+    direction.
+    """
     names = dict.fromkeys(name for record in row.records.values() for name in record.log)
     return [name for name in names if name.startswith(share) and name.endswith("_active")]
 
@@ -59,7 +80,9 @@ def _draw(axes: Axes, row: Row, quantity: str, style: dict, scale: float = 1.0) 
             if value is not None:
                 by_epoch.setdefault(epoch, []).append(scale * value)
     epochs = sorted(by_epoch)
-    axes.plot(epochs, [fmean(by_epoch[epoch]) for epoch in epochs], label=row.variant, markevery=_every(epochs), **style)
+    axes.plot(
+        epochs, [fmean(by_epoch[epoch]) for epoch in epochs], label=row.variant, markevery=_every(epochs), **style
+    )
     if len(logs) > 1:
         lowest, highest = ([kind(by_epoch[epoch]) for epoch in epochs] for kind in (min, max))
         # Bands of four sets would cover each other; upright lines side by side do not.

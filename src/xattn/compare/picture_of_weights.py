@@ -11,20 +11,32 @@ _RELEVANT = COLOURS["ccr"]
 
 
 def weights_picture(comparison: Comparison) -> Figure | None:
-    """A line of panels for each model and direction, a panel for each constraint set: histograms of the weight on relevant and other keys.
+    """A line of panels for each model and direction, a panel for each constraint set: histograms of the weight on
+    relevant and other keys.
 
-    Each histogram sums to 100%, so that the many irrelevant keys do not drown the few relevant ones; seeds are added up. None where no
-    attention was measured.
+    Each histogram sums to 100%, so that the many irrelevant keys do not drown the few relevant ones; seeds are added
+    up. None where no attention was measured.
     """
     groups = by_direction([row for row in comparison.singles if _has_histogram(row)])
     if not groups:
         return None
-    titles = [[f"{model}, {direction}: {row.variant}, {seeds_told([row])}" for row in rows] for (model, direction), rows in groups.items()]
+    titles = [
+        [f"{model}, {direction}: {row.variant}, {seeds_told([row])}" for row in rows]
+        for (model, direction), rows in groups.items()
+    ]
     panels = Panels(titles, f"{measured_on(comparison)}; IoU {comparison.iou:g}; each histogram sums to 100%")
     for line, ((_, direction), rows) in zip(panels.axes, groups.items(), strict=True):
         for axes, row in zip(line, rows, strict=False):
             edges, relevant, irrelevant = _histograms(row, direction)
-            axes.stairs(_percent(irrelevant), edges, fill=True, facecolor="#d9d9d9", edgecolor=GREY, hatch="////", label="on other keys")
+            axes.stairs(
+                _percent(irrelevant),
+                edges,
+                fill=True,
+                facecolor="#d9d9d9",
+                edgecolor=GREY,
+                hatch="////",
+                label="on other keys",
+            )
             axes.stairs(_percent(relevant), edges, color=_RELEVANT, linewidth=1.8, label="on relevant keys")
             axes.set_xscale("log")
             counted = f"{int(relevant.sum()):,} relevant, {int(irrelevant.sum()):,} other weights"
@@ -37,7 +49,9 @@ def weights_picture(comparison: Comparison) -> Figure | None:
 
 
 def _has_histogram(row: Row) -> bool:
-    return any("histogram" in attention for record in row.records.values() for attention in (record.attention or {}).values())
+    return any(
+        "histogram" in attention for record in row.records.values() for attention in (record.attention or {}).values()
+    )
 
 
 def _histograms(row: Row, direction: str) -> tuple[Float[np.ndarray, "edges"], np.ndarray, np.ndarray]:

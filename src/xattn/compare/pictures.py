@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from xattn import atomic
 from xattn.compare.comparison import BASE, Comparison, Row
-from xattn.report.page import DOTS_PER_INCH, line_height, text_width, wrapped
+from xattn.plots.page import DOTS_PER_INCH, line_height, text_width, wrapped
+from xattn.runtime import atomic
 
 PANEL = (3.3, 2.7)
 """Width and height of a panel in inches."""
@@ -19,7 +19,8 @@ SMALL = 8.0
 """Points of all letters."""
 COLOURS = {BASE: "#000000", "ccr": "#0072b2", "ccs": "#e69f00", "both": "#009e73"}
 OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#d55e00")
-"""Of Okabe and Ito's palette for all kinds of colour vision, of different brightness; lines and markers differ as well."""
+"""Of Okabe and Ito's palette for all kinds of colour vision, of different brightness; lines and markers differ as
+well."""
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 GREY = "#8a8a8a"
@@ -32,7 +33,9 @@ class Styles:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         sets = list(dict.fromkeys([*COLOURS, *(row.constraints for row in rows)]))
-        self._variants = list(dict.fromkeys(row.variant for row in sorted(rows, key=lambda row: sets.index(row.constraints))))
+        self._variants = list(
+            dict.fromkeys(row.variant for row in sorted(rows, key=lambda row: sets.index(row.constraints)))
+        )
         others = [name for name in sets if name not in COLOURS]
         self._colours = COLOURS | {name: OTHER_COLOURS[place % len(OTHER_COLOURS)] for place, name in enumerate(others)}
 

@@ -9,7 +9,7 @@ from xattn.compare.configurations import shared_fields
 from xattn.compare.data_identity import DataIdentity, is_same_data
 from xattn.compare.grid import CONSTRAINT_SECTIONS, Cell
 from xattn.compare.records import Record
-from xattn.errors import InputError
+from xattn.runtime.errors import InputError
 
 State = Literal["finished", "new", "changed", "failed"]
 
@@ -24,12 +24,14 @@ class Planned:
     """What changed, or why it failed."""
 
 
-def planned_cells(cells: Sequence[Cell], records: Sequence[Record], identity: DataIdentity, iou: float) -> list[Planned]:
+def planned_cells(
+    cells: Sequence[Cell], records: Sequence[Record], identity: DataIdentity, iou: float
+) -> list[Planned]:
     """Tell the finished cells from those that must run.
 
-    A cell is finished if some record, whatever its name, is of its very configuration; what its constraint set does not read is no part
-    of that, so that without constraints no weight of theirs matters. If the record of its name is of another configuration, the cell
-    runs again.
+    A cell is finished if some record, whatever its name, is of its very configuration; what its constraint set does not
+    read is no part of that, so that without constraints no weight of theirs matters. If the record of its name is of
+    another configuration, the cell runs again.
 
     Raises:
         InputError: a record is of other data, of another split, or measured at another IoU.
@@ -58,11 +60,13 @@ def refuse_other_data(record: Record, identity: dict[str, Any], iou: float) -> N
         names = _data_name(record.data), _data_name(identity)
         other = "the same with other features" if names[0] == names[1] else f"the {names[1]}"
         raise InputError(
-            f"the record {record.cell} is of the {names[0]}, and not of {other}; keep the records of each in a folder of its own"
+            f"the record {record.cell} is of the {names[0]}, and not of {other}; keep the records of each in a folder "
+            "of its own"
         )
     if record.iou != iou:
         raise InputError(
-            f"the record {record.cell} has an IoU of {record.iou:g}, and not {iou:g}; keep the records of each in a folder of its own"
+            f"the record {record.cell} has an IoU of {record.iou:g}, and not {iou:g}; keep the records of each in a "
+            "folder of its own"
         )
 
 
@@ -71,16 +75,19 @@ def _data_name(data: dict[str, Any]) -> str:
 
 
 def seconds_left(planned: Sequence[Planned], records: Sequence[Record]) -> list[float | None]:
-    """How long each cell will take, from the records there are: 0 if finished, None if nothing like it has been recorded.
+    """How long each cell will take, from the records there are: 0 if finished, None if nothing like it has been
+    recorded.
 
-    The seconds of the records of the same model and constraint set are averaged, each scaled to the cell's number of epochs; those of
-    the same model with other constraints where there are none.
+    The seconds of the records of the same model and constraint set are averaged, each scaled to the cell's number of
+    epochs; those of the same model with other constraints where there are none.
     """
     return [0.0 if each.state == "finished" else _estimate(each.cell, records) for each in planned]
 
 
 def _estimate(cell: Cell, records: Sequence[Record]) -> float | None:
-    alike = [record for record in records if record.state == "finished" and record.model == cell.model and record.seconds]
+    alike = [
+        record for record in records if record.state == "finished" and record.model == cell.model and record.seconds
+    ]
     chosen = [record for record in alike if record.constraints == cell.constraints] or alike
     if not chosen:
         return None

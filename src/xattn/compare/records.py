@@ -1,7 +1,7 @@
 """The record of a cell: one small JSON file, from which alone tables and pictures are made.
 
-Records are written by `xattn compare`, or by a training loop of one's own for a model that is none of ours: anything with a name, a
-constraint set, a seed and numbers can be compared.
+Records are written by `xattn compare`, or by a training loop of one's own for a model that is none of ours: anything
+with a name, a constraint set, a seed and numbers can be compared.
 """
 
 import dataclasses
@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from xattn import atomic
 from xattn.data.fingerprint import PROJECTIONS
-from xattn.data.lines import is_finite, is_whole, shown
-from xattn.errors import InputError
+from xattn.runtime import atomic
+from xattn.runtime.errors import InputError
+from xattn.runtime.jsonl import is_finite, is_whole, shown
 
 FORMAT = 2
 """Counts up when the meaning of a field changes."""
@@ -51,7 +51,8 @@ class Record:
     attention: dict[str, Any] | None = None
     """By direction, `AttentionMeasure.summary()`; None where the split has no truth, and for an ensemble."""
     dev: dict[str, Any] | None = None
-    """`retrieval` and `attention` (by direction, the report at the uniform threshold) of dev; None where there is none."""
+    """`retrieval` and `attention` (by direction, the report at the uniform threshold) of dev; None where there is
+    none."""
     log: dict[str, list] = field(default_factory=dict)
     """A list for each quantity with a value for each epoch, `epoch` among them."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -66,7 +67,9 @@ def record_path(folder: Path, cell: str) -> Path:
 
 
 def write_record(record: Record, folder: Path | str) -> Path:
-    """Write a record, complete or not at all; a line for each of its fields, so that changes can be read in a comparison of versions."""
+    """Write a record, complete or not at all; a line for each of its fields, so that changes can be read in a
+    comparison of versions.
+    """
     path = record_path(Path(folder), record.cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {"format": FORMAT, **dataclasses.asdict(record)}
@@ -134,7 +137,12 @@ def _check(values: dict[str, Any]) -> None:
     for name in ("images", "captions"):
         _expect(is_whole(values["data"].get(name)), f"data.{name}", "a whole number", values["data"].get(name))
     members = values["ensemble_of"]
-    _expect(isinstance(members, list) and all(isinstance(each, str) for each in members), "ensemble_of", "a list of models", members)
+    _expect(
+        isinstance(members, list) and all(isinstance(each, str) for each in members),
+        "ensemble_of",
+        "a list of models",
+        members,
+    )
     if values["state"] == "finished":
         _check_retrieval(values["retrieval"])
         _check_attention(values["attention"])
@@ -165,7 +173,12 @@ def _check_attention(attention: Any) -> None:
             part = summary.get(kind)
             fits = part is None or (isinstance(part, dict) and all(_is_numbers(part.get(name)) for name in names))
             _expect(fits, f"{where}.{kind}", f"lists of numbers {', '.join(names)}", part)
-        _expect(_fits(summary), where, "a curve of equally long lists and a histogram with a bar more than edges", sorted(summary))
+        _expect(
+            _fits(summary),
+            where,
+            "a curve of equally long lists and a histogram with a bar more than edges",
+            sorted(summary),
+        )
 
 
 def _fits(summary: dict[str, Any]) -> bool:

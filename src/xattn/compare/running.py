@@ -17,9 +17,9 @@ from subprocess import Popen
 from xattn.compare.cell import failed_record
 from xattn.compare.records import Record, read_record, record_path, write_record
 from xattn.compare.task import Task, read_task, write_task
-from xattn.errors import InputError
-from xattn.progress import ProgressCallback
-from xattn.regions.extract import available_cores
+from xattn.data.prepare.features.extract import available_cores
+from xattn.runtime.errors import InputError
+from xattn.runtime.progress import ProgressCallback
 
 RecordCallback = Callable[[Record, int, int], None]
 """Called as `on_record(record, done, total)` when a cell is finished or has failed."""
@@ -34,14 +34,17 @@ def run_cells(
     on_record: RecordCallback = lambda *_: None,
     progress: ProgressCallback = lambda *_: None,
 ) -> list[Record]:
-    """Run cells, those of single models first, `jobs` at a time; each leaves its record, whatever becomes of the others.
+    """Run cells, those of single models first, `jobs` at a time; each leaves its record, whatever becomes of the
+    others.
 
-    The threads that the machine has, or that `OMP_NUM_THREADS` allows, are shared out among the cells that run at a time.
+    The threads that the machine has, or that `OMP_NUM_THREADS` allows, are shared out among the cells that run at a
+    time.
 
     Args:
         tasks: all of one folder; those whose run folder was begun for another configuration or other data begin anew.
         jobs: how many at a time, at least 1.
-        launch: what stands before `-m xattn.compare.cell` in place of this Python, such as `accelerate launch --num_processes 2`.
+        launch: what stands before `-m xattn.compare.cell` in place of this Python, such as `accelerate launch
+            --num_processes 2`.
         on_record: called when a cell is finished or has failed.
         progress: called as `progress("cells", done, total)`.
 
@@ -69,7 +72,9 @@ def run_cells(
 
 
 def _ended(tasks: list[Task], jobs: int, command: list[str], threads: int, lock: int) -> Iterator[tuple[Task, Popen]]:
-    """Start the tasks one after another and give each with its process when that has ended; interrupted, stop those that run."""
+    """Start the tasks one after another and give each with its process when that has ended; interrupted, stop those
+    that run.
+    """
     waiting, running = list(reversed(tasks)), []
     try:
         while waiting or running:
@@ -93,7 +98,9 @@ def _ended(tasks: list[Task], jobs: int, command: list[str], threads: int, lock:
 
 
 def _started(task: Task, command: list[str], threads: int, lock: int) -> Popen:
-    """Begin a cell in a session of its own: Ctrl-C in a terminal reaches this process alone, which then stops the cells."""
+    """Begin a cell in a session of its own: Ctrl-C in a terminal reaches this process alone, which then stops the
+    cells.
+    """
     _prepare(task)
     with (task.folder / "output.txt").open("wb") as output:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -114,7 +121,9 @@ def _started(task: Task, command: list[str], threads: int, lock: int) -> Popen:
 def _prepare(task: Task) -> None:
     """Take away what an earlier attempt left, but for a run folder that was begun for this very task."""
     record_path(task.out / "records", task.cell.name).unlink(missing_ok=True)
-    for half_written in task.run_folder.parent.glob(f".{glob.escape(task.cell.name)}.*.tmp"):  # of a process that was killed
+    for half_written in task.run_folder.parent.glob(
+        f".{glob.escape(task.cell.name)}.*.tmp"
+    ):  # of a process that was killed
         shutil.rmtree(half_written)
     if task.folder.is_dir():
         if not _is_same(task):

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from xattn.data.lines import is_finite, is_whole, read_json_lines
-from xattn.models.interface import Direction
+from xattn.models.base import Direction
+from xattn.runtime.jsonl import is_finite, is_whole, read_json_lines
 
 DIGITS = 5
 _DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
@@ -13,8 +13,8 @@ _DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
 def short_log(path: Path) -> dict[str, list]:
     """Read the log of a run folder: a list for each quantity with a value for each epoch, None where an epoch has none.
 
-    Kept are `epoch`, the learning rate, the loss, its terms, shares of active hinges and gradients, the seconds, and of dev rsum, R@1 in
-    both directions, and F1 and average precision of each direction of attention; all to five digits.
+    Kept are `epoch`, the learning rate, the loss, its terms, shares of active hinges and gradients, the seconds, and of
+    dev rsum, R@1 in both directions, and F1 and average precision of each direction of attention; all to five digits.
     """
     entries = [_flat(entry) for entry in read_json_lines(path) if "epoch" in entry and "loss" in entry]
     names = dict.fromkeys(name for entry in entries for name in entry)
@@ -30,4 +30,8 @@ def _flat(entry: dict[str, Any]) -> dict[str, int | float]:
     for direction in _DIRECTIONS:
         for name in ("f1", "average_precision"):
             values[f"dev_{direction}_{name}"] = dev.get("attention", {}).get(direction, {}).get(name)
-    return {name: value if is_whole(value) else float(f"{value:.{DIGITS}g}") for name, value in values.items() if is_finite(value)}
+    return {
+        name: value if is_whole(value) else float(f"{value:.{DIGITS}g}")
+        for name, value in values.items()
+        if is_finite(value)
+    }

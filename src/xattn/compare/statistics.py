@@ -8,7 +8,7 @@ from typing import Literal
 
 from scipy.special import stdtrit
 
-from xattn.errors import InputError
+from xattn.runtime.errors import InputError
 
 CONFIDENCE = 0.95
 Verdict = Literal["better", "worse", ""]
@@ -45,7 +45,8 @@ class Difference:
 
     mean: float
     low: float | None
-    """The interval's lower end; None where there is no interval: of one pair, or of pairs that all differ by the same."""
+    """The interval's lower end; None where there is no interval: of one pair, or of pairs that all differ by the
+    same."""
     high: float | None
     n: int
     """Pairs."""
@@ -58,13 +59,16 @@ class Difference:
         return "better" if self.low > 0 else "worse" if self.high < 0 else ""
 
 
-def paired_difference(values: Mapping[int, float], base: Mapping[int, float], confidence: float = CONFIDENCE) -> Difference | None:
+def paired_difference(
+    values: Mapping[int, float], base: Mapping[int, float], confidence: float = CONFIDENCE
+) -> Difference | None:
     """The mean of `values - base` over the seeds that both have, with its interval by Student's t.
 
-    With `d_s` the difference of seed `s`, `n` seeds, and `t` the `(1 + confidence) / 2` quantile of Student's distribution with `n - 1`
-    degrees of freedom, the interval is `mean(d) -+ t sd(d) / sqrt(n)`. It supposes that the differences are drawn independently from a
-    normal distribution, the seeds being what is drawn: it says nothing of other data. Where all pairs differ by exactly the same, their
-    spread is not zero but unseen (recalls move in steps of one query), and there is no interval.
+    With `d_s` the difference of seed `s`, `n` seeds, and `t` the `(1 + confidence) / 2` quantile of Student's
+    distribution with `n - 1` degrees of freedom, the interval is `mean(d) -+ t sd(d) / sqrt(n)`. It supposes that the
+    differences are drawn independently from a normal distribution, the seeds being what is drawn: it says nothing of
+    other data. Where all pairs differ by exactly the same, their spread is not zero but unseen (recalls move in steps
+    of one query), and there is no interval.
 
     Args:
         values: by seed.

@@ -1,4 +1,6 @@
-"""The table of a comparison as blocks of text: retrieval, attention, and the differences to the base with their intervals."""
+"""The table of a comparison as blocks of text: retrieval, attention, and the differences to the base with their
+intervals.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from rich.text import Text
 
 from xattn.compare.comparison import Comparison, Row
 from xattn.compare.statistics import Difference, Summary
-from xattn.report.tables import PLAIN_WIDTH
+from xattn.evaluation.tables import PLAIN_WIDTH
 
 FAILED = "Failed"
 BETTER, WORSE, NOTHING = "▲", "▼", "-"
@@ -69,9 +71,13 @@ def legend(comparison: Comparison) -> list[str]:
     spread = "mean ± standard deviation over the seeds, whose number is n" if is_spread else "of one seed"
     lines.append(f"R@K: percent of the queries with rank K or better; rsum: the sum of the six. Figures are {spread}.")
     lines += [_about_attention(comparison), _about_differences(comparison)]
-    made = {key: _all_of(record.about.get(key, "?") for record in records) for key in ("xattn", "torch", "threads", "processes")}
+    made = {
+        key: _all_of(record.about.get(key, "?") for record in records)
+        for key in ("xattn", "torch", "threads", "processes")
+    }
     lines.append(
-        f"Made by xattn {made['xattn']} with torch {made['torch']}, threads of a cell: {made['threads']}, processes: {made['processes']}."
+        f"Made by xattn {made['xattn']} with torch {made['torch']}, threads of a cell: {made['threads']}, processes: "
+        f"{made['processes']}."
     )
     return lines
 
@@ -84,7 +90,8 @@ def _about_attention(comparison: Comparison) -> str:
     if not any(name.endswith("chosen_f1") for row in comparison.rows for name in row.summaries):
         chosen = "chosen on dev, which there is none of: dev is missing or has no truth"
     return (
-        f"Attention: means over the queries, IoU {comparison.iou:g}; precision, recall and F1 at the uniform threshold, 1 / keys, "
+        f"Attention: means over the queries, IoU {comparison.iou:g}; precision, recall and F1 at the uniform "
+        "threshold, 1 / keys, "
         f"and at the one {chosen}. AP: average precision. t2i: words attend to regions, i2t: regions to words."
     )
 
@@ -92,12 +99,16 @@ def _about_attention(comparison: Comparison) -> str:
 def _about_differences(comparison: Comparison) -> str:
     differences = [difference for row in comparison.rows for difference in row.differences.values()]
     if not differences:
-        return "There is no row to compare with one without constraints from the same seeds, so there are no differences."
+        return (
+            "There is no row to compare with one without constraints from the same seeds, so there are no differences."
+        )
     if all(difference.n == 1 for difference in differences):
         return "Differences are of one seed: there is no interval, and nothing can be said to be better."
     return (
-        "Differences are paired: the same n seeds with the constraints and without. In brackets the 95% interval by Student's t over the "
-        f"seeds; {BETTER} better and {WORSE} worse only where it excludes zero. There is none for one seed, nor where all seeds differ by "
+        "Differences are paired: the same n seeds with the constraints and without. In brackets the 95% interval by "
+        "Student's t over the "
+        f"seeds; {BETTER} better and {WORSE} worse only where it excludes zero. There is none for one seed, nor where "
+        "all seeds differ by "
         "exactly the same. One interval in twenty excludes zero by chance alone."
     )
 
@@ -111,11 +122,20 @@ def print_comparison(comparison: Comparison) -> None:
     """Print all blocks, each as wide as its figures need even on a narrower terminal, and the legend."""
     wide, narrow = (Console(width=width, highlight=False) for width in (2 * PLAIN_WIDTH, PLAIN_WIDTH))
     for block in blocks(comparison):
-        table = Table(title=block.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table = Table(
+            title=block.title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+        )
         is_failed = block.title == FAILED
         for place, column in enumerate(block.columns):
             is_text = place == 0 or is_failed
-            table.add_column(column if is_text else _broken(column), justify="left" if is_text else "right", no_wrap=not is_failed)
+            table.add_column(
+                column if is_text else _broken(column), justify="left" if is_text else "right", no_wrap=not is_failed
+            )
         for row in block.rows:
             table.add_row(*(Text(cell if is_failed else cell.replace(" [", "\n[")) for cell in row))
         wide.print(table, "")
@@ -134,7 +154,9 @@ def _block(title: str, rows: Sequence[Row], columns: dict[str, str], text: Calla
     return Block(title, ("", "n", *columns.values()), cells)
 
 
-def _attention_block(title: str, rows: Sequence[Row], columns: dict[str, str], text: Callable[[Row, str, int], str]) -> Block:
+def _attention_block(
+    title: str, rows: Sequence[Row], columns: dict[str, str], text: Callable[[Row, str, int], str]
+) -> Block:
     """A row for each direction in which a model attends."""
     cells = [
         (row.label, direction, _n(row, text), *(text(row, f"{direction}.{name}", 3) for name in columns))

@@ -1,15 +1,17 @@
-"""What the process of a cell is told: a folder that it reads, and by which a later grid knows what a run folder was begun for."""
+"""What the process of a cell is told: a folder that it reads, and by which a later grid knows what a run folder was
+begun for.
+"""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from xattn import atomic
 from xattn.compare.data_identity import DataIdentity
 from xattn.compare.grid import Cell
-from xattn.configuration import read_configuration, write_configuration
-from xattn.data.lines import shown
-from xattn.errors import InputError
+from xattn.runs.config import read_configuration, write_configuration
+from xattn.runtime import atomic
+from xattn.runtime.errors import InputError
+from xattn.runtime.jsonl import shown
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def read_task(folder: Path) -> Task:
     folder, path = Path(folder).absolute(), Path(folder).absolute() / "task.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        configs = tuple(read_configuration(folder / f"configuration-{number}.json") for number in range(values["configurations"]))
+        configs = tuple(
+            read_configuration(folder / f"configuration-{number}.json") for number in range(values["configurations"])
+        )
         cell = Cell(values["name"], configs, tuple(values["members"]))
         vocabulary = values["vocabulary"] and Path(values["vocabulary"])
         identity = DataIdentity(**values["identity"])
@@ -69,4 +73,6 @@ def read_task(folder: Path) -> Task:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: expected the task of a cell, as `xattn compare` writes it ({shown(str(error))})") from error
+        raise InputError(
+            f"{path}: expected the task of a cell, as `xattn compare` writes it ({shown(str(error))})"
+        ) from error

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xattn import atomic
 from xattn.compare.comparison import Comparison, Row, figures
 from xattn.compare.statistics import CONFIDENCE
 from xattn.compare.table import Block, blocks, legend
+from xattn.runtime import atomic
 
 CSV_COLUMNS = (
     "model", "fields", "constraints", "ensemble", "direction", "figure", "n", "mean", "standard_deviation",
@@ -17,7 +17,9 @@ CSV_COLUMNS = (
 
 
 def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write `table.md`, `table.csv` (a line for each figure of each row) and `table.json` into a folder, each complete or absent."""
+    """Write `table.md`, `table.csv` (a line for each figure of each row) and `table.json` into a folder, each complete
+    or absent.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"table.{kind}" for kind in ("md", "csv", "json")]
     with atomic.replacing(paths[0]) as temporary:
@@ -76,7 +78,11 @@ def _row(row: Row) -> dict[str, Any]:
     seeds = {seed: figures(record) for seed, record in row.records.items()}
     values = {}
     for name, summary in row.summaries.items():
-        values[name] = {"mean": summary.mean, "standard_deviation": summary.deviation, "seeds": [one[name] for one in seeds.values()]}
+        values[name] = {
+            "mean": summary.mean,
+            "standard_deviation": summary.deviation,
+            "seeds": [one[name] for one in seeds.values()],
+        }
         if (difference := row.differences.get(name)) is not None:
             values[name]["difference"] = {
                 "mean": difference.mean,

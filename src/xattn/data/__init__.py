@@ -1,1 +1,3 @@
-"""Captions, regions and word-to-box truth: the precomp folder, its readers and writers, tokens and the vocabulary."""
+"""The data folder that training and evaluation read: splits, tokens, vocabulary, boxes and word-to-box truth; `prepare`
+makes one.
+"""

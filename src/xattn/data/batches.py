@@ -1,4 +1,6 @@
-"""Splits as batches of tensors: encoded captions, regions read from disk, in an order that a seed and an epoch decide."""
+"""Splits as batches of tensors: encoded captions, regions read from disk, in an order that a seed and an epoch
+decide.
+"""
 
 import math
 from collections import Counter
@@ -10,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xattn.data.function_words import is_content
 from xattn.data.split import Split
-from xattn.data.tokens import tokenize
+from xattn.data.stopwords import is_content
+from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import PAD, SPECIALS, UNKNOWN, Vocabulary
-from xattn.errors import InputError
+from xattn.runtime.errors import InputError
 
 
 class ImageBatch(NamedTuple):
@@ -23,11 +25,14 @@ class ImageBatch(NamedTuple):
     features: Float[Tensor, "n regions features"]
     counts: Int[Tensor, "n"]
     boxes: Float[Tensor, "n regions columns"] | None = None
-    """x1 y1 x2 y2 in units of the image's width and height, or PFAN's 30 columns as they are; None where they are not known."""
+    """x1 y1 x2 y2 in units of the image's width and height, or PFAN's 30 columns as they are; None where they are not
+    known."""
 
     def to(self, device: torch.device) -> "ImageBatch":
         """The same batch on a device."""
-        return ImageBatch(self.features.to(device), self.counts.to(device), None if self.boxes is None else self.boxes.to(device))
+        return ImageBatch(
+            self.features.to(device), self.counts.to(device), None if self.boxes is None else self.boxes.to(device)
+        )
 
 
 class CaptionBatch(NamedTuple):
@@ -72,10 +77,13 @@ class EncodedCaptions:
                 continue
             if isinstance(captions, Split):
                 raise InputError(
-                    f"{captions.folder / f'{captions.name}_caps.txt'}, line {row + 1}: the vocabulary knows no word of the caption "
+                    f"{captions.folder / f'{captions.name}_caps.txt'}, line {row + 1}: the vocabulary knows no word of "
+                    "the caption "
                     f"{texts[row]!r}; take it out, or use a vocabulary that does (trained with a lower --min-count)"
                 )
-            lacking = "has no word that the vocabulary knows; say it in other words" if self.words[row] else "has no words"
+            lacking = (
+                "has no word that the vocabulary knows; say it in other words" if self.words[row] else "has no words"
+            )
             raise InputError(f"the sentence {texts[row]!r} {lacking}")
 
     def __len__(self) -> int:
@@ -104,7 +112,9 @@ def _relative_boxes(split: Split, rows: np.ndarray) -> Tensor | None:
     if boxes.shape[-1] == 4:
         if split.images is None:
             return None
-        sizes = np.array([[(image.width, image.height) * 2] for image in (split.images[row] for row in rows)], dtype=np.float32)
+        sizes = np.array(
+            [[(image.width, image.height) * 2] for image in (split.images[row] for row in rows)], dtype=np.float32
+        )
         boxes = boxes / sizes
     return torch.from_numpy(boxes)
 
@@ -115,7 +125,9 @@ def epoch_order(n_captions: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def epoch_batches(n_captions: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The captions of each step of an epoch: every caption once; a last batch of a single one, which has no negatives, is left out."""
+    """The captions of each step of an epoch: every caption once; a last batch of a single one, which has no negatives,
+    is left out.
+    """
     order = epoch_order(n_captions, seed, epoch)
     batches = [order[start : start + batch_size] for start in range(0, n_captions, batch_size)]
     return batches if len(batches[-1]) > 1 else batches[:-1]
@@ -128,16 +140,20 @@ def pair_batch(split: Split, captions: EncodedCaptions, rows: np.ndarray, share:
         split: of the captions.
         captions: all of the split.
         rows: which of them, by their rows.
-        share: which of `rows` are this process's; only their images are read. Their captions are padded to the longest of all `rows`.
-            Absent = all.
+        share: which of `rows` are this process's; only their images are read. Their captions are padded to the longest
+            of all `rows`. Absent = all.
     """
     encoded, own = captions.batch(rows), slice(None) if share is None else share
     images = split.caption_image[rows[own]]
     tokens = CaptionBatch(encoded.tokens[own], encoded.lengths[own])
-    return PairBatch(read_regions(split, images), tokens, torch.from_numpy(images), torch.from_numpy(rows[own]), share is not None)
+    return PairBatch(
+        read_regions(split, images), tokens, torch.from_numpy(images), torch.from_numpy(rows[own]), share is not None
+    )
 
 
-def pair_batches(split: Split, captions: EncodedCaptions, batch_size: int, seed: int, epoch: int) -> Iterator[PairBatch]:
+def pair_batches(
+    split: Split, captions: EncodedCaptions, batch_size: int, seed: int, epoch: int
+) -> Iterator[PairBatch]:
     """The batches of `epoch_batches`, one after another, for a loop of one's own."""
     for rows in epoch_batches(len(captions), batch_size, seed, epoch):
         yield pair_batch(split, captions, rows)
@@ -149,13 +165,16 @@ def content_weights(vocabulary: Vocabulary) -> Float[Tensor, "vocabulary"]:
 
 
 def idf_weights(vocabulary: Vocabulary, captions: EncodedCaptions) -> Float[Tensor, "vocabulary"]:
-    """Inverse document frequency `log(N / n_w) / log N`, in [0, 1], a caption being a document; 0 for the four special tokens.
+    """Inverse document frequency `log(N / n_w) / log N`, in [0, 1], a caption being a document; 0 for the four special
+    tokens.
 
     A word of every caption weighs 0 and a word of a single one 1; a word of none is treated as one of a single caption.
     """
     seen = Counter(token for ids in captions.ids for token in set(ids))
     total = len(captions)
-    weights = torch.tensor([math.log(total / max(seen[token], 1)) / math.log(max(total, 2)) for token in range(len(vocabulary))])
+    weights = torch.tensor(
+        [math.log(total / max(seen[token], 1)) / math.log(max(total, 2)) for token in range(len(vocabulary))]
+    )
     weights[: len(SPECIALS)] = 0
     return weights
 

@@ -1,4 +1,6 @@
-"""Telling the data of a split from other data, wherever its folder lies: bit for bit, or up to how a processor rounds."""
+"""Telling the data of a split from other data, wherever its folder lies: bit for bit, or up to how a processor
+rounds.
+"""
 
 import hashlib
 import json
@@ -11,20 +13,22 @@ import numpy as np
 from xattn.data.split import Split
 
 SAMPLED_IMAGES = 256
-"""Of how many images, evenly apart, the features and boxes are looked at: those of a large data set take minutes to read."""
+"""Of how many images, evenly apart, the features and boxes are looked at: those of a large data set take minutes to
+read."""
 PROJECTIONS = 8
 """The distance that is found from so many projections has a standard deviation of about a quarter of itself."""
 
 
 def split_fingerprint(split: Split, *, features: bool = True) -> bytes:
-    """A SHA-256 of all that training and measuring take of a split: captions with their images, truth, image list, regions.
+    """A SHA-256 of all that training and measuring take of a split: captions with their images, truth, image list,
+    regions.
 
     Captions, counts, truth and image list go in whole, features and boxes of up to `SAMPLED_IMAGES` images.
 
     Args:
         split: the split.
-        features: whether the values of the features go in, and not their shape alone. They differ in the last bits where another
-            processor has computed them, see `sketch`.
+        features: whether the values of the features go in, and not their shape alone. They differ in the last bits
+            where another processor has computed them, see `sketch`.
     """
     digest = hashlib.sha256()
     about = {
@@ -32,7 +36,9 @@ def split_fingerprint(split: Split, *, features: bool = True) -> bytes:
         "features": [list(split.features.shape), str(split.features.dtype)],
         "captions": split.captions,
         "images": None if split.images is None else [asdict(record) for record in split.images],
-        "truth": None if split.truth is None else {row: [asdict(span) for span in split.truth[row]] for row in sorted(split.truth)},
+        "truth": None
+        if split.truth is None
+        else {row: [asdict(span) for span in split.truth[row]] for row in sorted(split.truth)},
         "boxes": None if split.boxes is None else list(split.boxes.shape),
     }
     digest.update(json.dumps(about).encode())
@@ -49,9 +55,10 @@ def split_fingerprint(split: Split, *, features: bool = True) -> bytes:
 def sketch(splits: Iterable[Split]) -> list[float]:
     """A few numbers that tell how far the features of two data folders lie apart, see `distance`.
 
-    With the features of all sampled images but for padding in one vector `x`, and vectors `s_k` of random signs: the norm of `x`, and the
-    products `s_k . x`. Since the mean of `(s_k . x - s_k . y)^2` over all signs is `|x - y|^2`, so many products estimate the distance of
-    two vectors of which neither is there any more (Achlioptas, "Database-friendly random projections", 2003).
+    With the features of all sampled images but for padding in one vector `x`, and vectors `s_k` of random signs: the
+    norm of `x`, and the products `s_k . x`. Since the mean of `(s_k . x - s_k . y)^2` over all signs is `|x - y|^2`, so
+    many products estimate the distance of two vectors of which neither is there any more (Achlioptas,
+    "Database-friendly random projections", 2003).
 
     Returns:
         The norm and `PROJECTIONS` products, of nine digits.
@@ -66,7 +73,8 @@ def sketch(splits: Iterable[Split]) -> list[float]:
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """How far the features of two sketches lie apart, as a part of the greater norm: 0 for the same, about 1.4 for unrelated ones.
+    """How far the features of two sketches lie apart, as a part of the greater norm: 0 for the same, about 1.4 for
+    unrelated ones.
 
     Args:
         one: of `sketch`: a norm, then `PROJECTIONS` products.

@@ -4,18 +4,19 @@
 |---|---|
 | `{split}_ims.npy` | images x regions x features, float32 or float16 |
 | `{split}_caps.txt` | UTF-8, one caption a line |
-| `{split}_caption_image.txt` | the row of each caption's image; absent: the captions divide evenly among the images, in order |
-| `{split}_counts.npy` | valid regions of each image, the first of its row; absent: all |
+| `{split}_caption_image.txt` | the row of each caption's image; absent: the captions divide evenly among the images, in
+order | | `{split}_counts.npy` | valid regions of each image, the first of its row; absent: all |
 | `{split}_boxes.npy` | x1 y1 x2 y2 in pixels, or PFAN's 15 block ids and 15 overlaps (last dimension 30) |
 | `{split}_images.jsonl` | id, file name, width and height of each image |
-| `{split}_truth.jsonl` | word-to-box truth, see `xattn.data.truth` |
-| `{split}_caption_ids.txt` | what the data's own annotations call each caption, one id a line (COCO's numbers); absent: not known |
-| `{split}_every.txt` | n: each image stands in n rows of the features, one after another, and in one of all other files; absent: 1 |
+| `{split}_truth.jsonl` | word-to-box truth, see `xattn.data.phrases` |
+| `{split}_caption_ids.txt` | what the data's own annotations call each caption, one id a line (COCO's numbers); absent:
+not known | | `{split}_every.txt` | n: each image stands in n rows of the features, one after another, and in one of all
+other files; absent: 1 |
 
-The first two are the format in which SCAN (Lee et al., ECCV 2018) and its successors publish their features. There a split has
-five captions for each row or, its images repeated, one: the rule for an absent third file covers both and assumes neither. With
-the last file, which `xattn prepare archive` writes, repeated images are read as the single ones they are, and nothing is copied.
-`xattn.data.precomp` reads these files and `xattn.data.precomp_writer` writes them.
+The first two are the format in which SCAN (Lee et al., ECCV 2018) and its successors publish their features. There a
+split has five captions for each row or, its images repeated, one: the rule for an absent third file covers both and
+assumes neither. With the last file, which `xattn prepare archive` writes, repeated images are read as the single ones
+they are, and nothing is copied. `xattn.data.reader` reads these files and `xattn.data.writer` writes them.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from xattn.data.truth import Span
+from xattn.data.phrases import Span
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Split:
         counts: valid regions of each image, at least 1.
         captions: as written, stripped; not empty.
         caption_image: the row of each caption's image.
-        boxes: x1, y1, x2, y2 in pixels (or block ids and overlaps, when there are 30 columns) of each region, where known.
+        boxes: x1, y1, x2, y2 in pixels (or block ids and overlaps, when there are 30 columns) of each region, where
+            known.
         images: one record an image, where known.
         truth: the spans of each annotated caption, by its row; None when the split has no truth at all.
         caption_ids: what the data's own annotations call each caption, where known.

@@ -1,4 +1,6 @@
-"""The words a model knows and their ids, in the JSON format in which SCAN (Lee et al., ECCV 2018) and others publish theirs."""
+"""The words a model knows and their ids, in the JSON format in which SCAN (Lee et al., ECCV 2018) and others publish
+theirs.
+"""
 
 import json
 from collections import Counter
@@ -6,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xattn import atomic
-from xattn.data.lines import is_whole, read_json, shown
-from xattn.data.tokens import tokenize
-from xattn.errors import InputError
+from xattn.data.tokenizer import tokenize
+from xattn.runtime import atomic
+from xattn.runtime.errors import InputError
+from xattn.runtime.jsonl import is_whole, read_json, shown
 
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
 PAD, START, END, UNKNOWN = range(4)
@@ -35,14 +37,19 @@ class Vocabulary:
             twice = next(word for number, word in enumerate(self.words) if ids[word] != number)
             raise InputError(f"a vocabulary holds each word once, but {shown(twice)} comes twice")
         if self.words[:4] != SPECIALS:
-            raise InputError(f"a vocabulary has {', '.join(SPECIALS)} as its ids 0 to 3, but this one begins with {shown(self.words[:4])}")
+            raise InputError(
+                f"a vocabulary has {', '.join(SPECIALS)} as its ids 0 to 3, but this one begins with "
+                f"{shown(self.words[:4])}"
+            )
         object.__setattr__(self, "_ids", ids)
 
     @classmethod
     def build(cls, captions: Iterable[str], min_count: int = 4) -> "Vocabulary":
-        """The tokens that `captions` hold at least `min_count` times, the most frequent first, equals in alphabetical order.
+        """The tokens that `captions` hold at least `min_count` times, the most frequent first, equals in alphabetical
+        order.
 
-        The published vocabularies count the training and development captions together and keep what they see four times.
+        The published vocabularies count the training and development captions together and keep what they see four
+        times.
         """
         counts = Counter(token for caption in captions for token in tokenize(caption))
         kept = (word for word, count in counts.items() if count >= min_count and word not in SPECIALS)
@@ -50,11 +57,12 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
-        """Read a vocabulary: a JSON object of `word2idx`, its inverse `idx2word` (whose keys are text), and their length `idx`.
+        """Read a vocabulary: a JSON object of `word2idx`, its inverse `idx2word` (whose keys are text), and their
+        length `idx`.
 
         Raises:
-            InputError: naming the file, if it cannot be read, is not such an object, or its ids are not 0 to `idx - 1`, each of
-                one word, the first four those of the special words.
+            InputError: naming the file, if it cannot be read, is not such an object, or its ids are not 0 to `idx - 1`,
+                each of one word, the first four those of the special words.
         """
         value = read_json(path, "a vocabulary")
         if not isinstance(value, dict):
@@ -78,7 +86,8 @@ class Vocabulary:
                 )
             if number in words:
                 raise InputError(
-                    f"{path}: expected each id to be of one word, but {number} is both {shown(words[number])} and {shown(word)}"
+                    f"{path}: expected each id to be of one word, but {number} is both {shown(words[number])} and "
+                    f"{shown(word)}"
                 )
             words[number] = word
         for number, word in enumerate(SPECIALS):

@@ -1,4 +1,6 @@
-"""How well images and captions find each other (`retrieval`), and how well attention finds the right place (`attention`)."""
+"""How well images and captions find each other (`retrieval`), and how well attention finds the right place
+(`attention`).
+"""
 
 from xattn.metrics.attention import (
     AttentionMetrics,
@@ -24,7 +26,7 @@ from xattn.metrics.retrieval import (
     retrieval_report,
     text_to_image_ranks,
 )
-from xattn.metrics.streamed import StreamedRanks, streamed_report
+from xattn.metrics.streaming import StreamedRanks, streamed_report
 
 __all__ = [
     "AttentionMetrics",

@@ -1,10 +1,10 @@
 """Does attention fall on the right keys? Precision, recall, F1, average precision and the pointing game.
 
-All functions take weights in `[0, 1]`, one row for each query, and `relevant`, which says of every query and key whether the
-key is right; where that comes from (boxes and their overlap) is the caller's business. For `i2t`, where regions attend to
-words, the caller hands over the transpose: `relevant.mT` of the same word-to-region truth, with the valid words as keys and the
-regions as queries. Heads and layers are leading dimensions; masks and `relevant` broadcast over them. Every figure is a
-fraction in `[0, 1]`.
+All functions take weights in `[0, 1]`, one row for each query, and `relevant`, which says of every query and key
+whether the key is right; where that comes from (boxes and their overlap) is the caller's business. For `i2t`, where
+regions attend to words, the caller hands over the transpose: `relevant.mT` of the same word-to-region truth, with the
+valid words as keys and the regions as queries. Heads and layers are leading dimensions; masks and `relevant` broadcast
+over them. Every figure is a fraction in `[0, 1]`.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xattn.errors import InputError
+from xattn.runtime.errors import InputError
 
 _TOLERANCE = 1e-6
-"""How far, relatively, a weight may stay below the threshold and still be attended, so that a uniform row attends to all."""
+"""How far, relatively, a weight may stay below the threshold and still be attended, so that a uniform row attends to
+all."""
 
 
 def uniform_threshold(key_mask: Bool[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
@@ -34,7 +35,9 @@ def uniform_threshold(key_mask: Bool[Tensor, "*batch k"]) -> Float[Tensor, "*bat
 
 
 def attended_keys(
-    weights: Float[Tensor, "*batch q k"], key_mask: Bool[Tensor, "*#batch k"] | None = None, threshold: float | None = None
+    weights: Float[Tensor, "*batch q k"],
+    key_mask: Bool[Tensor, "*#batch k"] | None = None,
+    threshold: float | None = None,
 ) -> Bool[Tensor, "*batch q k"]:
     """The valid keys whose weight is at or above the threshold: `w_ij >= t (1 - 1e-6)`.
 
@@ -73,8 +76,9 @@ def precision_recall_f1(
 ) -> PrecisionRecallF1:
     """Precision, recall and F1 of the attended keys of each query, each of shape `*batch q`.
 
-    With `A_i` the attended and `T_i` the relevant valid keys: `P_i = |A_i & T_i| / |A_i|`, `R_i = |A_i & T_i| / |T_i|` and
-    `F_i = 2 |A_i & T_i| / (|A_i| + |T_i|)`, which is their harmonic mean. A query that attends to nothing scores 0 in all.
+    With `A_i` the attended and `T_i` the relevant valid keys: `P_i = |A_i & T_i| / |A_i|`, `R_i = |A_i & T_i| / |T_i|`
+    and `F_i = 2 |A_i & T_i| / (|A_i| + |T_i|)`, which is their harmonic mean. A query that attends to nothing scores 0
+    in all.
 
     Args:
         weights: `w`, in `[0, 1]`.
@@ -83,7 +87,8 @@ def precision_recall_f1(
         threshold: as in `attended_keys`.
 
     Example:
-        >>> precision, recall, f1 = precision_recall_f1(torch.tensor([[0.4, 0.4, 0.2]]), torch.tensor([[True, False, False]]))
+        >>> relevant = torch.tensor([[True, False, False]])
+        >>> precision, recall, f1 = precision_recall_f1(torch.tensor([[0.4, 0.4, 0.2]]), relevant)
         >>> precision.item(), recall.item(), round(f1.item(), 4)
         (0.5, 1.0, 0.6667)
     """
@@ -97,9 +102,9 @@ def average_precision(
 ) -> Float[Tensor, "*batch q"]:
     """Average precision of the ranking of the valid keys by weight: what attention knows, without a threshold.
 
-    `AP_i = 1 / |T_i| sum_{j in T_i} |{l in T_i : r_l <= r_j}| / r_j`, with `r` the rank from 1 by falling weight. Ties count
-    against attention: among keys of exactly the same weight, the irrelevant ones come first. A uniform row over `n` keys, of
-    which `m` are relevant, therefore has `1 / m sum_{h=1}^m h / (n - m + h)`.
+    `AP_i = 1 / |T_i| sum_{j in T_i} |{l in T_i : r_l <= r_j}| / r_j`, with `r` the rank from 1 by falling weight. Ties
+    count against attention: among keys of exactly the same weight, the irrelevant ones come first. A uniform row over
+    `n` keys, of which `m` are relevant, therefore has `1 / m sum_{h=1}^m h / (n - m + h)`.
 
     Args:
         weights: `w`; only their order matters.
@@ -182,8 +187,8 @@ def attention_report(
         iou: passed through to the report.
 
     Raises:
-        InputError: no query has a relevant key (zeros would be a false report), a weight or the threshold is outside `[0, 1]`,
-            or the shapes do not fit.
+        InputError: no query has a relevant key (zeros would be a false report), a weight or the threshold is outside
+            `[0, 1]`, or the shapes do not fit.
 
     Example:
         >>> relevant = torch.tensor([[True, False, False], [False, False, False]])
@@ -203,8 +208,8 @@ def best_threshold(
 ) -> float:
     """The threshold with the largest macro F1; to be chosen on dev and used on test.
 
-    Without `candidates` the answer is exact: the F1 can only change at a weight that occurs, and all of them are tried, in one
-    sort. Of equally good thresholds the largest is returned.
+    Without `candidates` the answer is exact: the F1 can only change at a weight that occurs, and all of them are tried,
+    in one sort. Of equally good thresholds the largest is returned.
 
     Raises:
         InputError: `candidates` is empty or has one outside `[0, 1]`; otherwise as `attention_report`.
@@ -219,7 +224,8 @@ def best_threshold(
 class AttentionMetrics:
     """`attention_report` of queries that come in batches, whose padding may differ.
 
-    The rows of the measured queries are kept on the CPU (six bytes a key in float32): the best threshold needs them all.
+    The rows of the measured queries are kept on the CPU (six bytes a key in float32): the best threshold needs them
+    all.
 
     Example:
         >>> metrics = AttentionMetrics(iou=0.5)
@@ -242,7 +248,9 @@ class AttentionMetrics:
         query_mask: Bool[Tensor, "*#batch q"] | None = None,
         key_mask: Bool[Tensor, "*#batch k"] | None = None,
     ) -> None:
-        """Add the annotated queries of a batch; arguments and errors as in `attention_report`, but a batch may have none."""
+        """Add the annotated queries of a batch; arguments and errors as in `attention_report`, but a batch may have
+        none.
+        """
         self._batches.append(_measured(weights, relevant, query_mask, key_mask))
 
     def merge(self, other: "AttentionMetrics") -> None:
@@ -305,11 +313,16 @@ def _measured(weights: Tensor, relevant: Tensor, query_mask: Tensor | None, key_
     keys = _keys(weights, key_mask)
     right = _fitted("relevant", relevant, weights.shape) & keys
     measurable = right.any(-1)
-    annotated = torch.ones_like(measurable) if query_mask is None else _fitted("query_mask", query_mask, weights.shape[:-1])
+    annotated = (
+        torch.ones_like(measurable) if query_mask is None else _fitted("query_mask", query_mask, weights.shape[:-1])
+    )
     chosen = annotated & measurable
     rows, mask = weights.detach()[chosen].cpu(), keys[chosen].cpu()
     for wrong in rows[mask & ~((rows >= 0) & (rows <= 1 + 1e-4))][:1].tolist():  # NaN fails both comparisons
-        raise InputError(f"an attention weight is {wrong:g}, not in [0, 1]; pass the weights after the softmax and before any dropout")
+        raise InputError(
+            f"an attention weight is {wrong:g}, not in [0, 1]; pass the weights after the softmax and before any "
+            "dropout"
+        )
     return _Measured(rows[:, None], right[chosen].cpu()[:, None], mask, int((annotated & ~measurable).sum()))
 
 
@@ -342,13 +355,17 @@ def _best_threshold(batches: Sequence[_Measured], candidates: Sequence[float] | 
         level, order = weights[:, 0].masked_fill(~mask, -torch.inf).sort(-1, descending=True)
         right = relevant[:, 0].gather(-1, order).double()
         attended = torch.arange(1, right.shape[-1] + 1)
-        f1 = 2 * right.cumsum(-1) / (attended + right.sum(-1, keepdim=True))  # of a query that attends to its first 1, 2, ... keys
+        f1 = (
+            2 * right.cumsum(-1) / (attended + right.sum(-1, keepdim=True))
+        )  # of a query that attends to its first 1, 2, ... keys
         valid = mask.gather(-1, order)
         gains.append(f1.diff(dim=-1, prepend=torch.zeros(len(f1), 1).double())[valid])
         reaches.append(_reach(level)[valid])
         present.append(level[valid].double())
     reach, order = torch.cat(reaches).sort()
-    total = torch.cat([torch.zeros(1).double(), torch.cat(gains)[order].flip(0).cumsum(0)])  # by the number of attended keys
+    total = torch.cat(
+        [torch.zeros(1).double(), torch.cat(gains)[order].flip(0).cumsum(0)]
+    )  # by the number of attended keys
     if candidates is None:
         tried = torch.cat(present).unique().clamp(max=1)
     else:
@@ -365,7 +382,9 @@ def _check_some_query(batches: Sequence[_Measured]) -> int:
     queries = sum(len(batch.weights) for batch in batches)
     if not queries:
         left_out = sum(batch.left_out for batch in batches)
-        raise InputError(f"no query has a relevant key, so there is no attention to measure ({left_out} annotated queries left out)")
+        raise InputError(
+            f"no query has a relevant key, so there is no attention to measure ({left_out} annotated queries left out)"
+        )
     return queries
 
 
@@ -386,7 +405,9 @@ def _fitted(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
     try:
         return tensor.expand(shape)
     except RuntimeError:
-        raise InputError(f"{name} of shape {tuple(tensor.shape)} does not fit the weights, which need {tuple(shape)}") from None
+        raise InputError(
+            f"{name} of shape {tuple(tensor.shape)} does not fit the weights, which need {tuple(shape)}"
+        ) from None
 
 
 def _reach(weights: Tensor) -> Tensor:

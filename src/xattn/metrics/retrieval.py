@@ -9,25 +9,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xattn.errors import InputError
+from xattn.runtime.errors import InputError
 
 _BLOCK = 2**22
 """Scores compared at a time: the largest temporary is one boolean for each of them."""
 
 
-def image_to_text_ranks(scores: Float[Tensor, "images captions"], caption_image: Int[Tensor, "captions"]) -> Int[Tensor, "queries"]:
+def image_to_text_ranks(
+    scores: Float[Tensor, "images captions"], caption_image: Int[Tensor, "captions"]
+) -> Int[Tensor, "queries"]:
     """Rank of each image's best-placed own caption among the captions of the other images.
 
-    `rank_i = 1 + |{c : m(c) != i, S_ic >= max_{o : m(o) = i} S_io}|`. A tie with a wrong caption counts against the model; an
-    own caption never does.
+    `rank_i = 1 + |{c : m(c) != i, S_ic >= max_{o : m(o) = i} S_io}|`. A tie with a wrong caption counts against the
+    model; an own caption never does.
 
     Args:
         scores: `S`, the similarity of every image with every caption; infinities are allowed.
         caption_image: `m`, the row of each caption's image; any number of captions an image, in any order.
 
     Returns:
-        Ranks from 1, in the order of the rows, of the images that have a caption. An image without one is no query (but it is a
-        candidate for `text_to_image_ranks`).
+        Ranks from 1, in the order of the rows, of the images that have a caption. An image without one is no query (but
+        it is a candidate for `text_to_image_ranks`).
 
     Raises:
         InputError: a score is NaN, there is no caption, or `caption_image` does not fit `scores`.
@@ -45,11 +47,13 @@ def image_to_text_ranks(scores: Float[Tensor, "images captions"], caption_image:
     return (1 + at_best - own_at_best)[own_at_best > 0]
 
 
-def text_to_image_ranks(scores: Float[Tensor, "images captions"], caption_image: Int[Tensor, "captions"]) -> Int[Tensor, "captions"]:
+def text_to_image_ranks(
+    scores: Float[Tensor, "images captions"], caption_image: Int[Tensor, "captions"]
+) -> Int[Tensor, "captions"]:
     """Rank of each caption's image among all images.
 
-    `rank_c = 1 + |{i : i != m(c), S_ic >= S_{m(c) c}}|`. A tie with a wrong image counts against the model. Images without a
-    caption of their own are candidates like any other.
+    `rank_c = 1 + |{i : i != m(c), S_ic >= S_{m(c) c}}|`. A tie with a wrong image counts against the model. Images
+    without a caption of their own are candidates like any other.
 
     Args:
         scores: `S`, the similarity of every image with every caption; infinities are allowed.
@@ -81,7 +85,8 @@ class RetrievalDirection:
     r1: float  # percent of the queries with rank 1
     r5: float  # percent of the queries with rank 5 or better
     r10: float  # percent of the queries with rank 10 or better
-    median_rank: float  # floor(median of the ranks from 0) + 1, as the published evaluations print it: 3, not 3.5, for ranks 3 and 4
+    # floor(median of the ranks from 0) + 1, as the published evaluations print it: 3, not 3.5, for ranks 3 and 4
+    median_rank: float
     mean_rank: float  # mean of the ranks from 1
     queries: int
 
@@ -107,10 +112,16 @@ class RetrievalReport:
 
     def as_dict(self) -> dict[str, Any]:
         """`image_to_text` and `text_to_image`, each with `r1 r5 r10 median_rank mean_rank`, and `rsum`."""
-        return {"image_to_text": self.image_to_text.as_dict(), "text_to_image": self.text_to_image.as_dict(), "rsum": self.rsum}
+        return {
+            "image_to_text": self.image_to_text.as_dict(),
+            "text_to_image": self.text_to_image.as_dict(),
+            "rsum": self.rsum,
+        }
 
 
-def retrieval_report(scores: Float[Tensor, "images captions"], caption_image: Int[Tensor, "captions"]) -> RetrievalReport:
+def retrieval_report(
+    scores: Float[Tensor, "images captions"], caption_image: Int[Tensor, "captions"]
+) -> RetrievalReport:
     """Recall at 1, 5 and 10, median and mean rank in both directions.
 
     Args:
@@ -152,7 +163,9 @@ def folds_of(n_images: int, caption_image: Int[Tensor, "captions"], folds: int) 
     for first in range(0, n_images, size):
         columns = torch.nonzero(caption_image // size == first // size)[:, 0]
         if not len(columns):
-            raise InputError(f"no caption belongs to the images {first} to {first + size - 1}, so this fold cannot be evaluated")
+            raise InputError(
+                f"no caption belongs to the images {first} to {first + size - 1}, so this fold cannot be evaluated"
+            )
         parts.append(Fold(slice(first, first + size), columns))
     return parts
 
@@ -165,11 +178,14 @@ def mean_report(reports: Sequence[RetrievalReport]) -> RetrievalReport:
     )
 
 
-def five_fold_report(scores: Float[Tensor, "images captions"], caption_image: Int[Tensor, "captions"], folds: int = 5) -> RetrievalReport:
-    """COCO 1K: the images in `folds` consecutive parts, each retrieving within itself; every figure is its mean over the parts.
+def five_fold_report(
+    scores: Float[Tensor, "images captions"], caption_image: Int[Tensor, "captions"], folds: int = 5
+) -> RetrievalReport:
+    """COCO 1K: the images in `folds` consecutive parts, each retrieving within itself; every figure is its mean over
+    the parts.
 
-    Part `f` has the images `f n / folds` to `(f + 1) n / folds - 1` and their own captions, wherever those stand. `queries` is
-    the number over all parts.
+    Part `f` has the images `f n / folds` to `(f + 1) n / folds - 1` and their own captions, wherever those stand.
+    `queries` is the number over all parts.
 
     Args:
         scores: the similarity of every image with every caption, for example 5,000 x 25,000.
@@ -187,13 +203,16 @@ def five_fold_report(scores: Float[Tensor, "images captions"], caption_image: In
     """
     scores, owner = _checked(scores, caption_image)
     parts = folds_of(len(scores), owner, folds)
-    return mean_report([retrieval_report(scores[rows, columns], owner[columns] - rows.start) for rows, columns in parts])
+    return mean_report(
+        [retrieval_report(scores[rows, columns], owner[columns] - rows.start) for rows, columns in parts]
+    )
 
 
 class RetrievalMetrics:
     """`retrieval_report`, or with `folds` above 1 `five_fold_report`, of scores that come in blocks of rows.
 
-    The rows are kept (0.5 GB for 5,000 x 25,000 in float32), because the rank of a caption's image needs its whole column.
+    The rows are kept (0.5 GB for 5,000 x 25,000 in float32), because the rank of a caption's image needs its whole
+    column.
 
     Example:
         >>> metrics = RetrievalMetrics(caption_image=torch.tensor([0, 0, 1]))
@@ -211,9 +230,13 @@ class RetrievalMetrics:
         self._rows: list[Tensor] = []
 
     def update(self, scores: Float[Tensor, "block captions"]) -> None:
-        """Append the scores of the next images, in the order of the rows, with all captions; they are copied to the CPU."""
+        """Append the scores of the next images, in the order of the rows, with all captions; they are copied to the
+        CPU.
+        """
         if scores.shape[1:] != self.caption_image.shape:
-            raise InputError(f"a block of scores has {scores.shape[-1]} columns, but there are {len(self.caption_image)} captions")
+            raise InputError(
+                f"a block of scores has {scores.shape[-1]} columns, but there are {len(self.caption_image)} captions"
+            )
         self._rows.append(scores.detach().to("cpu", copy=True))
 
     def compute(self) -> RetrievalReport:
@@ -231,15 +254,21 @@ class RetrievalMetrics:
 
 
 def _checked(scores: Tensor, caption_image: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores without gradient and the row of each caption's image on their device, or a sentence on what does not fit."""
+    """The scores without gradient and the row of each caption's image on their device, or a sentence on what does not
+    fit.
+    """
     if scores.ndim != 2 or caption_image.shape != scores.shape[1:]:
         raise InputError(
-            f"scores of shape {tuple(scores.shape)}, images by captions, do not fit {len(caption_image)} rows in caption_image"
+            f"scores of shape {tuple(scores.shape)}, images by captions, do not fit {len(caption_image)} rows in "
+            "caption_image"
         )
     if not caption_image.numel():
         raise InputError("there is no caption, so there is nothing to rank")
     for caption in torch.nonzero((caption_image < 0) | (caption_image >= len(scores)))[:1, 0].tolist():
-        raise InputError(f"caption {caption} belongs to image {int(caption_image[caption])}, but the scores have {len(scores)} images")
+        raise InputError(
+            f"caption {caption} belongs to image {int(caption_image[caption])}, but the scores have {len(scores)} "
+            "images"
+        )
     scores = scores.detach()
     for first, rows in _blocks(scores):
         for row, caption in torch.nonzero(rows.isnan())[:1].tolist():

@@ -1,1 +1,3 @@
-"""The models, one file each, behind the interface of `xattn.models.interface`."""
+"""The four models of the paper, SCAN, PFAN, BFAN and SGRAF, behind one interface (`base`), and the encoders that they
+share.
+"""

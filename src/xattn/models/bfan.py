@@ -1,7 +1,7 @@
 """BFAN: bidirectional focal attention (Liu, Mao, Liu, Zhang, Wang and Zhang, ACM Multimedia 2019).
 
-A query attends as in SCAN; then each key is judged by the others, and those that are not above them get no attention. With SCAN's
-weights `w_ij` over the valid keys and a weight `g_il` for the judgement of key `l`,
+A query attends as in SCAN; then each key is judged by the others, and those that are not above them get no attention.
+With SCAN's weights `w_ij` over the valid keys and a weight `g_il` for the judgement of key `l`,
 
     F_ij = sum_{l != j} (w_ij - w_il) g_il        g_il = 1 (equal) or sqrt(w_il) (prob)
     w*_ij = [F_ij > 0] w_ij / sum_l [F_il > 0] w_il
@@ -18,18 +18,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from xattn.all_pairs import RelevanceBlock, all_pairs
-from xattn.attention import Attention, scan_weights
+from xattn.attention.attention import Attention, scan_weights
+from xattn.attention.pairwise import RelevanceBlock, all_pairs
+from xattn.models.base import Direction, Match, MatchingModel
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.interface import Direction, Match, MatchingModel
 from xattn.models.scan import aggregate
 
 Focus = Literal["equal", "prob"]
 
 TIE = 3e-5
-"""Keys below their limit by less than this share of it count as tied with it. In float32 the weights of a uniform row were seen to differ
-by up to 5e-6 of themselves, since `lambda` up to 35 multiplies the rounding of `s^`."""
+"""Keys below their limit by less than this share of it count as tied with it. In float32 the weights of a uniform row
+were seen to differ by up to 5e-6 of themselves, since `lambda` up to 35 multiplies the rounding of `s^`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class BfanConfig:
     name: Literal["bfan"] = field(default="bfan", kw_only=True)
     """The model that this configures."""
     focus: Focus = "equal"
-    """How much the other keys count when they judge a key: equal, all alike; prob, each by the square root of its attention."""
+    """How much the other keys count when they judge a key: equal, all alike; prob, each by the square root of its
+    attention."""
     lambda_softmax: float = 20.0
     """Inverse temperature of the attention, above 0 and at most 35; published: 20."""
     dim: int = 1024
@@ -53,11 +54,15 @@ class BfanConfig:
         if not 0 < self.lambda_softmax <= 35:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
         if self.dim < 1 or self.word_dim < 1:
-            raise ValueError(f"model.dim and model.word_dim must be at least 1, but they are {self.dim} and {self.word_dim}")
+            raise ValueError(
+                f"model.dim and model.word_dim must be at least 1, but they are {self.dim} and {self.word_dim}"
+            )
 
 
 class Bfan(MatchingModel):
-    """BFAN with one kind of focus; the published ensemble is the mean of an `equal` and a `prob` that were trained apart."""
+    """BFAN with one kind of focus; the published ensemble is the mean of an `equal` and a `prob` that were trained
+    apart.
+    """
 
     directions = ("t2i", "i2t")
 
@@ -120,17 +125,19 @@ def focal_weights(
 ) -> Float[Tensor, "..."]:
     """BFAN's weights `w*` before their division by their sum, in any layout of queries and keys.
 
-    The sum over the other keys separates, as the term of the key itself is 0: `F_ij = w_ij sum_l g_il - sum_l w_il g_il`. So a key is
-    kept if its weight is above a limit that all keys of a query share, their mean weighted by `g`,
+    The sum over the other keys separates, as the term of the key itself is 0: `F_ij = w_ij sum_l g_il - sum_l w_il
+    g_il`. So a key is kept if its weight is above a limit that all keys of a query share, their mean weighted by `g`,
 
         F_ij > 0   <=>   w_ij > t_i = sum_l w_il g_il / sum_l g_il
 
-    which scales as the weights do, so that theirs from `scan_weights` need no division either. What is kept comes back as `w_ij / t_i`.
+    which scales as the weights do, so that theirs from `scan_weights` need no division either. What is kept comes back
+    as `w_ij / t_i`.
 
-    Where no key is above the limit (one key, a uniform row) the published rule divides 0 by 0; there the unfocused weights are meant.
-    All keys then *are* the limit, up to rounding, which in float32 would keep and drop them by chance. So the limit is lowered by the
-    share `TIE`: a uniform row keeps all its keys, the largest weight of any row is kept, and nothing else differs from the rule but for
-    keys within `TIE` below their limit. The limit is a constant for the gradient, as which keys are kept is piecewise constant.
+    Where no key is above the limit (one key, a uniform row) the published rule divides 0 by 0; there the unfocused
+    weights are meant. All keys then *are* the limit, up to rounding, which in float32 would keep and drop them by
+    chance. So the limit is lowered by the share `TIE`: a uniform row keeps all its keys, the largest weight of any row
+    is kept, and nothing else differs from the rule but for keys within `TIE` below their limit. The limit is a constant
+    for the gradient, as which keys are kept is piecewise constant.
 
     Args:
         similarity: raw `s`, as in `scan_weights`.
@@ -138,8 +145,8 @@ def focal_weights(
         key_dim: the dimension that runs over its keys.
         lambda_softmax: as in `scan_weights`.
         focus: `equal` or `prob`, the kind of `g`.
-        key_mask: true at valid keys, with as many dimensions as `similarity`, all but `key_dim` possibly 1; absent = all are valid.
-            At least one of each row is.
+        key_mask: true at valid keys, with as many dimensions as `similarity`, all but `key_dim` possibly 1; absent =
+            all are valid. At least one of each row is.
 
     Returns:
         0 at keys that are dropped or padding, above 1 at those that are kept.
@@ -154,7 +161,9 @@ def focal_weights(
     Source: Liu et al. 2019, "Focus Your Attention: A Bidirectional Focal Attention Network for Image-Text Matching";
     the closed form and the treatment of ties are ours.
     """
-    weights = scan_weights(similarity, query_dim=query_dim, key_dim=key_dim, lambda_softmax=lambda_softmax, key_mask=key_mask)
+    weights = scan_weights(
+        similarity, query_dim=query_dim, key_dim=key_dim, lambda_softmax=lambda_softmax, key_mask=key_mask
+    )
     with torch.no_grad():
         if focus == "equal":
             count = weights.shape[key_dim] if key_mask is None else key_mask.sum(key_dim, keepdim=True)
@@ -164,7 +173,8 @@ def focal_weights(
             total = judgement.sum(key_dim, keepdim=True)
             limit = judgement.mul_(weights).sum(key_dim, keepdim=True) / total
         limit *= 1 - TIE
-    # Division by the limit makes the threshold one number: a comparison of two tensors takes several times as long on a processor.
+    # Division by the limit makes the threshold one number: a comparison of two tensors takes several times as long on a
+    # processor.
     return functional.threshold(weights / limit, 1.0, 0.0, inplace=True)
 
 

@@ -34,7 +34,9 @@ class RegionEncoder(nn.Module):
         nn.init.uniform_(self.fc.weight, -bound, bound)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, features: Float[Tensor, "n regions features"], mask: Bool[Tensor, "n regions"]) -> Float[Tensor, "n regions dim"]:
+    def forward(
+        self, features: Float[Tensor, "n regions features"], mask: Bool[Tensor, "n regions"]
+    ) -> Float[Tensor, "n regions dim"]:
         """Unit vectors at valid regions, zero vectors at padding."""
         return l2_normalise(self.fc(features)) * mask.unsqueeze(-1)
 
@@ -42,8 +44,8 @@ class RegionEncoder(nn.Module):
 class WordEncoder(nn.Module):
     """Token ids to unit vectors: embedding, bidirectional GRU, mean of the two directions, L2.
 
-    The embedding starts uniform within 0.1, the GRU at PyTorch's default, as published (Lee et al. 2018, its repository).
-    `dropout` is the share of the embeddings' numbers that is dropped in training, in [0, 1).
+    The embedding starts uniform within 0.1, the GRU at PyTorch's default, as published (Lee et al. 2018, its
+    repository). `dropout` is the share of the embeddings' numbers that is dropped in training, in [0, 1).
     """
 
     def __init__(self, vocabulary_size: int, word_dim: int, dim: int, dropout: float = 0.0) -> None:
@@ -59,7 +61,9 @@ class WordEncoder(nn.Module):
         lengths = mask.sum(1).cpu()
         embedded = self.dropout(self.embed(tokens))
         packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-        hidden, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=tokens.shape[1])
+        hidden, _ = nn.utils.rnn.pad_packed_sequence(
+            self.rnn(packed)[0], batch_first=True, total_length=tokens.shape[1]
+        )
         mean = (hidden[..., : self.dim] + hidden[..., self.dim :]) / 2
         return l2_normalise(mean) * mask.unsqueeze(-1)
 

@@ -26,7 +26,9 @@ class Fragments:
     def __getitem__(self, index: Tensor | slice) -> "Fragments":
         """The fragments of some images or captions, in the order of `index`, which may repeat."""
         return Fragments(
-            chosen(self.vectors, index), chosen(self.mask, index), {name: chosen(extra, index) for name, extra in self.extras.items()}
+            chosen(self.vectors, index),
+            chosen(self.mask, index),
+            {name: chosen(extra, index) for name, extra in self.extras.items()},
         )
 
     @staticmethod

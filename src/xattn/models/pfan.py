@@ -1,16 +1,19 @@
 """PFAN: position focused attention (Wang, Yang, Qian, Ma, Lu, Li and Fan, IJCAI 2019).
 
-SCAN whose regions know where they lie. Each region has the 15 blocks of `xattn.models.blocks`, with overlaps `o_l` and an embedding
-`e_l` of each block; its position `p` is what it attends to among them, and joins its features `f` before the linear layer:
+SCAN whose regions know where they lie. Each region has the 15 blocks of `xattn.models.pfan_blocks`, with overlaps `o_l`
+and an embedding `e_l` of each block; its position `p` is what it attends to among them, and joins its features `f`
+before the linear layer:
 
-    h = softmax_l(tanh(u . e_l))    u = W_a f + b_a        c = softmax_l(h_l o_l)        p = sum_l c_l e_l        v = l2(W [f, p] + b)
+    h = softmax_l(tanh(u . e_l))    u = W_a f + b_a        c = softmax_l(h_l o_l)        p = sum_l c_l e_l        v =
+    l2(W [f, p] + b)
 
-Attention and relevance are SCAN's (`xattn.attention`). Where words attend to regions, the score also counts how decidedly they do:
+Attention and relevance are SCAN's (`xattn.attention.attention`). Where words attend to regions, the score also counts
+how decidedly they do:
 
     t2i    S = mean_i R(q_i, a_i) + 1/2 mean_i max_j w_ij            i2t    S = mean_i R(q_i, a_i)
 
-Missing blocks have an embedding of their own and the overlap 0, and take part in both softmaxes, as in the published code, which also
-settles the order of `[f, p]`, the second softmax and the half.
+Missing blocks have an embedding of their own and the overlap 0, and take part in both softmaxes, as in the published
+code, which also settles the order of `[f, p]`, the second softmax and the half.
 """
 
 from dataclasses import dataclass, field
@@ -21,13 +24,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from xattn.all_pairs import RelevanceBlock, all_pairs
-from xattn.attention import Attention, scan_weights
-from xattn.errors import InputError
-from xattn.models.blocks import MISSING, Blocks, region_blocks
+from xattn.attention.attention import Attention, scan_weights
+from xattn.attention.pairwise import RelevanceBlock, all_pairs
+from xattn.models.base import Direction, Match, MatchingModel
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.interface import Direction, Match, MatchingModel
+from xattn.models.pfan_blocks import MISSING, Blocks, region_blocks
+from xattn.runtime.errors import InputError
 
 LARGEST_WEIGHT_FACTOR = 0.5
 """What the mean of the words' largest weights counts beside the mean of their relevances."""
@@ -57,14 +60,16 @@ class PfanConfig:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
         sizes = (self.dim, self.word_dim, self.position_dim)
         if min(sizes) < 1:
-            raise ValueError(f"model.dim, model.word_dim and model.position_dim must be at least 1, but they are {sizes}")
+            raise ValueError(
+                f"model.dim, model.word_dim and model.position_dim must be at least 1, but they are {sizes}"
+            )
 
 
 class PositionedRegionEncoder(RegionEncoder):
     """Region features with their positions to unit vectors: `l2(W [f, p] + b)`.
 
-    `W` and `b` start as `RegionEncoder` says, the embedding of blocks normal with variance 1, and the linear layer that attends to
-    blocks as PyTorch starts it: all as published.
+    `W` and `b` start as `RegionEncoder` says, the embedding of blocks normal with variance 1, and the linear layer that
+    attends to blocks as PyTorch starts it: all as published.
     """
 
     def __init__(self, feature_size: int, position_dim: int, dim: int) -> None:
@@ -72,14 +77,19 @@ class PositionedRegionEncoder(RegionEncoder):
         self.fc_att = nn.Linear(feature_size, position_dim)
         self.position_embedding = nn.Embedding(MISSING + 1, position_dim)
 
-    def positioned(self, features: Float[Tensor, "n regions features"], blocks: Blocks) -> Float[Tensor, "n regions positioned"]:
+    def positioned(
+        self, features: Float[Tensor, "n regions features"], blocks: Blocks
+    ) -> Float[Tensor, "n regions positioned"]:
         """`[f, p]`, what `forward` takes: the features, followed by the position."""
         embedding = self.position_embedding.weight
-        # Against all 257 blocks at once: two matrix products take a tenth of the time and memory of 15 embeddings a region.
+        # Against all 257 blocks at once: two matrix products take a tenth of the time and memory of 15 embeddings a
+        # region.
         similarity = torch.tanh((self.fc_att(features) @ embedding.t()).gather(-1, blocks.ids))  # n regions kept
         attended = similarity.softmax(-1)
         weights = (attended * blocks.overlaps.to(attended.dtype)).softmax(-1)
-        spread = weights.new_zeros(*weights.shape[:-1], len(embedding)).scatter_add(-1, blocks.ids, weights)  # n regions 257
+        spread = weights.new_zeros(*weights.shape[:-1], len(embedding)).scatter_add(
+            -1, blocks.ids, weights
+        )  # n regions 257
         return torch.cat([features, spread @ embedding], -1)
 
 
@@ -106,7 +116,8 @@ class Pfan(MatchingModel):
         """
         if boxes is None:
             raise InputError(
-                "PFAN needs to know where regions lie: either {split}_boxes.npy with their boxes in pixels and {split}_images.jsonl with "
+                "PFAN needs to know where regions lie: either {split}_boxes.npy with their boxes in pixels and "
+                "{split}_images.jsonl with "
                 "the sizes of the images, or PFAN's own file of blocks and overlaps as {split}_boxes.npy"
             )
         mask = prefix_mask(counts, features.shape[1])
@@ -152,7 +163,8 @@ def pair_scores(
     largest_weight: Float[Tensor, "pairs q *querysets"] | None,
     query_mask: Bool[Tensor, "..."],
 ) -> Float[Tensor, "pairs *querysets"]:
-    """`mean_i R_i + 1/2 mean_i max_j w_ij`, or without the second term, over the valid queries, which run along dimension 1.
+    """`mean_i R_i + 1/2 mean_i max_j w_ij`, or without the second term, over the valid queries, which run along
+    dimension 1.
 
     Args:
         relevance: `R_i`, in [-1, 1].

@@ -1,7 +1,7 @@
 """The models by their configurations."""
 
+from xattn.models.base import Direction, MatchingModel
 from xattn.models.bfan import Bfan, BfanConfig
-from xattn.models.interface import Direction, MatchingModel
 from xattn.models.pfan import Pfan, PfanConfig
 from xattn.models.scan import Scan, ScanConfig
 from xattn.models.sgraf import Sgraf, SgrafConfig

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from xattn.all_pairs import RelevanceBlock, all_pairs
-from xattn.attention import Attention, scan_weights
+from xattn.attention.attention import Attention, scan_weights
+from xattn.attention.pairwise import RelevanceBlock, all_pairs
+from xattn.models.base import Direction, Match, MatchingModel
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.interface import Direction, Match, MatchingModel
 
 Aggregation = Literal["mean", "lse", "max", "sum"]
 
@@ -46,7 +46,9 @@ class ScanConfig:
         if self.lambda_lse <= 0:
             raise ValueError(f"model.lambda_lse must be above 0, but it is {self.lambda_lse}")
         if self.dim < 1 or self.word_dim < 1:
-            raise ValueError(f"model.dim and model.word_dim must be at least 1, but they are {self.dim} and {self.word_dim}")
+            raise ValueError(
+                f"model.dim and model.word_dim must be at least 1, but they are {self.dim} and {self.word_dim}"
+            )
 
 
 class Scan(MatchingModel):
@@ -76,7 +78,11 @@ class Scan(MatchingModel):
         """See `MatchingModel`."""
         words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
         how = {"weigh": self._weigh, "aggregate": self._aggregate_block, "product_dtype": self.product_dtype}
-        return all_pairs(*words, *regions, **how) if self.config.direction == "t2i" else all_pairs(*regions, *words, **how).t()
+        return (
+            all_pairs(*words, *regions, **how)
+            if self.config.direction == "t2i"
+            else all_pairs(*regions, *words, **how).t()
+        )
 
     def match(self, images: Fragments, captions: Fragments) -> Match:
         """See `MatchingModel`."""
@@ -104,8 +110,9 @@ def aggregate(
 ) -> Float[Tensor, "..."]:
     """The score of a pair from the relevance `R_i` of each of its queries, which run along `dim`.
 
-    `mean`, `max`, `sum` of `R_i`, or `lse`: `log(sum_i exp(lambda R_i)) / lambda`, without a mean, as published (Lee et al. 2018,
-    equations 3 to 8). `mask` is true where a query is no padding, broadcast to `relevance`; every pair has a valid query.
+    `mean`, `max`, `sum` of `R_i`, or `lse`: `log(sum_i exp(lambda R_i)) / lambda`, without a mean, as published (Lee et
+    al. 2018, equations 3 to 8). `mask` is true where a query is no padding, broadcast to `relevance`; every pair has a
+    valid query.
     """
     mask = mask.expand(relevance.shape)
     if aggregation == "lse":

@@ -1,17 +1,18 @@
 """SGRAF: similarity reasoning and filtration (Diao, Zhang, Ma and Lu, AAAI 2021).
 
-Where SCAN compares a word with what it attends to by one number, the cosine, SGRAF keeps a vector. With the attended content `a_i` of
-word `q_i` (SCAN's attention, content L2-normalised) and a vector for the whole image and one for the whole caption, `v` and `t`
-(`xattn.models.self_attention`), the *nodes* of a pair are
+Where SCAN compares a word with what it attends to by one number, the cosine, SGRAF keeps a vector. With the attended
+content `a_i` of word `q_i` (SCAN's attention, content L2-normalised) and a vector for the whole image and one for the
+whole caption, `v` and `t` (`xattn.models.sgraf_pooling`), the *nodes* of a pair are
 
     x_0 = l2(W_g |v - t|^2 + b_g)        x_i = l2(W_l |a_i - q_i|^2 + b_l)        |.|^2 element by element
 
-One of two modules, SGR or SAF (`xattn.models.reasoning`), makes one vector of them, and the score is `sigmoid(w . vector + b)`. The
-published ensemble is the mean of the scores of an SGR and an SAF that were trained apart.
+One of two modules, SGR or SAF (`xattn.models.sgraf_reasoning`), makes one vector of them, and the score is `sigmoid(w .
+vector + b)`. The published ensemble is the mean of the scores of an SGR and an SAF that were trained apart.
 
-Scores of all pairs are computed in tiles of some images with some captions of one length, so that nothing is padded. The products with
-the layers are most of the work. Two equalities save of the rest, and of them: by `|a|^2 = w^T G w` (see `xattn.attention`) the weights are
-scaled and not the content, and a step of SGR has two layers instead of three (`GraphStep.folded`), its last one a single node.
+Scores of all pairs are computed in tiles of some images with some captions of one length, so that nothing is padded.
+The products with the layers are most of the work. Two equalities save of the rest, and of them: by `|a|^2 = w^T G w`
+(see `xattn.attention.attention`) the weights are scaled and not the content, and a step of SGR has two layers instead
+of three (`GraphStep.folded`), its last one a single node.
 """
 
 import math
@@ -25,21 +26,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from xattn.attention import Attention, content_floor, scan_weights
-from xattn.errors import InputError
-from xattn.models.differences import compared
+from xattn.attention.attention import Attention, content_floor, scan_weights
+from xattn.models.base import Direction, Match, MatchingModel
 from xattn.models.encoders import NORM_EPSILON, RegionEncoder, WordEncoder, l2_normalise, prefix_mask
 from xattn.models.fragments import Fragments, chosen
-from xattn.models.interface import Direction, Match, MatchingModel
-from xattn.models.reasoning import Filtration, FoldedStep, GraphStep, reasoned
-from xattn.models.self_attention import SelfAttention, linear
+from xattn.models.sgraf_pooling import SelfAttention, linear
+from xattn.models.sgraf_reasoning import Filtration, FoldedStep, GraphStep, reasoned
+from xattn.models.sgraf_similarity import compared
+from xattn.runtime.errors import InputError
 
 Module = Literal["sgr", "saf"]
 
 TILE = 2048
-"""About how many words, counted once for each image, are scored at a time without gradient: enough for the products with the layers."""
+"""About how many words, counted once for each image, are scored at a time without gradient: enough for the products
+with the layers."""
 DIFFERENTIABLE_TILE = 8192
-"""As `TILE`, with gradient; what the backward pass needs of a tile is computed again there, so this bounds the memory."""
+"""As `TILE`, with gradient; what the backward pass needs of a tile is computed again there, so this bounds the
+memory."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class SgrafConfig:
     regions: int = 36
     """Regions of an image: a batch norm has one channel for each."""
     dropout: float = 0.4
-    """Share that is dropped in training, of the word embeddings and inside both self-attentions; at least 0 and below 1."""
+    """Share that is dropped in training, of the word embeddings and inside both self-attentions; at least 0 and below
+    1."""
 
     def __post_init__(self) -> None:
         if self.module not in get_args(Module):
@@ -85,10 +89,11 @@ class _Scores(NamedTuple):
 class Sgraf(MatchingModel):
     """SGRAF with one of its two modules; the published ensemble is the mean of the scores of one of each.
 
-    With SAF the score rests on a batch norm with one channel for a pair's gates. In training `score` takes its statistics for each
-    caption over the nodes of that caption with all images given, and moves the running averages once for each caption, in their order;
-    of several processes each scores its own captions with the images of all, so that statistics are those of one process.
-    `match`, `score_pairs` and, out of training, `score` use the running averages.
+    With SAF the score rests on a batch norm with one channel for a pair's gates. In training `score` takes its
+    statistics for each caption over the nodes of that caption with all images given, and moves the running averages
+    once for each caption, in their order; of several processes each scores its own captions with the images of all, so
+    that statistics are those of one process. `match`, `score_pairs` and, out of training, `score` use the running
+    averages.
     """
 
     directions = ("t2i",)
@@ -125,7 +130,8 @@ class Sgraf(MatchingModel):
         if found != {expected}:
             other = min(found - {expected})
             raise InputError(
-                f"an image has {other} regions, but the model was made for exactly {expected} (--model.regions), with a batch norm that "
+                f"an image has {other} regions, but the model was made for exactly {expected} (--model.regions), with "
+                "a batch norm that "
                 "has one channel for each"
             )
         mask = prefix_mask(counts, features.shape[1])
@@ -139,11 +145,16 @@ class Sgraf(MatchingModel):
         return Fragments(vectors, mask, {"whole": self.caption_attention(vectors, mask)})
 
     def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
-        """See `MatchingModel`. With gradient, a tile's intermediate values are computed again in the backward pass, not kept."""
+        """See `MatchingModel`. With gradient, a tile's intermediate values are computed again in the backward pass, not
+        kept.
+        """
         takes_statistics = self.training and self.scores_use_batch_statistics
         tile_size = DIFFERENTIABLE_TILE if torch.is_grad_enabled() else TILE
-        # As wide as it is high in regions and words, a tile reads least for what it computes; statistics need all images in one.
-        words_at_once = max(tile_size // len(images), 0 if takes_statistics else math.isqrt(tile_size * images.mask.shape[1]))
+        # As wide as it is high in regions and words, a tile reads least for what it computes; statistics need all
+        # images in one.
+        words_at_once = max(
+            tile_size // len(images), 0 if takes_statistics else math.isqrt(tile_size * images.mask.shape[1])
+        )
         gram = images.vectors @ images.vectors.transpose(1, 2)
         steps = [step.folded() for step in self.graph_steps]
 
@@ -156,7 +167,9 @@ class Sgraf(MatchingModel):
                 tile = slice(start, start + images_at_once)
                 arguments = images[tile], gram[tile], words, whole_captions, steps, takes_statistics
                 if torch.is_grad_enabled():
-                    tiles.append(checkpoint(self._scored_tile, *arguments, use_reentrant=False, preserve_rng_state=False))
+                    tiles.append(
+                        checkpoint(self._scored_tile, *arguments, use_reentrant=False, preserve_rng_state=False)
+                    )
                 else:
                     tiles.append(self._scored_tile(*arguments))
             return _Scores(torch.cat([tile.scores for tile in tiles]), tiles[0].statistics)
@@ -179,7 +192,9 @@ class Sgraf(MatchingModel):
         return rows.t(), counts
 
     def match(self, images: Fragments, captions: Fragments) -> Match:
-        """See `MatchingModel`; the scores are those of `score` out of training, from running averages, in training as well."""
+        """See `MatchingModel`; the scores are those of `score` out of training, from running averages, in training as
+        well.
+        """
         attention = self._attention(images, captions)
         steps = [step.folded() for step in self.graph_steps]
         blocks = _of_one_length(captions.mask, max(TILE, captions.mask.shape[1]))
@@ -205,7 +220,9 @@ class Sgraf(MatchingModel):
     def _attention(self, images: Fragments, captions: Fragments) -> Attention:
         similarity = captions.vectors @ images.vectors.transpose(1, 2)  # pairs words regions
         key_mask = images.mask.unsqueeze(1)
-        weights = scan_weights(similarity, query_dim=1, key_dim=2, lambda_softmax=self.config.lambda_softmax, key_mask=key_mask)
+        weights = scan_weights(
+            similarity, query_dim=1, key_dim=2, lambda_softmax=self.config.lambda_softmax, key_mask=key_mask
+        )
         return Attention(
             queries=captions.vectors,
             keys=images.vectors,
@@ -217,14 +234,24 @@ class Sgraf(MatchingModel):
         )
 
     def _scored_tile(
-        self, images: Fragments, gram: Tensor, words: Tensor, whole_captions: Tensor, steps: list[FoldedStep], takes_statistics: bool
+        self,
+        images: Fragments,
+        gram: Tensor,
+        words: Tensor,
+        whole_captions: Tensor,
+        steps: list[FoldedStep],
+        takes_statistics: bool,
     ) -> _Scores:
         captions, length, dim = words.shape
         dtype = words.dtype if self.product_dtype is None or torch.is_grad_enabled() else self.product_dtype
         similarity = images.vectors.reshape(-1, dim).to(dtype) @ words.reshape(-1, dim).to(dtype).t()
-        similarity = similarity.to(words.dtype).view(*images.mask.shape, captions, length)  # images regions captions words
+        similarity = similarity.to(words.dtype).view(
+            *images.mask.shape, captions, length
+        )  # images regions captions words
         key_mask = images.mask[:, :, None, None]
-        weights = scan_weights(similarity, query_dim=3, key_dim=1, lambda_softmax=self.config.lambda_softmax, key_mask=key_mask)
+        weights = scan_weights(
+            similarity, query_dim=3, key_dim=1, lambda_softmax=self.config.lambda_softmax, key_mask=key_mask
+        )
         weights = (weights / weights.sum(1, keepdim=True)).flatten(2)  # images regions (captions words)
         norm = _content_norm(((gram @ weights) * weights).sum(1), gram)
         weights = (weights / norm.unsqueeze(1)).unflatten(2, (captions, length)).permute(0, 2, 3, 1)
@@ -239,7 +266,9 @@ class Sgraf(MatchingModel):
         whole_captions: Float[Tensor, "some captions dim"],
         dtype: torch.dtype,
     ) -> Float[Tensor, "images captions words+1 sim"]:
-        """The similarity vectors, the global one first; `weights` are those of unit contents, `some` is 1 or `images`."""
+        """The similarity vectors, the global one first; `weights` are those of unit contents, `some` is 1 or
+        `images`.
+        """
         whole = (images.extras["whole"].unsqueeze(1) - whole_captions).square()  # images captions dim
         local = compared(weights, images.vectors, words, self.sim_tranloc.weight, self.sim_tranloc.bias, dtype)
         return l2_normalise(torch.cat([self.sim_tranglo(whole).unsqueeze(2), local], dim=2))
@@ -253,8 +282,12 @@ class Sgraf(MatchingModel):
         return _Scores(self.sim_eval(vectors).squeeze(-1).sigmoid(), statistics)
 
 
-def _content_norm(square: Float[Tensor, "n queries"], gram: Float[Tensor, "n regions regions"]) -> Float[Tensor, "n queries"]:
-    """`|a|` of attended contents, from `|a|^2 = w^T G w` with weights that sum to 1, kept above what rounding can tell from 0."""
+def _content_norm(
+    square: Float[Tensor, "n queries"], gram: Float[Tensor, "n regions regions"]
+) -> Float[Tensor, "n queries"]:
+    """`|a|` of attended contents, from `|a|^2 = w^T G w` with weights that sum to 1, kept above what rounding can tell
+    from 0.
+    """
     largest = gram.detach().diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
     return torch.maximum(square, content_floor(largest, torch.ones_like(largest))).sqrt() + NORM_EPSILON
 
@@ -270,9 +303,13 @@ def _of_one_length(mask: Bool[Tensor, "captions words"], words_at_once: int) -> 
 
 
 def _mapped(scored: Callable[[Tensor], _Scores], blocks: list[Tensor]) -> list[_Scores]:
-    """Without gradient a processor's threads take blocks of their own, so that they need not wait for each other at every operation."""
+    """Without gradient a processor's threads take blocks of their own, so that they need not wait for each other at
+    every operation.
+    """
     threads = min(torch.get_num_threads(), len(blocks))
     if torch.is_grad_enabled() or blocks[0].device.type != "cpu" or threads == 1:
         return [scored(block) for block in blocks]
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:  # PyTorch keeps that number by thread
+    with ThreadPoolExecutor(
+        threads, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:  # PyTorch keeps that number by thread
         return list(pool.map(torch.no_grad()(scored), blocks))

@@ -1,0 +1,31 @@
+"""`xattn attend`: draw attention."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Attend:
+    """Draw what each word of a caption attends to on the picture, for one run or two side by side."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN]")]
+    """One run folder, or two to compare."""
+    data: Path
+    """The data folder."""
+    out: Path
+    """The PNG file to write."""
+    split: str = "test"
+    """Which of its splits."""
+    caption: int | None = None
+    """Which caption, a row of the split's captions file from 0; by default the first that has truth."""
+    words: Literal["content", "all"] = "content"
+    """Draw content words only, or all."""
+
+    def run(self) -> None:
+        """Call `xattn.evaluation.attend.attend`."""
+        from xattn.evaluation.attend import attend
+
+        print(attend(self.runs, self.data, self.split, self.caption, self.out, words=self.words))

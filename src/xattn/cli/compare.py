@@ -1,0 +1,142 @@
+"""`xattn compare`: models, constraints and seeds in one table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xattn.cli.printing import print_now
+from xattn.runs.config import ConstraintSet
+from xattn.runs.presets import Settings
+from xattn.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from xattn.compare.plan import Planned
+    from xattn.compare.records import Record
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train and measure presets with constraint sets and seeds, and tell gain from noise: tables with intervals, and
+    pictures.
+
+    Started again, it goes on with what is missing. Of a folder of records alone (--records) it makes the tables and
+    pictures again.
+    """
+
+    data: Path | None = None
+    """The data folder."""
+    out: Path | None = None
+    """The folder for records, runs, tables and pictures; with --records, for tables and pictures."""
+    records: Path | None = None
+    """Compare the records of this folder and train nothing."""
+    presets: tuple[str, ...] = ("scan-t2i-avg",)
+    """Which models."""
+    constraints: tuple[ConstraintSet, ...] = ("none", "ccr", "ccs", "both")
+    """Which constraint sets; differences are to none."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Which seeds; each is used with every model and constraint set."""
+    sweep: tuple[str, ...] = ()
+    """Fields of the configuration and their values, such as ccr.margin=0.1,0.2,0.4; one value, such as epochs=8, sets a
+    field."""
+    settings: Settings = "small"
+    """Which of the presets' settings: the papers' for Flickr30K or COCO, or those for small data and a processor."""
+    ensembles: tuple[str, ...] = ()
+    """Presets whose scores are averaged, such as sgraf-sgr+sgraf-saf; rows of their own."""
+    split: str = "test"
+    """On which split cells are measured."""
+    iou: float = 0.5
+    """How much a region must overlap an annotated box to be relevant to its words."""
+    vocabulary: Path | None = None
+    """A vocabulary in the published JSON format; by default each run builds one from the captions."""
+    jobs: int = 1
+    """How many cells run at a time; the threads are shared out among them."""
+    launch: str = ""
+    """What starts a cell in place of this Python, such as "accelerate launch --num_processes 2"."""
+    dry_run: bool = False
+    """Print the cells and how long they will take, and run nothing."""
+
+    def run(self) -> None:
+        """Call `xattn.compare.experiment.compare`, or `compared_folder` for records alone, and write tables and
+        pictures.
+        """
+        from xattn.compare.experiment import compare, compared_folder
+        from xattn.compare.grid import Grid
+        from xattn.compare.pictures import draw_all
+        from xattn.compare.table import print_comparison
+        from xattn.compare.writing import write_tables
+
+        if self.records is not None:
+            if self.data is not None:
+                raise InputError("compare takes --data to train, or --records to train nothing, but not both")
+            comparison = compared_folder(self.records)
+        else:
+            if self.data is None or self.out is None:
+                raise InputError("compare needs --data and --out, or --records alone")
+            grid = Grid(self.presets, self.constraints, self.seeds, self.sweep, self.settings, self.ensembles)
+            comparison = compare(
+                grid,
+                self.data,
+                self.out,
+                self.split,
+                self.iou,
+                self.vocabulary,
+                self.jobs,
+                self.launch,
+                on_plan=self._print_plan,
+                on_record=_print_record,
+                dry_run=self.dry_run,
+            )
+            if comparison is None:
+                return
+        print_comparison(comparison)
+        if self.out is not None:
+            for path in (*write_tables(comparison, self.out), *draw_all(comparison, self.out)):
+                print(path)
+        if comparison.failed:
+            print(f"{len(comparison.failed)} of {len(comparison.failed) + len(comparison.records)} cells failed")
+            raise SystemExit(1)
+
+    def _print_plan(self, planned: Sequence["Planned"], seconds: Sequence[float | None]) -> None:
+        to_run = [(each, estimate) for each, estimate in zip(planned, seconds, strict=True) if each.state != "finished"]
+        if self.dry_run:
+            for each, estimate in zip(planned, seconds, strict=True):
+                time = "" if each.state == "finished" else f"  {_duration(estimate)}"
+                print(f"{each.cell.name}  {each.state}{time}" + (f"  ({each.note})" if each.note else ""))
+        else:
+            for each, _ in to_run:
+                if each.note:
+                    print_now(f"{each.cell.name}: {_AGAIN[each.state]} ({each.note})")
+        known = [estimate for _, estimate in to_run if estimate is not None]
+        told = (
+            f"{len(planned)} cell{'' if len(planned) == 1 else 's'}, {len(planned) - len(to_run)} finished, "
+            f"{len(to_run)} to run"
+        )
+        if known and len(known) == len(to_run):
+            told += f": {_duration(sum(known) / self.jobs)}, by the records there are"
+        elif to_run:
+            told += f"; of {len(to_run) - len(known)} no record tells how long they take"
+        print_now(told)
+
+
+_AGAIN = {
+    "changed": "its configuration was changed, it runs again and its old record is replaced",
+    "failed": "failed before, it runs again",
+}
+
+
+def _print_record(record: "Record", done: int, total: int) -> None:
+    if record.state == "failed" or record.retrieval is None:
+        print_now(f"[{done}/{total}] {record.cell}: failed: {record.reason}")
+        return
+    print_now(
+        f"[{done}/{total}] {record.cell}: rsum {record.retrieval['rsum']:.1f}, {sum(record.seconds.values()):.0f} s"
+    )
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "time not known"
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

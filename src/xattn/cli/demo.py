@@ -1,0 +1,40 @@
+"""`xattn demo`: the demonstration."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xattn.cli.printing import EpochPrinter, print_now
+from xattn.runtime import atomic
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Render scenes, train SCAN without and with CCR + CCS, compare them on the test split and draw a few captions, in
+    minutes.
+    """
+
+    out: Path = Path("demo")
+    """The folder to write."""
+    images: int = 1000
+    """How many scenes."""
+    epochs: int = 8
+    """Passes over the training captions, for each of the two models."""
+    seed: int = 0
+    """Of the scenes and of both models."""
+    json: Path | None = None
+    """Write the numbers of both models here, by name."""
+
+    def run(self) -> None:
+        """Call `xattn.cli.demo_run.demonstrate`."""
+        from xattn.cli.demo_run import demonstrate
+        from xattn.evaluation.tables import print_tables
+
+        shown = demonstrate(
+            self.out, self.images, self.epochs, self.seed, on_stage=print_now, on_epoch=EpochPrinter(self.epochs)
+        )
+        print_tables([shown.alone, shown.constrained])
+        print(shown.verdict())
+        for picture in shown.pictures:
+            print(picture)
+        if self.json:
+            atomic.write_json({"alone": shown.alone.as_dict(), "constrained": shown.constrained.as_dict()}, self.json)

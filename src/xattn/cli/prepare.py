@@ -1,0 +1,161 @@
+"""`xattn prepare`: from the field's own files to a data folder, or to captions with truth."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from xattn.data.prepare.archive import JoinBy
+from xattn.data.prepare.tsv_folder import FloatType
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A data folder of the precomp archive that SCAN published: features are linked, repeated images told apart, boxes
+    joined from a TSV.
+
+    Needs {train,dev,test,testall}_ims.npy with _caps.txt and, where there are some, _ids.txt; kept on Kaggle as
+    kuanghueilee/scan-features. It has no boxes: they come from a bottom-up-attention TSV of the same extraction.
+    """
+
+    archive: Path
+    """The folder of the archive."""
+    out: Path
+    """The data folder to write."""
+    captions: Path | None = None
+    """Captions of the same images, for truth, ids of captions and the join: of `prepare entities` or `coco`, or
+    Karpathy's split file."""
+    boxes_from: tuple[Path, ...] = ()
+    """Bottom-up-attention TSV files of the same extraction; where their features differ from the archive's, they are
+    refused."""
+    join: JoinBy | None = None
+    """How an image is found in the other files: by the archive's ids, or by its captions; by default by ids in a split
+    that has them."""
+
+    def run(self) -> None:
+        """Call `xattn.data.prepare.archive.write_archive_folder`."""
+        from xattn.data.prepare.archive import write_archive_folder
+        from xattn.data.prepare.captions import captions_from
+
+        captions = captions_from(self.captions) if self.captions else ()
+        print(write_archive_folder(self.archive, self.out, captions, self.boxes_from, self.join))
+
+
+@dataclass(frozen=True)
+class Tsv:
+    """A data folder of bottom-up-attention TSV files, with boxes; one pass, which the same command takes up again if it
+    is broken off.
+
+    Needs TSV files with the columns image_id, image_w, image_h, num_boxes, boxes, features, kept by
+    peteanderson80/bottom-up-attention on GitHub (36 or 10 to 100 boxes an image), or made with its extractor; and
+    captions.
+    """
+
+    tsv: tuple[Path, ...]
+    """The files, in any order of images."""
+    captions: Path
+    """The captions: Karpathy's split file, or what `prepare coco` or `prepare entities` wrote, whose truth goes
+    along."""
+    out: Path
+    """The data folder to write."""
+    n_regions: int = 36
+    """The most boxes of an image: 36, or 100 for the files of 10 to 100."""
+    dtype: FloatType = "float16"
+    """Of the features on disk."""
+    images: Path | None = None
+    """The folder of the pictures, for `xattn attend` and `xattn search` to draw on; nothing in it is read now."""
+
+    def run(self) -> None:
+        """Call `xattn.data.prepare.tsv_folder.write_tsv_folder`."""
+        from xattn.data.prepare.captions import captions_from
+        from xattn.data.prepare.tsv_folder import write_tsv_folder
+
+        captions = captions_from(self.captions)
+        print(write_tsv_folder(self.tsv, captions, self.out, self.n_regions, self.dtype, self.images))
+
+
+@dataclass(frozen=True)
+class Karpathy:
+    """Captions, splits and file names of Karpathy's split file, as a captions file for `xattn regions`.
+
+    Needs dataset_flickr30k.json or dataset_coco.json, of Karpathy's caption_datasets.zip at
+    cs.stanford.edu/people/karpathy/deepimagesent. The other sources also read such a file as it is.
+    """
+
+    captions: Path
+    """The split file."""
+    out: Path
+    """The captions file to write, in JSONL."""
+
+    def run(self) -> None:
+        """Call `xattn.data.prepare.preparing.prepare_karpathy`."""
+        from xattn.data.prepare.preparing import prepare_karpathy
+
+        print(prepare_karpathy(self.captions, self.out))
+
+
+@dataclass(frozen=True)
+class Coco:
+    """Captions of COCO with truth: words that name one of its 80 categories get the boxes of the instances. Writes a
+    captions file.
+
+    Needs captions_*.json, or dataset_coco.json for the papers' splits, and instances_*.json of the same images, both at
+    cocodataset.org: the annotations of 2014 (which dataset_coco.json is about) or of 2017.
+    """
+
+    captions: tuple[Path, ...]
+    """COCO's captions files, or Karpathy's split file."""
+    instances: tuple[Path, ...]
+    """COCO's instances files."""
+    out: Path
+    """The captions file to write, in JSONL, for `xattn regions` or `xattn prepare tsv`."""
+
+    def run(self) -> None:
+        """Call `xattn.data.prepare.preparing.prepare_coco`."""
+        from xattn.data.prepare.preparing import prepare_coco
+
+        print(prepare_coco(self.captions, self.instances, self.out))
+
+
+@dataclass(frozen=True)
+class Entities:
+    """Captions of Flickr30K with truth: each phrase of Flickr30K Entities gets its entity's boxes. Writes a captions
+    file.
+
+    Needs the folders Sentences and Annotations, of annotations.zip of BryanPlummer/flickr30k_entities on GitHub, and
+    the captions with their splits.
+    """
+
+    captions: Path
+    """Karpathy's dataset_flickr30k.json, or a captions file."""
+    annotations: Path
+    """The folder that holds Sentences and Annotations."""
+    out: Path
+    """The captions file to write, in JSONL, for `xattn regions` or `xattn prepare tsv`."""
+
+    def run(self) -> None:
+        """Call `xattn.data.prepare.preparing.prepare_entities`."""
+        from xattn.data.prepare.preparing import prepare_entities
+
+        print(prepare_entities(self.captions, self.annotations, self.out))
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Turn the field's own files into a data folder, or into captions with truth; `xattn prepare --help` lists the
+    sources.
+    """
+
+    source: Annotated[
+        Annotated[Archive, tyro.conf.subcommand("archive", prefix_name=False)]
+        | Annotated[Tsv, tyro.conf.subcommand("tsv", prefix_name=False)]
+        | Annotated[Karpathy, tyro.conf.subcommand("karpathy", prefix_name=False)]
+        | Annotated[Coco, tyro.conf.subcommand("coco", prefix_name=False)]
+        | Annotated[Entities, tyro.conf.subcommand("entities", prefix_name=False)],
+        tyro.conf.arg(name=""),
+    ]
+
+    def run(self) -> None:
+        """Prepare the source."""
+        self.source.run()

@@ -1,0 +1,53 @@
+"""`xattn search`: look for images with a sentence."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from xattn.runtime import atomic
+
+
+@dataclass(frozen=True)
+class Search:
+    """Find the images of a split that fit a sentence best, and draw where its words lie in them."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    sentence: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SENTENCE")]
+    """What to look for, in quotes."""
+    data: Path
+    """The data folder."""
+    split: str = "test"
+    """Which of its splits."""
+    top: int = 10
+    """How many images to find."""
+    out: Path | None = None
+    """The PNG file to write, on which each of them shows what the words of the sentence light up; needs boxes and the
+    image files."""
+    json: Path | None = None
+    """Write the same list here."""
+
+    def run(self) -> None:
+        """Call `xattn.search.query.search`."""
+        from xattn.evaluation.score import unknown_note, unknown_words
+        from xattn.runs.folder import load_run
+        from xattn.runtime.device import best_device
+        from xattn.search.query import search
+
+        run = load_run(self.run_folder, best_device())
+        hits = search(run, self.data, self.sentence, self.split, self.top, self.out)
+        unknown = unknown_words(self.sentence, run.vocabulary)
+        print(f"{self.sentence}{unknown_note(unknown)}", *hits, *([self.out] if self.out else []), sep="\n")
+        if self.json:
+            about = {
+                "run": str(self.run_folder),
+                "data": str(self.data),
+                "split": self.split,
+                "sentence": self.sentence,
+            }
+            atomic.write_json(
+                about | {"unknown": unknown, "hits": [dataclasses.asdict(hit) for hit in hits]}, self.json
+            )

@@ -1,0 +1,350 @@
+"""The precomp archive that SCAN published, as a data folder: linked, not copied, with its images told apart and, from
+elsewhere, boxes.
+
+Kaggle, data set `kuanghueilee/scan-features`: for each split `{split}_ims.npy` (images x 36 x 2048), `{split}_caps.txt`
+and, for most, `{split}_ids.txt`. In some splits each image stands once and has five captions, in others it is repeated
+for each of them; which, is found out from the numbers and the features, never assumed. The archive has no boxes. They
+come from a bottom-up-attention TSV of the same extraction, which is checked: where its features are not those of the
+archive, its boxes are of other regions.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from xattn.data.phrases import Span
+from xattn.data.prepare.caption_file import Caption
+from xattn.data.prepare.caption_matching import joined_by_captions, paired, spans_on_other_tokens
+from xattn.data.prepare.coverage import Coverage, coverage
+from xattn.data.prepare.image_keys import image_key
+from xattn.data.prepare.tsv import Row, read_rows
+from xattn.data.reader import check_features, read_split, split_names
+from xattn.data.split import ImageRecord, Split, split_file
+from xattn.data.tokenizer import tokenize
+from xattn.data.writer import write_about
+from xattn.runtime import atomic
+from xattn.runtime.errors import InputError
+from xattn.runtime.jsonl import read_lines, shown
+from xattn.runtime.progress import ProgressCallback, shown_progress
+
+JoinBy = Literal["ids", "captions"]
+IMAGES_AT_ONCE = 64
+LEAST_COSINE = 0.95
+"""Mean cosine, over the regions of an image, from which a TSV's features count as those of the archive: float16 and
+another decoder of JPEG move it in the third digit, another set of regions to about 0.5."""
+
+
+@dataclass
+class ArchiveSummary:
+    """What was linked and joined; printed, what a person wants to know."""
+
+    folder: Path
+    lines: list[str] = field(default_factory=list)
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [f"{self.folder}:", *self.lines, *(f"{name}: {found}" for name, found in self.coverage.items())]
+        )
+
+
+def write_archive_folder(
+    archive: Path,
+    out: Path,
+    captions: Sequence[Caption] = (),
+    boxes_from: Sequence[Path] = (),
+    join: JoinBy | None = None,
+    progress: ProgressCallback | None = None,
+) -> ArchiveSummary:
+    """Make a data folder of a published archive.
+
+    Features and captions are links to the archive's files (copies where the file system has no links); the rest is
+    small: the row of each caption's image, and, from other sources, image records, boxes, truth and the captions' ids.
+
+    Args:
+        archive: the folder of the archive.
+        out: the folder to be written; absent or empty.
+        captions: what `captions_from` gives, from Karpathy's split file or with truth from `xattn prepare`: adds ids
+            and truth.
+        boxes_from: TSV files of the same extraction; one pass over them, of which boxes and sizes are kept.
+        join: how images are found in the other files: by `ids`, the archive's `{split}_ids.txt`, or by `captions`, the
+            text of the archive's captions in `captions`. By default `ids` for the splits that have such a file.
+        progress: called as it goes on; by default there are bars on the terminal, if stderr is one.
+
+    Raises:
+        InputError: the archive is not of this form, ids or captions find nothing, or a TSV's features are not those of
+            the archive.
+    """
+    archive, out = Path(archive), Path(out)
+    atomic.refuse_existing(out)
+    names = split_names(archive)
+    for kind, other in (("ims.npy", "caps.txt"), ("caps.txt", "ims.npy")):
+        for path in sorted(archive.glob(f"*_{kind}")):
+            if (name := path.name.removesuffix(f"_{kind}")) not in names:
+                raise InputError(
+                    f"{split_file(archive, name, other)}: the split {name} needs this file, but it is missing"
+                )
+    if not names:
+        raise InputError(
+            f"{archive}: expected a precomp archive with files such as train_ims.npy and train_caps.txt, found no split"
+        )
+    summary = ArchiveSummary(out)
+    with shown_progress(progress) as shown_on, atomic.new_folder(out) as folder:
+        splits = [_linked(archive, folder, name, summary, shown_on) for name in names]
+        keys = {split.name: _keys(archive, split, captions, join, summary) for split in splits}
+        if boxes_from and not any(keys.values()):
+            raise InputError(
+                f"{archive}: has no ids by which the images of --boxes-from could be found; give --captions to join by"
+            )
+        found = {split.name: _Boxes(split, keys[split.name] or []) for split in splits if boxes_from}
+        _find_boxes(list(found.values()), boxes_from, shown_on)
+        if found and not any(boxes.sizes.any() for boxes in found.values()):
+            asked = next(key for of_split in keys.values() for key in of_split or [] if key)
+            files = ", ".join(map(str, boxes_from))
+            raise InputError(
+                f"{files}: holds none of the images of {archive}, the first of which is {asked} there; if the "
+                "archive's ids are numbers of "
+                "its own, give --captions and --join captions"
+            )
+        by_key: dict[str, list[Caption]] = {}
+        for caption in captions:
+            by_key.setdefault(image_key(caption.image_id or caption.image), []).append(caption)
+        file_names = {key: of_image[0].image for key, of_image in by_key.items()}
+        for split in splits:
+            of_split = keys[split.name]
+            if of_split is None:
+                continue
+            truth, ids = _from_captions(split, of_split, by_key, summary) if captions else ({}, [])
+            records = _write_boxes(folder, found[split.name], of_split, file_names, summary) if boxes_from else []
+            write_about(folder, split.name, records, truth, ids if None not in ids else [])
+        for name in names:
+            split = read_split(folder, name)
+            if split.truth and split.boxes is not None:
+                summary.coverage[name] = coverage(split)
+    if not boxes_from:
+        summary.lines.append(
+            "The archive has no boxes, so neither attention metrics nor PFAN; a bottom-up-attention TSV of the same "
+            "extraction has them: "
+            "--boxes-from."
+        )
+    return summary
+
+
+def _linked(archive: Path, folder: Path, name: str, summary: ArchiveSummary, progress: ProgressCallback) -> Split:
+    """Link the two files of a split, find out how its images stand in it, and give it as read."""
+    copied = False
+    for kind in ("ims.npy", "caps.txt"):
+        source, target = split_file(archive, name, kind).resolve(), split_file(folder, name, kind)
+        try:
+            target.symlink_to(source)
+        except OSError:
+            copied = True
+            shutil.copyfile(source, target)
+    captions, rows = len(read_lines(split_file(folder, name, "caps.txt"))), _rows(split_file(folder, name, "ims.npy"))
+    repeats = 1
+    if captions == rows:
+        repeats = _repeats(split_file(folder, name, "ims.npy"), progress)
+    elif captions < rows or captions % rows:
+        raise InputError(
+            f"{split_file(archive, name, 'caps.txt')}: holds {captions} captions, which is no whole multiple of the "
+            f"{rows} rows of "
+            f"{name}_ims.npy; one of the two belongs to another split"
+        )
+    images = rows // repeats
+    if repeats > 1:
+        split_file(folder, name, "every.txt").write_text(f"{repeats}\n", encoding="utf-8")
+    lines = "".join(f"{row // (captions // images)}\n" for row in range(captions))
+    split_file(folder, name, "caption_image.txt").write_text(lines, encoding="utf-8")
+    try:
+        split = read_split(folder, name)
+        check_features(split)
+    except InputError as error:  # about a link in a folder that will be gone: told by the file that it leads to
+        raise InputError(str(error).replace(str(folder), str(archive))) from error
+    how = f"{rows} rows, each image {repeats} times" if repeats > 1 else "each image once"
+    summary.lines.append(
+        f"{name}: {split.n_images} images ({how}), {split.n_captions} captions, {split.n_regions} regions of "
+        f"{split.feature_size} "
+        f"features, {'copied' if copied else 'linked'}"
+    )
+    return split
+
+
+def _rows(ims: Path) -> int:
+    try:
+        return len(np.load(ims, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        found = "it is damaged, cut short or holds something else"
+        raise InputError(f"{ims.resolve()}: expected a NumPy array of numbers, but {found}") from error
+
+
+def _repeats(ims: Path, progress: ProgressCallback) -> int:
+    """How many rows, one after another, hold each image: the first run of equal rows, if all others are as long."""
+    features = np.load(ims, mmap_mode="r", allow_pickle=False)
+    run = 1
+    while run < len(features) and np.array_equal(features[run], features[0]):
+        run += 1
+    if run == 1 or len(features) % run:
+        return 1
+    step = run * IMAGES_AT_ONCE
+    for first in range(0, len(features), step):
+        block = features[first : first + step].reshape(-1, run, *features.shape[1:])
+        if not (block == block[:, :1]).all():
+            return 1
+        progress(f"comparing rows of {ims.name}", min(first + step, len(features)), len(features))
+    return run
+
+
+def _keys(
+    archive: Path, split: Split, captions: Sequence[Caption], join: JoinBy | None, summary: ArchiveSummary
+) -> list[str | None] | None:
+    """The key of each image of a split, None where it is not known; None for all where nothing is to be joined by."""
+    path = split_file(archive, split.name, "ids.txt")
+    if join == "ids" or (join is None and path.exists()):
+        if not path.exists():
+            raise InputError(
+                f"{path}: the file is missing, so images cannot be joined by ids; join them by --join captions"
+            )
+        ids = _ids(path, split)
+        if captions and not set(ids) & {image_key(caption.image_id or caption.image) for caption in captions}:
+            raise InputError(
+                f"{path}: none of its ids, the first {shown(ids[0])}, is of an image of --captions; join by --join "
+                "captions"
+            )
+        return list(ids)
+    if not captions:
+        if join == "captions":
+            raise InputError("to join by captions, --captions must name a file that has the captions and their images")
+        return None
+    found = joined_by_captions(split, captions)
+    missing = [row for row, key in enumerate(found) if key is None]
+    if missing:
+        caption = split.captions[int(np.flatnonzero(split.caption_image == missing[0])[0])]
+        summary.lines.append(
+            f"{split.name}: {len(missing)} images have captions that no image of --captions has, or several have; the "
+            f"first: {caption!r}"
+        )
+    return found
+
+
+def _ids(path: Path, split: Split) -> list[str]:
+    ids = read_lines(path)
+    for number, name in enumerate(ids, start=1):
+        if not name:
+            raise InputError(f"{path}, line {number}: expected the id of an image, found an empty line")
+    for rows in (split.n_images, split.n_captions):
+        repeats = rows // split.n_images
+        if len(ids) == rows:
+            for place, name in enumerate(ids):
+                if name != ids[place - place % repeats]:
+                    first = place - place % repeats
+                    raise InputError(
+                        f"{path}, line {place + 1}: expected the id of the same image as on line {first + 1}, "
+                        f"{shown(ids[first])}, "
+                        f"found {shown(name)}; if these are ids of captions, join by --join captions"
+                    )
+            return [image_key(name) for name in ids[::repeats]]
+    raise InputError(
+        f"{path}: expected {split.n_images} ids, one an image, or {split.n_captions}, one a caption, found {len(ids)}"
+    )
+
+
+class _Boxes:
+    """The boxes of the regions of a split, as far as they have been found."""
+
+    def __init__(self, split: Split, keys: list[str | None]) -> None:
+        self.split = split
+        self.rows = {key: row for row, key in enumerate(keys) if key is not None}
+        self.boxes = np.zeros((split.n_images, split.n_regions, 4), dtype=np.float32)
+        self.sizes = np.zeros((split.n_images, 2), dtype=np.int64)
+
+    def take(self, row: Row, where: str) -> None:
+        """Keep the boxes of a row, if its image is in the split and its features are those of the archive."""
+        place = self.rows.get(image_key(row.image_id))
+        if place is None or self.sizes[place].any():
+            return
+        own = np.asarray(self.split.features[place], dtype=np.float32)
+        ims = split_file(self.split.folder, self.split.name, "ims.npy").name
+        if own.shape != row.features.shape:
+            raise InputError(
+                f"{where}: the image {row.image_id} has {row.features.shape[0]} regions of {row.features.shape[1]} "
+                f"features, but in {ims} "
+                f"it has {own.shape[0]} of {own.shape[1]}; the boxes are of another extraction"
+            )
+        norms = np.linalg.norm(own, axis=1) * np.linalg.norm(row.features, axis=1)
+        cosine = float(((own * row.features).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
+        if cosine < LEAST_COSINE:
+            raise InputError(
+                f"{where}: the features of the image {row.image_id} are not those of {ims}, image row {place} (mean "
+                f"cosine {cosine:.2f}, "
+                f"expected at least {LEAST_COSINE}), so its boxes are of other regions; the file is of another "
+                "extraction, or the images "
+                "are joined wrongly"
+            )
+        self.boxes[place], self.sizes[place] = row.boxes, (row.width, row.height)
+
+
+def _find_boxes(found: Sequence[_Boxes], tsv: Sequence[Path], progress: ProgressCallback) -> None:
+    total = sum(len(boxes.rows) for boxes in found)
+    for path in tsv:
+        for row in read_rows(path):
+            for boxes in found:
+                boxes.take(row, f"{path}, line {row.line}")
+            progress(
+                "joining boxes",
+                sum(int(boxes.sizes.any(axis=1).sum()) for boxes in found) if row.line % 100 == 0 else 0,
+                total,
+            )
+
+
+def _write_boxes(
+    folder: Path, boxes: _Boxes, keys: list[str | None], names: dict[str, str], summary: ArchiveSummary
+) -> list[ImageRecord]:
+    """Write the boxes of a split of which every image has some; gives its records, none otherwise."""
+    name = boxes.split.name
+    missing = np.flatnonzero(~boxes.sizes.any(axis=1))
+    if len(missing):
+        which = keys[missing[0]] or f"row {missing[0]}, which was not joined"
+        summary.lines.append(
+            f"{name}: {len(missing)} of {boxes.split.n_images} images are in no TSV, the first: {which}; so the split "
+            "has no boxes"
+        )
+        return []
+    np.save(split_file(folder, name, "boxes.npy"), boxes.boxes)
+    summary.lines.append(f"{name}: boxes for all {boxes.split.n_images} images")
+    known = [key for key in keys if key is not None]
+    sizes = boxes.sizes.tolist()
+    return [
+        ImageRecord(key, names.get(key, key), width, height) for key, (width, height) in zip(known, sizes, strict=True)
+    ]
+
+
+def _from_captions(
+    split: Split, keys: list[str | None], by_key: dict[str, list[Caption]], summary: ArchiveSummary
+) -> tuple[dict[int, tuple[Span, ...]], list[str | None]]:
+    """The truth and the ids of the captions of a split, by what is said of the same image in the same words
+    elsewhere.
+    """
+    truth: dict[int, tuple[Span, ...]] = {}
+    ids: list[str | None] = [None] * split.n_captions
+    captions_of: dict[int, list[int]] = {}
+    for row, image in enumerate(split.caption_image.tolist()):
+        captions_of.setdefault(image, []).append(row)
+    unmatched = 0
+    for image, rows in captions_of.items():
+        others = by_key.get(keys[image] or "", [])
+        for row, caption in zip(rows, paired([split.captions[row] for row in rows], others), strict=True):
+            if caption is None:
+                unmatched += 1
+                continue
+            ids[row] = caption.caption_id
+            if caption.spans:
+                truth[row] = spans_on_other_tokens(caption.spans, tokenize(caption.text), tokenize(split.captions[row]))
+    if unmatched:
+        summary.lines.append(
+            f"{split.name}: {unmatched} of {split.n_captions} captions are not in --captions in the same words"
+        )
+    return truth, ids

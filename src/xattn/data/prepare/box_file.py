@@ -1,0 +1,68 @@
+"""Reading the boxes that a person gives for images, and holding boxes against the size of their image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from xattn.data import boxes as geometry
+from xattn.runtime.errors import InputError
+from xattn.runtime.jsonl import is_finite, read_json_lines, shown
+
+_SLACK = 0.5
+"""By how many pixels a box may stick out of its image, as rounding and detectors make it; it is clipped."""
+
+
+def read_boxes(path: Path, names: list[str]) -> dict[str, tuple[int, Float[np.ndarray, "r 4"]]]:
+    """The line and the boxes of each image in a JSONL file of `{"image": "a.jpg", "boxes": [[x1, y1, x2, y2], ...]}`.
+
+    Raises:
+        InputError: naming the file and the line, if a line is not of this form, an image comes twice or has no boxes;
+            or an image of `names` has no line.
+
+    """
+    given: dict[str, tuple[int, Float[np.ndarray, "r 4"]]] = {}
+    for line, record in enumerate(read_json_lines(path), start=1):
+        where = f"{path}, line {line}"
+        name, boxes = record.get("image"), record.get("boxes")
+        if not isinstance(name, str):
+            raise InputError(f'{where}: expected "image" to be the name of an image, found {shown(name)}')
+        if name in given:
+            raise InputError(f"{where}: {name} has boxes on line {given[name][0]} already")
+        if not isinstance(boxes, list) or not boxes:
+            raise InputError(f'{where}: expected "boxes" to be a list of at least one box, found {shown(boxes)}')
+        for box in boxes:
+            if not isinstance(box, list) or len(box) != 4 or not all(is_finite(number) for number in box):
+                raise InputError(
+                    f"{where}: expected a box to be four finite numbers x1, y1, x2, y2, found {shown(box)}"
+                )
+        given[name] = line, np.array(boxes, dtype=np.float64)
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise InputError(f"{path}: has no boxes for {missing[0]}{and_others(missing)}")
+    return given
+
+
+def boxes_inside(
+    boxes: Float[np.ndarray, "r 4"], width: int, height: int, where: str, name: str
+) -> Float32[np.ndarray, "r 4"]:
+    """The boxes, cut at the borders of their image.
+
+    Raises:
+        InputError: one sticks out by more than half a pixel or has no area; `where` says what file and line it is from.
+
+    """
+    clipped = geometry.clip(boxes, width, height)
+    is_wrong = (np.abs(clipped - boxes).max(axis=1) > _SLACK) | (geometry.area(clipped) <= 0)
+    if is_wrong.any():
+        box = boxes[int(is_wrong.argmax())].tolist()
+        wrong = "has no area" if box[0] >= box[2] or box[1] >= box[3] else "is not inside it"
+        raise InputError(f"{where}: the image {name} is {width} x {height} pixels, and the box {shown(box)} {wrong}")
+    return clipped.astype(np.float32)
+
+
+def and_others(found: Sequence[object]) -> str:
+    """How a complaint about the first of several goes on."""
+    n = len(found) - 1
+    return f" (and {n} other{'s' if n > 1 else ''})" if n else ""

@@ -1,0 +1,171 @@
+"""The captions of images as a CSV or JSONL file, which a person wrote or `xattn prepare` did."""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xattn.data.phrases import Span, span_as_json, span_from_json
+from xattn.data.tokenizer import tokenize
+from xattn.runtime import atomic
+from xattn.runtime.errors import InputError
+from xattn.runtime.jsonl import is_whole, read_json_lines, read_lines, shown
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption as read: the image's name as written, the text, the line it ends on, and what else the line says.
+
+    `image_id` and `caption_id` are what the data's own annotations call the two (COCO's numbers, for example), as text.
+    """
+
+    image: str
+    text: str
+    line: int
+    split: str | None = None
+    spans: tuple[Span, ...] = ()
+    image_id: str | None = None
+    caption_id: str | None = None
+
+
+_DEV = {"val", "valid", "validation"}
+"""Other words for the split that is called dev here."""
+
+
+def read_captions(path: Path | str) -> list[Caption]:
+    """The captions of a `.csv` file with a header, or of a `.jsonl` file of one object a line.
+
+    Columns, or keys, are `image` and `caption`, and optionally `split`, in which `val`, `valid` and `validation` mean
+    `dev`. An object may also have `spans`, a list of `{"start", "end", "boxes", "type"}` in the form that
+    `xattn.data.phrases` describes: what the words of this caption name, and where; and `image_id` and `caption_id`.
+    Other columns are ignored.
+
+    Raises:
+        InputError: naming the file and the line, if it cannot be read as such a file, a column is missing, a caption or
+            an image's name is empty, a split's name is no word, some lines have a split and some none, an image is in
+            two splits, or a span ends beyond the caption's tokens; or the file has no captions at all.
+
+    """
+    path = Path(path)
+    readers = {".csv": _rows_of_csv, ".jsonl": _rows_of_jsonl}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{path}: captions are read from a file whose name ends in .csv or .jsonl")
+    captions = [_caption(row, f"{path}, line {line}", line) for line, row in readers[path.suffix.lower()](path)]
+    if not captions:
+        raise InputError(f"{path}: expected at least one caption, found none")
+    _check_splits(path, captions)
+    return captions
+
+
+def write_captions(path: Path | str, captions: Iterable[Caption]) -> None:
+    """Write captions as JSONL in the form that `read_captions` reads; the file is complete or absent."""
+    with atomic.replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for caption in captions:
+            record: dict[str, Any] = {"image": caption.image, "caption": caption.text}
+            for name in ("split", "image_id", "caption_id"):
+                if getattr(caption, name) is not None:
+                    record[name] = getattr(caption, name)
+            if caption.spans:
+                record["spans"] = [span_as_json(span) for span in caption.spans]
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    lines = read_lines(path)
+    reader = csv.reader((f"{line}\n" for line in lines), strict=True)
+    header = None
+    try:
+        for fields in reader:
+            if header is None:
+                header = [name.strip() for name in fields]
+                _require(header, f"{path}: has no column", "its columns are")
+            elif len(fields) == len(header):
+                row = dict(zip(header, fields, strict=True))
+                yield (
+                    reader.line_num,
+                    {
+                        name: row[name]
+                        for name in ("image", "caption", "split", "image_id", "caption_id")
+                        if name in row
+                    },
+                )
+            elif fields:
+                raise InputError(
+                    f"{path}, line {reader.line_num}: expected {len(header)} columns as in the header, found "
+                    f"{len(fields)}; "
+                    "a caption that has a comma is written in double quotes"
+                )
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: expected comma-separated values ({error})") from error
+
+
+def _rows_of_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, record in enumerate(read_json_lines(path), start=1):
+        _require(record, f"{path}, line {number}: has no key", "its keys are")
+        yield number, record
+
+
+def _require(found: Any, complaint: str, listed: str) -> None:
+    for name in ("image", "caption"):
+        if name not in found:
+            raise InputError(f'{complaint} "{name}" ({listed} {", ".join(found) or "none"})')
+
+
+def _caption(row: dict[str, Any], where: str, line: int) -> Caption:
+    image, text = (_text(row, name, where) for name in ("image", "caption"))
+    split = None
+    if row.get("split") not in (None, ""):
+        split = _text(row, "split", where)
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", split):
+            raise InputError(f'{where}: expected "split" to be a word such as train, dev or test, found {shown(split)}')
+        split = "dev" if split in _DEV else split
+    image_id, caption_id = (_id(row, name, where) for name in ("image_id", "caption_id"))
+    return Caption(image, text, line, split, _spans(row.get("spans", []), text, where), image_id, caption_id)
+
+
+def _id(row: dict[str, Any], name: str, where: str) -> str | None:
+    value = row.get(name)
+    if value in (None, ""):
+        return None
+    if not is_whole(value) and not (isinstance(value, str) and value.strip()):
+        raise InputError(f'{where}: expected "{name}" to be text or a whole number, found {shown(value)}')
+    return str(value).strip()
+
+
+def _spans(value: Any, text: str, where: str) -> tuple[Span, ...]:
+    if not isinstance(value, list):
+        raise InputError(f'{where}: expected "spans" to be a list, found {shown(value)}')
+    spans = tuple(span_from_json(span, where) for span in value)
+    tokens = tokenize(text) if spans else []
+    for span in spans:
+        if span.end > len(tokens):
+            raise InputError(
+                f"{where}: a span ends at token {span.end}, but the caption has {len(tokens)}: {' '.join(tokens)}"
+            )
+    return spans
+
+
+def _text(row: dict[str, Any], name: str, where: str) -> str:
+    if not isinstance(row[name], str):
+        raise InputError(f'{where}: expected "{name}" to be text, found {shown(row[name])}')
+    text = " ".join(row[name].split()) if name == "caption" else row[name].strip()
+    if not text:
+        raise InputError(f"{where}: the {name} is empty")
+    return text
+
+
+def _check_splits(path: Path, captions: list[Caption]) -> None:
+    first_in: dict[str, Caption] = {}
+    for caption in captions:
+        if (caption.split is None) != (captions[0].split is None):
+            bare = caption if caption.split is None else captions[0]
+            raise InputError(f"{path}, line {bare.line}: has no split, but other lines have one")
+        first = first_in.setdefault(caption.image, caption)
+        if first.split != caption.split:
+            raise InputError(
+                f"{path}, line {caption.line}: {caption.image} is in the split {caption.split} here, "
+                f"but in {first.split} on line {first.line}"
+            )

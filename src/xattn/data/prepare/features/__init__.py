@@ -1,0 +1,1 @@
+"""From an image to regions and their features: images, windows, backbones and pooling over boxes."""

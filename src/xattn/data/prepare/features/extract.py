@@ -1,0 +1,66 @@
+"""Features of many pictures, in order, several at a time."""
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from xattn.data.prepare.features.backbone import Backbone
+from xattn.data.prepare.features.images import as_tensor, load_image
+
+ImageFeatures = Float32[np.ndarray, "r feature_size"]
+Boxes = Float32[np.ndarray, "r 4"]
+
+
+def image_features(path: Path, boxes: Boxes, backbone: Backbone) -> ImageFeatures:
+    """The vectors of the boxes of one picture: `load_image`, then `backbone.region_features`.
+
+    Raises:
+        UnreadableImageError: as `load_image`.
+        ValueError: the backbone gives a tensor of another shape than boxes by `feature_size`.
+
+    """
+    features = backbone.region_features(as_tensor(load_image(path)), torch.from_numpy(boxes))
+    expected = (len(boxes), backbone.feature_size)
+    if tuple(features.shape) != expected:
+        raise ValueError(f"the backbone gave features of shape {tuple(features.shape)}, expected {expected}")
+    return features.detach().cpu().float().numpy()
+
+
+def features_in_order(
+    pictures: Iterable[tuple[Path, Boxes]], backbone: Backbone, threads: int = 1
+) -> Generator[ImageFeatures, None, None]:
+    """`image_features` of each picture, in order, up to `threads` of them at a time.
+
+    With more than one thread each picture is computed by a single one, and PyTorch's own threads are held at one until
+    the iterator is closed: whole pictures side by side keep the cores busier than the parts of one small picture do.
+    What comes out does not depend on how many, if more than one, work at a time; one alone leaves PyTorch's threads as
+    they are, whose number can show in the last digits.
+    """
+    if threads == 1:
+        for path, boxes in pictures:
+            yield image_features(path, boxes, backbone)
+        return
+    threads_before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[Future[ImageFeatures]] = deque()
+    try:
+        for path, boxes in pictures:
+            waiting.append(pool.submit(image_features, path, boxes, backbone))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads_before)
+
+
+def available_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,267 @@
+"""Reading a split of the precomp folder, whose files `xattn.data.split` lists, and refusing whatever would go wrong
+later.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from xattn.data.phrases import read_truth
+from xattn.data.split import ImageRecord, Split, split_file
+from xattn.data.writer import SplitWriter
+from xattn.runtime.errors import InputError
+from xattn.runtime.jsonl import is_whole, read_json_lines, read_lines, shown
+
+__all__ = ["ImageRecord", "Split", "SplitWriter", "check_features", "read_split", "split_names"]
+
+_CHUNK_BYTES = 1 << 25
+_BLOCK_COLUMNS = 30
+
+
+def split_names(folder: Path | str) -> list[str]:
+    """The names, in alphabetical order, of the splits that have both features and captions in `folder`.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a precomp folder, but there is no folder of this name")
+    names = (path.name.removesuffix("_ims.npy") for path in folder.glob("*_ims.npy"))
+    return sorted(name for name in names if split_file(folder, name, "caps.txt").is_file())
+
+
+def read_split(folder: Path | str, name: str) -> Split:
+    """Open a split and check all of it but the features' values, which `check_features` reads.
+
+    Raises:
+        InputError: the folder, the split or one of its two necessary files is missing; a file is not of the form the
+            module's table gives; two files disagree on the number of images or captions; a caption is empty; a box is
+            not finite, is inverted, or lies more than a pixel outside its image. The message names the file and the
+            line or row.
+    """
+    folder = Path(folder)
+    names = split_names(folder)
+    ims, caps = split_file(folder, name, "ims.npy"), split_file(folder, name, "caps.txt")
+    if name not in names:
+        if ims.exists() != caps.exists():
+            missing = caps if ims.exists() else ims
+            raise InputError(f"{missing}: the split {name} needs this file, but it is missing")
+        raise InputError(f"{folder}: holds no split {name}; its splits are: {', '.join(names) or 'none'}")
+
+    features = _read_features(ims, _read_every(split_file(folder, name, "every.txt")))
+    n_images, n_regions, _ = features.shape
+    captions = read_lines(caps)
+    for line, caption in enumerate(captions, start=1):
+        if not caption:
+            raise InputError(f"{caps}, line {line}: expected a caption, found an empty line")
+    if not captions:
+        raise InputError(f"{caps}: expected at least one caption, found none")
+    counts = _read_counts(split_file(folder, name, "counts.npy"), n_images, n_regions)
+    images = _read_images(split_file(folder, name, "images.jsonl"), n_images)
+    truth = split_file(folder, name, "truth.jsonl")
+    return Split(
+        name=name,
+        folder=folder,
+        features=features,
+        counts=counts,
+        captions=captions,
+        caption_image=_read_caption_image(
+            split_file(folder, name, "caption_image.txt"), n_images, ims, len(captions), caps
+        ),
+        boxes=_read_boxes(split_file(folder, name, "boxes.npy"), n_regions, counts, images),
+        images=images,
+        truth=read_truth(truth, len(captions)) if truth.exists() else None,
+        caption_ids=_read_caption_ids(split_file(folder, name, "caption_ids.txt"), len(captions), caps),
+    )
+
+
+def check_features(split: Split, rows: Iterable[int] | Int[np.ndarray, "rows"] | None = None) -> None:
+    """Read the features of `rows` (all images by default), a chunk at a time, and refuse any that is NaN or infinite.
+
+    Padding, the regions of an image from its count on, is not looked at.
+
+    Raises:
+        InputError: naming the file, the image's row and the region, both from 0.
+    """
+    wanted = np.arange(split.n_images) if rows is None else np.fromiter(rows, dtype=np.int64)
+    for chunk in _chunks(wanted, split.features):
+        finite = np.isfinite(split.features[chunk]).all(axis=2)  # chunk regions
+        bad = ~finite & (np.arange(split.n_regions) < split.counts[chunk, None])
+        if bad.any():
+            row, region = (int(index[0]) for index in np.nonzero(bad))
+            image = int(chunk[row])
+            value = "NaN" if np.isnan(split.features[image, region]).any() else "infinity"
+            path = split_file(split.folder, split.name, "ims.npy")
+            raise InputError(f"{path}: expected finite features, found {value} in image row {image}, region {region}")
+
+
+def _chunks(rows: np.ndarray, array: np.ndarray) -> Iterator[np.ndarray]:
+    """`rows` in pieces for which `array` holds a bounded number of bytes."""
+    size = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged, cut short or holds something else"
+        raise InputError(f"{path}: expected a NumPy array of numbers, but it cannot be read: {reason}") from error
+
+
+def _read_every(path: Path) -> int:
+    if not path.exists():
+        return 1
+    lines = read_lines(path)
+    if len(lines) != 1 or not (
+        lines[0].isascii() and lines[0].isdigit() and 0 < len(lines[0]) < 10 and int(lines[0]) > 0
+    ):
+        raise InputError(
+            f"{path}: expected one whole number above 0, how many rows of the features an image has, found "
+            f"{shown(lines)}"
+        )
+    return int(lines[0])
+
+
+def _read_features(path: Path, every: int) -> np.ndarray:
+    features = _read_array(path)
+    if features.ndim != 3 or 0 in features.shape:
+        raise InputError(
+            f"{path}: expected features of shape (images, regions, features), found the shape {features.shape}"
+        )
+    if features.dtype not in (np.float16, np.float32):
+        raise InputError(f"{path}: expected features of type float16 or float32, found {features.dtype}")
+    if len(features) % every:
+        told = f"{path.name.removesuffix('_ims.npy')}_every.txt"
+        raise InputError(
+            f"{path}: holds {len(features)} rows, which is no whole multiple of the {every} rows an image in {told}"
+        )
+    return features[::every]
+
+
+def _read_caption_ids(path: Path, n_captions: int, caps: Path) -> list[str] | None:
+    if not path.exists():
+        return None
+    ids = read_lines(path)
+    if len(ids) != n_captions:
+        raise InputError(
+            f"{path}: expected a line for each of the {n_captions} captions in {caps.name}, found {len(ids)}"
+        )
+    seen: dict[str, int] = {}
+    for number, name in enumerate(ids, start=1):
+        if not name or name in seen:
+            raise InputError(f"{path}, line {number}: expected an id that no other caption has, found {shown(name)}")
+        seen[name] = number
+    return ids
+
+
+def _read_counts(path: Path, n_images: int, n_regions: int) -> np.ndarray:
+    if not path.exists():
+        return np.full(n_images, n_regions, dtype=np.int64)
+    counts = _read_array(path)
+    if counts.shape != (n_images,) or counts.dtype.kind not in "iu":
+        raise InputError(
+            f"{path}: expected {n_images} whole numbers, one an image, found {counts.dtype} of shape {counts.shape}"
+        )
+    wrong = np.nonzero((counts < 1) | (counts > n_regions))[0]
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(f"{path}: expected counts from 1 to {n_regions}, found {counts[row]} in image row {row}")
+    return np.array(counts, dtype=np.int64)
+
+
+def _read_caption_image(path: Path, n_images: int, ims: Path, n_captions: int, caps: Path) -> np.ndarray:
+    if not path.exists():
+        if n_captions % n_images:
+            raise InputError(
+                f"{caps}: holds {n_captions} captions, which is no whole multiple of the {n_images} images in "
+                f"{ims.name}; "
+                f"either one of the two belongs to another split, or {path.name} must say which image each caption has"
+            )
+        return np.arange(n_captions, dtype=np.int64) // (n_captions // n_images)
+    lines = read_lines(path)
+    if len(lines) != n_captions:
+        raise InputError(
+            f"{path}: expected a line for each of the {n_captions} captions in {caps.name}, found {len(lines)}"
+        )
+    for number, line in enumerate(lines, start=1):
+        if not (line.isascii() and line.isdigit() and len(line) < 19 and int(line) < n_images):
+            raise InputError(
+                f"{path}, line {number}: expected the row of an image in {ims.name}, a whole number from 0 to "
+                f"{n_images - 1}, "
+                f"found {shown(line)}"
+            )
+    return np.array(lines, dtype=np.int64)
+
+
+def _read_images(path: Path, n_images: int) -> list[ImageRecord] | None:
+    if not path.exists():
+        return None
+    records = []
+    for number, record in enumerate(read_json_lines(path), start=1):
+        key, file, width, height = (record.get(field) for field in ("id", "file", "width", "height"))
+        if not (isinstance(key, str) or is_whole(key)) or not isinstance(file, str):
+            raise InputError(
+                f'{path}, line {number}: expected "id" and "file" to be text, found {shown(key)} and {shown(file)}'
+            )
+        if not is_whole(width) or not is_whole(height) or width < 1 or height < 1:
+            raise InputError(
+                f'{path}, line {number}: expected "width" and "height" to be whole numbers of pixels, at least 1, '
+                f"found {shown(width)} and {shown(height)}"
+            )
+        records.append(ImageRecord(str(key), file, width, height))
+    if len(records) != n_images:
+        raise InputError(f"{path}: expected a line for each of the {n_images} images, found {len(records)}")
+    return records
+
+
+def _read_boxes(path: Path, n_regions: int, counts: np.ndarray, images: list[ImageRecord] | None) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    boxes, n_images = _read_array(path), len(counts)
+    if boxes.shape not in ((n_images, n_regions, 4), (n_images, n_regions, _BLOCK_COLUMNS)):
+        raise InputError(
+            f"{path}: expected boxes of shape ({n_images}, {n_regions}, 4) or ({n_images}, {n_regions}, "
+            f"{_BLOCK_COLUMNS}), "
+            f"found {boxes.shape}"
+        )
+    if boxes.dtype.kind not in "fiu":
+        raise InputError(f"{path}: expected boxes to be numbers, found {boxes.dtype}")
+    if boxes.dtype != np.float32:
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+            boxes = boxes.astype(np.float32)
+    for rows in _chunks(np.arange(n_images), boxes):
+        chunk, valid = boxes[rows], np.arange(n_regions) < counts[rows, None]  # chunk regions columns, chunk regions
+        _refuse_boxes(valid & ~np.isfinite(chunk).all(axis=2), path, rows, chunk, "finite numbers")
+        if chunk.shape[2] == _BLOCK_COLUMNS:
+            ids = chunk[..., : _BLOCK_COLUMNS // 2]
+            wrong = ((ids < 0) | (ids > 256) | (ids != np.floor(ids))).any(axis=2)
+            _refuse_boxes(valid & wrong, path, rows, chunk, "block ids from 0 to 256")
+            continue
+        inverted = (chunk[..., 2:] < chunk[..., :2]).any(axis=2)
+        _refuse_boxes(valid & inverted, path, rows, chunk, "x1 <= x2 and y1 <= y2")
+        if images is not None:
+            sizes = np.array([(images[row].width, images[row].height) for row in rows])[:, None]  # chunk 1 2
+            # A pixel of tolerance: sources differ on whether the last pixel's coordinate is the width or one less.
+            outside = (chunk[..., :2] < -1).any(axis=2) | (chunk[..., 2:] > sizes + 1).any(axis=2)
+            _refuse_boxes(valid & outside, path, rows, chunk, "a box inside its image", images)
+    return boxes
+
+
+def _refuse_boxes(
+    bad: np.ndarray,
+    path: Path,
+    rows: np.ndarray,
+    boxes: np.ndarray,
+    expected: str,
+    images: list[ImageRecord] | None = None,
+) -> None:
+    if bad.any():
+        index, region = np.argwhere(bad)[0]
+        row, found = int(rows[index]), shown([round(float(value), 2) for value in boxes[index, region]])
+        size = f" ({images[row].file}, {images[row].width} x {images[row].height} pixels)" if images else ""
+        raise InputError(f"{path}: expected {expected}, found {found} in image row {row}{size}, region {region}")

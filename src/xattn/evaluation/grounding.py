@@ -1,0 +1,127 @@
+"""What the words and regions of a split's annotated captions attend to, beside what they should: the ground of every
+attention metric.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from xattn.data.batches import EncodedCaptions
+from xattn.data.phrases import relevant_regions
+from xattn.data.split import Split, split_file
+from xattn.evaluation.encode import StoredCaptions
+from xattn.models.base import Direction, MatchingModel
+from xattn.models.fragments import Fragments
+from xattn.runtime.errors import InputError
+
+PAIRS_AT_ONCE = 128
+
+
+class AttendedBatch(NamedTuple):
+    """The attention of some annotated captions in one direction with its truth, on the processor; what
+    `AttentionMetrics.update` takes.
+    """
+
+    direction: Direction
+    captions: list[int]
+    """The rows of the captions in their split."""
+    weights: Float[Tensor, "pairs q k"]
+    relevant: Bool[Tensor, "pairs q k"]
+    query_mask: Bool[Tensor, "pairs q"]
+    """The queries to be measured: for `t2i` the annotated words, for `i2t` the regions."""
+    key_mask: Bool[Tensor, "pairs k"]
+    word_types: dict[str, Bool[Tensor, "pairs words"]]
+    """By type of phrase, the annotated words of that type; a phrase of several (`people/other`) is of each."""
+
+    def of_type(self, kind: str) -> "AttendedBatch":
+        """The same with only the phrases of one type: for `t2i` its words are measured, for `i2t` its words are what is
+        relevant.
+        """
+        words = self.word_types.get(kind, None)
+        if words is None:
+            raise KeyError(f"no phrase of the batch is of the type {kind}")
+        if self.direction == "t2i":
+            return self._replace(query_mask=self.query_mask & words, relevant=self.relevant & words[:, :, None])
+        return self._replace(relevant=self.relevant & words[:, None, :])
+
+
+def attended_batches(
+    model: MatchingModel,
+    split: Split,
+    captions: EncodedCaptions,
+    images: Fragments,
+    encoded: Fragments | StoredCaptions,
+    iou: float = 0.5,
+) -> Iterator[AttendedBatch]:
+    """The attention of every annotated caption with its image, a few captions at a time, in each direction that the
+    model has.
+
+    Args:
+        model: in evaluation mode; the caller turns gradients off.
+        split: has truth and boxes x1 y1 x2 y2.
+        captions: of the split.
+        images: the split's, encoded.
+        encoded: the captions, encoded.
+        iou: how much a region must overlap an annotated box to be relevant to its words.
+
+    Raises:
+        InputError: the truth does not fit the captions' tokens.
+    """
+    assert split.truth is not None
+    rows = np.array(sorted(split.truth), dtype=np.int64)
+    for first in range(0, len(rows), PAIRS_AT_ONCE):
+        some = rows[first : first + PAIRS_AT_ONCE]
+        length = captions.batch(some).tokens.shape[1]
+        relevant = torch.zeros(len(some), length, split.n_regions, dtype=torch.bool)
+        annotated = torch.zeros(len(some), length, dtype=torch.bool)
+        word_types: dict[str, Tensor] = {}
+        for place, row in enumerate(some):
+            n_words = len(captions.words[row])
+            truth, known = word_relevance(split, int(row), n_words, iou)
+            relevant[place, : n_words + 2] = torch.from_numpy(truth)
+            annotated[place, : n_words + 2] = torch.from_numpy(known)
+            for span in split.truth[row]:
+                for kind in span.type.split("/") if span.type and span.boxes else ():
+                    word_types.setdefault(kind, torch.zeros_like(annotated))[place, span.start + 1 : span.end + 1] = (
+                        True
+                    )
+        device = images.mask.device
+        of_some = encoded[torch.from_numpy(some).to(device)]
+        of_some = Fragments(of_some.vectors[:, :length], of_some.mask[:, :length], of_some.extras)
+        attentions = model.attentions(images[torch.from_numpy(split.caption_image[some]).to(device)], of_some)
+        for direction, attention in attentions.items():
+            weights, key_mask = attention.weights.cpu(), attention.key_mask.cpu()
+            if direction == "t2i":
+                yield AttendedBatch(direction, some.tolist(), weights, relevant, annotated, key_mask, word_types)
+            else:
+                regions = attention.query_mask.cpu()
+                yield AttendedBatch(
+                    direction, some.tolist(), weights, relevant.transpose(1, 2), regions, key_mask, word_types
+                )
+
+
+def word_relevance(
+    split: Split, row: int, n_tokens: int, iou: float
+) -> tuple[Bool[np.ndarray, "words regions"], Bool[np.ndarray, "words"]]:
+    """Which regions are relevant to which tokens of a caption, `<start>` and `<end>` included, and which tokens are
+    annotated.
+
+    `n_tokens` counts the caption's own tokens. Regions beyond the image's count are relevant to nothing.
+    """
+    assert split.truth is not None
+    assert split.boxes is not None
+    image = split.caption_image[row]
+    count = int(split.counts[image])
+    try:
+        relevant, annotated = relevant_regions(
+            split.truth[row], n_tokens, np.asarray(split.boxes[image][:count], np.float64), iou
+        )
+    except InputError as error:
+        raise InputError(f"{split_file(split.folder, split.name, 'truth.jsonl')}: caption {row}: {error}") from error
+    padded = np.zeros((n_tokens + 2, split.n_regions), dtype=bool)
+    padded[1:-1, :count] = relevant
+    return padded, np.concatenate([[False], annotated, [False]])

@@ -1,0 +1,138 @@
+"""How well sentences fit a picture: from an image file to scores, with a trained run."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Num
+
+from xattn.data.batches import EncodedCaptions, ImageBatch
+from xattn.data.prepare.box_file import boxes_inside, read_boxes
+from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0
+from xattn.data.prepare.features.extract import image_features
+from xattn.data.prepare.features.images import image_size
+from xattn.data.prepare.features.windows import windows
+from xattn.data.tokenizer import tokenize
+from xattn.data.vocabulary import Vocabulary
+from xattn.evaluation.encode import encode_captions, score_all
+from xattn.models.base import evaluating
+from xattn.runs.folder import Run, load_run
+from xattn.runtime.device import best_device
+from xattn.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A sentence and how well it fits an image; printed, it is a line of a ranked list."""
+
+    sentence: str
+    score: float
+    """On the run's own scale, and comparable only with other scores of that run."""
+    unknown: tuple[str, ...] = ()
+    """The words of the sentence that the run's vocabulary does not hold, each once; the model reads them as `<unk>`."""
+
+    def __str__(self) -> str:
+        return f"{self.score:7.4f}  {self.sentence}{unknown_note(self.unknown)}"
+
+
+def score_image(
+    run: Run | Path | str,
+    image: Path | str,
+    sentences: Sequence[str] | str,
+    *,
+    boxes: Num[np.ndarray, "regions 4"] | Path | str | None = None,
+    backbone: Backbone | None = None,
+) -> list[Scored]:
+    """Score sentences for a picture, the best first; of equal scores the one that was given first.
+
+    The picture becomes regions as `xattn regions` makes them. Its features come in full precision, where a data folder
+    may hold them in half, so the score of a picture that is in a folder agrees with the one there to about three
+    digits.
+
+    Args:
+        run: a loaded run, or its folder. It should have been trained on features from the same backbone and boxes of
+            the same kind.
+        image: the file of the picture.
+        sentences: one or several.
+        boxes: x1, y1, x2, y2 of the regions in pixels of the upright picture, or a JSONL file in the form that `xattn
+            regions` takes, which names the picture by its file's name or by the end of its path; by default the 36
+            windows.
+        backbone: what makes the features; by default `EfficientNetLite0()`. A run trained on `xattn scenes`, which are
+            seen at another size, needs `EfficientNetLite0(size=xattn.data.prepare.scenes.scenes.NETWORK_SIZE)`.
+
+    Raises:
+        InputError: the run or the image cannot be used, a box is not inside the image, a sentence has no word that the
+            run knows, or the run was trained on features of another size than the backbone's.
+    """
+    sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+    if not sentences:
+        raise InputError("expected at least one sentence to score, found none")
+    run = run if isinstance(run, Run) else load_run(Path(run), best_device())
+    _refuse_other_backbone(run, backbone)
+    captions = EncodedCaptions(sentences, run.vocabulary)
+    regions = picture_regions(Path(image), boxes, backbone)
+    with evaluating(run.model):
+        images = run.model.encode_images(*regions.to(next(run.model.parameters()).device))
+        scores = score_all(run.model, images, encode_captions(run.model, captions))[0].tolist()
+    scored = [
+        Scored(sentence, score, unknown_words(sentence, run.vocabulary))
+        for sentence, score in zip(sentences, scores, strict=True)
+    ]
+    return sorted(scored, key=lambda each: -each.score)
+
+
+def picture_regions(
+    image: Path, boxes: Num[np.ndarray, "regions 4"] | Path | str | None = None, backbone: Backbone | None = None
+) -> ImageBatch:
+    """The regions of one picture as a batch of one image, as models take it; see `score_image` for the arguments."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", module=r"PIL\."
+        )  # an oddity in an image's metadata is no concern of the reader's
+        width, height = image_size(image)
+        pixels = windows(width, height) if boxes is None else _given_boxes(boxes, image, width, height)
+        features = image_features(image, pixels, backbone or EfficientNetLite0())
+    relative = pixels / np.array([width, height] * 2, dtype=np.float32)
+    return ImageBatch(torch.from_numpy(features)[None], torch.tensor([len(pixels)]), torch.from_numpy(relative)[None])
+
+
+def unknown_words(sentence: str, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The words of a sentence that a vocabulary does not hold, each once, in the sentence's order."""
+    return tuple(dict.fromkeys(word for word in tokenize(sentence) if word not in vocabulary))
+
+
+def unknown_note(words: Sequence[str]) -> str:
+    """What stands behind a sentence of which some words are unknown; nothing if all are known."""
+    return f"  (not in the vocabulary: {', '.join(words)})" if words else ""
+
+
+def _refuse_other_backbone(run: Run, backbone: Backbone | None) -> None:
+    name = EfficientNetLite0.__name__ if backbone is None else type(backbone).__name__
+    size = EfficientNetLite0.feature_size if backbone is None else backbone.feature_size
+    if size != run.feature_size:
+        raise InputError(
+            f"{run.folder}: was trained on features of size {run.feature_size}, but {name} makes features of size "
+            f"{size} of a picture; use "
+            "a run that was trained on a folder of `xattn regions`, or search the data folder of this one with `xattn "
+            "search`"
+        )
+
+
+def _given_boxes(
+    boxes: Num[np.ndarray, "regions 4"] | Path | str, image: Path, width: int, height: int
+) -> Float32[np.ndarray, "regions 4"]:
+    if isinstance(boxes, np.ndarray):
+        if not len(boxes) or not np.isfinite(boxes).all():
+            raise InputError("boxes: expected at least one box, of finite numbers x1, y1, x2, y2")
+        return boxes_inside(boxes.astype(np.float64), width, height, "boxes", image.name)
+    given = read_boxes(Path(boxes), [])
+    parts = image.absolute().parts
+    names = [name for name in given if parts[-len(Path(name).parts) :] == Path(name).parts]
+    if not names:
+        raise InputError(f"{boxes}: has no boxes for {image.name}")
+    name = max(names, key=lambda name: len(Path(name).parts))
+    line, found = given[name]
+    return boxes_inside(found, width, height, f"{boxes}, line {line}", name)

@@ -1,0 +1,166 @@
+"""Evaluations as tables: retrieval in one, attention in the other, a row for each run."""
+
+from collections.abc import Callable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from xattn.evaluation.evaluate import Evaluation
+from xattn.metrics import AttentionReport, RetrievalDirection
+from xattn.plots.labels import distinct_labels
+
+PLAIN_WIDTH = 100
+"""Columns of a table that is not printed on a terminal."""
+_MEASURED = "R@K: percent of the queries with rank K or better. rsum: the sum of the six."
+_ATTENTION = "AP: average precision. Left out: queries without any relevant key."
+_ECCV = {
+    "eccv_map_at_r": "mAP@R",
+    "eccv_rprecision": "R-P",
+    "eccv_r1": "R@1",
+    "cxc_r1": "CxC 1",
+    "cxc_r5": "CxC 5",
+    "cxc_r10": "CxC 10",
+}
+_FIGURES = "{:>5}  {:>5}  {:>5}  {:>6}"
+_WIDTH = len(_FIGURES.format(*[""] * 4))
+
+
+def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Retrieval: recalls in percent and the median rank in both directions, and rsum, the sum of the six recalls."""
+    table = _table(evaluations, _MEASURED)
+    table.add_column("\nrun")
+    for direction in ("image to text", "text to image"):
+        table.add_column(f"{direction:^{_WIDTH}}\n{_FIGURES.format('R@1', 'R@5', 'R@10', 'median')}", no_wrap=True)
+    table.add_column("\nrsum", justify="right", no_wrap=True)
+    for label, evaluation in zip(_labels(evaluations), evaluations, strict=True):
+        report = evaluation.retrieval
+        table.add_row(Text(label), _figures(report.image_to_text), _figures(report.text_to_image), f"{report.rsum:.1f}")
+    return table
+
+
+Reports = Callable[[Evaluation], dict[str, AttentionReport]]
+"""Where an evaluation keeps the attention reports, by direction, that a table shows."""
+
+
+def attention_table(
+    evaluations: Sequence[Evaluation], reports_of: Reports | None = None, title: str = ""
+) -> Table | None:
+    """Attention: the means over the queries of precision, recall, F1, average precision and pointing, all in [0, 1].
+
+    A row for each run and direction (`t2i`: words attend to regions, `i2t`: regions to words). A run that was evaluated
+    without truth has none, and where no run has any there is no table.
+
+    Args:
+        evaluations: of the runs.
+        reports_of: which reports are shown; by default `attention`.
+        title: what they are about, put before the legend.
+    """
+    shown = reports_of or (lambda evaluation: evaluation.attention or {})
+    rows = [
+        (label, direction, report)
+        for label, evaluation in zip(_labels(evaluations), evaluations, strict=True)
+        for direction, report in shown(evaluation).items()
+    ]
+    if not rows:
+        return None
+    measured = dict.fromkeys(_attended(report) for _, _, report in rows)
+    legend = f"{title}{'; '.join(measured)}. {_ATTENTION}"
+    table = _table([evaluation for evaluation in evaluations if shown(evaluation)], legend)
+    table.add_column("\nrun")
+    table.add_column("", no_wrap=True)
+    for name in ("\nprecision", "\nrecall", "\nF1", "\nAP", "\npointing", "\nqueries", "left\nout"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, direction, report in rows:
+        figures = (report.precision, report.recall, report.f1, report.average_precision, report.pointing)
+        table.add_row(
+            Text(label), direction, *(f"{figure:.3f}" for figure in figures), str(report.queries), str(report.left_out)
+        )
+    return table
+
+
+def attention_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
+    """The attention tables there are: one at each IoU threshold, then one for each type of phrase."""
+    thresholds = dict.fromkeys(iou for evaluation in evaluations for iou in evaluation.attention_by_iou)
+    kinds = sorted({kind for evaluation in evaluations for kind in evaluation.attention_by_type})
+    tables = [
+        attention_table(evaluations, lambda each, iou=iou: each.attention_by_iou.get(iou, {})) for iou in thresholds
+    ]
+    tables = tables or [attention_table(evaluations)]
+    for kind in kinds:
+        tables.append(
+            attention_table(evaluations, lambda each, kind=kind: each.attention_by_type.get(kind, {}), f"Type {kind}. ")
+        )
+    return [table for table in tables if table is not None]
+
+
+def eccv_table(evaluations: Sequence[Evaluation]) -> Table | None:
+    """ECCV Caption and CxC, in percent, where they were measured."""
+    measured = [evaluation for evaluation in evaluations if evaluation.eccv is not None]
+    if not measured:
+        return None
+    table = _table(measured, "ECCV Caption: mAP@R, R-Precision and R@1. CxC: R@1, R@5 and R@10. All in percent.")
+    table.add_column("\nrun")
+    for direction in ("image to text", "text to image"):
+        columns = "  ".join(f"{name:>6}" for name in _ECCV.values())
+        table.add_column(f"{direction:^{len(columns)}}\n{columns}", no_wrap=True)
+    for label, evaluation in zip(_labels(measured), measured, strict=True):
+        found = evaluation.eccv or {}
+        sides = ("  ".join(f"{found[name][side]:6.1f}" for name in _ECCV) for side in ("i2t", "t2i"))
+        table.add_row(Text(label), *sides)
+    return table
+
+
+def print_tables(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
+    """Print all tables: on a terminal as wide as it is, elsewhere as plain text of at most 100 columns."""
+    if console is None:
+        console = Console()
+        console = console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    for table in (evaluation_table(evaluations), *attention_tables(evaluations), eccv_table(evaluations)):
+        if table is not None:
+            console.print(table)
+
+
+def _table(evaluations: Sequence[Evaluation], legend: str) -> Table:
+    caption = Text("\n".join([*_evaluated(evaluations), legend]))
+    return Table(
+        box=box.SIMPLE_HEAD,
+        caption=caption,
+        caption_justify="left",
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
+def _evaluated(evaluations: Sequence[Evaluation]) -> list[str]:
+    """What was evaluated on what: one line if it is the same for all runs, else one for each."""
+    on = [
+        f"{each.split} split of {each.data}: {each.images} images, {each.captions} captions{_protocol(each)}"
+        for each in evaluations
+    ]
+    if len(set(on)) == 1:
+        return on[:1]
+    return [f"{label} on the {what}" for label, what in zip(_labels(evaluations), on, strict=True)]
+
+
+def _protocol(evaluation: Evaluation) -> str:
+    if evaluation.protocol is None:
+        return ""
+    folds = f", means over {evaluation.folds} folds" if evaluation.folds > 1 else ""
+    return f"; protocol {evaluation.protocol}{folds}"
+
+
+def _labels(evaluations: Sequence[Evaluation]) -> list[str]:
+    return distinct_labels([each.name for each in evaluations], [each.run for each in evaluations])
+
+
+def _figures(report: RetrievalDirection) -> str:
+    recalls = (f"{recall:.1f}" for recall in (report.r1, report.r5, report.r10))
+    return _FIGURES.format(*recalls, f"{report.median_rank:g}")
+
+
+def _attended(report: AttentionReport) -> str:
+    threshold = "uniform (1/n)" if report.threshold == "uniform" else f"{report.threshold:g}"
+    return f"Threshold {threshold}" + ("" if report.iou is None else f", IoU {report.iou:g}")

@@ -1,0 +1,296 @@
+"""Contrastive constraints: losses on the attention itself, which need no attention labels and know no model.
+
+Both compare relevances `R(q, a)`, the cosine of a query and some attended content (see `xattn.attention.attention`), by
+a hinge with a margin.
+
+**CCR, contrastive content re-sourcing.** A query must be more relevant to what it attends to than to what it ignores.
+Reverse the weights over the `n` valid keys and attend again:
+
+    w'_ij = (1 - w_ij) / (n - 1)        a'_i = sum_j w'_ij k_j        l_i = max(0, margin - R(q_i, a_i) + R(q_i, a'_i))
+
+**CCS, contrastive content swapping.** What a query attends to must be more relevant to that query than to another one.
+Keep the content, swap the query for the most relevant `q~` of some others:
+
+    l_i = max(0, margin - R(q_i, a_i) + max_s R(q~_s, a_i))
+
+or, with a temperature `T` in place of the maximum, so that every swap has a share in the gradient,
+
+    l_i = T log(1 + sum_s exp((margin - R(q_i, a_i) + R(q~_s, a_i)) / T))
+
+The two ideas and their names are those of Chen et al., "More Than Just Attention: Improving Cross-Modal Attentions with
+Contrastive Constraints for Image-Text Matching", WACV 2023. The formulas follow its abstract and introduction; its
+method section could not be consulted when they were written, so every choice that those leave open (where swaps come
+from, margins, what the gradient reaches, reduction) is an option here.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from xattn.attention.attention import Attention, GradientTarget
+
+Reduction = Literal["sum", "mean", "none"]
+SwapSource = Literal["hard", "random", "sentence"]
+
+
+class Hinges(NamedTuple):
+    """The hinge of every query, before any reduction."""
+
+    values: Float[Tensor, "*batch q"]
+    """`l_i`, in [0, margin + 2]; 0 where the query does not count."""
+    counted: Float[Tensor, "*batch q"]
+    """How much each query counts in the mean of its pair; 0 = not at all."""
+    violated: Bool[Tensor, "*batch q"]
+    """Where the margin is not kept, so that the hinge is above 0."""
+
+    def active_share(self) -> Float[Tensor, ""]:
+        """Share of the counting queries that violate the margin, in [0, 1]; 0 if none counts."""
+        active, counting = self.active_and_counting()
+        return active / counting.clamp_min(1)
+
+    def active_and_counting(self) -> tuple[Int[Tensor, ""], Int[Tensor, ""]]:
+        """How many counting queries violate the margin, and how many count."""
+        counting = self.counted > 0
+        return (counting & self.violated).sum(), counting.sum()
+
+    def reduce(self, reduction: Reduction) -> Tensor:
+        """`sum`: over pairs, of each pair's mean over its counting queries; `mean`: that over the pairs; `none`: `l_i`
+        as they are.
+
+        A pair is one index into the leading dimensions. A pair without a counting query adds nothing, and `mean` leaves
+        it out.
+        """
+        if reduction == "none":
+            return self.values
+        weight = self.counted.sum(-1)
+        means = (self.values * self.counted).sum(-1) / torch.where(weight > 0, weight, 1.0)
+        if reduction == "sum":
+            return means.sum()
+        return means.sum() / (weight > 0).sum().clamp_min(1)
+
+
+def ccr_hinges(
+    attention: Attention,
+    margin: float = 0.2,
+    queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None,
+    gradient: GradientTarget = "all",
+) -> Hinges:
+    """`l_i = max(0, margin - R(q_i, a_i) + R(q_i, a'_i))` of every query; see `ccr_loss`."""
+    attention = attention.reaching(gradient)
+    n = attention.key_count[..., None, None]
+    valid = attention.key_mask.unsqueeze(-2)
+    ignored = torch.where(valid, (1 - attention.weights) / (n - 1).clamp_min(1), 0.0)  # w', *batch q k
+    values = (margin - attention.relevance + attention.relevance_of(ignored)).clamp_min(0)
+    # With a single key there is nothing to re-source from.
+    return _hinges(attention, values, (n > 1).squeeze(-1), queries)
+
+
+def ccs_hinges(
+    attention: Attention,
+    swapped: Float[Tensor, "*batch s dim"],
+    allowed: Bool[Tensor, "..."] | None = None,
+    margin: float = 0.2,
+    queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None,
+    gradient: GradientTarget = "all",
+    temperature: float = 0.0,
+) -> Hinges:
+    """`l_i` of every query; see `ccs_loss`."""
+    attention = attention.reaching(gradient)
+    swapped = swapped.detach() if gradient in ("weights", "content") else swapped
+    shape = (*attention.weights.shape[:-1], swapped.shape[-2])
+    if allowed is None:
+        allowed = torch.ones((), dtype=torch.bool, device=swapped.device)
+    elif attention.checked:
+        # What no query may swap in can be padding, which may hold anything: NaN there would reach the gradient as 0
+        # times NaN.
+        swapped = torch.where(allowed.expand(shape).any(-2).unsqueeze(-1), swapped, 0.0)
+    relevance = attention.relevance_to(swapped)  # *batch q s
+    allowed = allowed.expand(shape)
+    # `max` over a dimension gives its gradient to one index; `amax` would share it among ties.
+    hardest = relevance.masked_fill(~allowed, -torch.inf).max(-1).values
+    has_swap = allowed.any(-1)
+    excess = margin - attention.relevance + torch.where(has_swap, hardest, 0.0)
+    values = excess.clamp_min(0)
+    if temperature > 0:
+        # A query without a swap gets one of no meaning, since a logarithm of nothing has no gradient; it does not count
+        # below.
+        reached = (margin - attention.relevance.unsqueeze(-1) + relevance).masked_fill(
+            ~(allowed | ~has_swap.unsqueeze(-1)), -torch.inf
+        )
+        logits = (reached / temperature).logsumexp(-1)
+        values = temperature * torch.logaddexp(
+            logits, torch.zeros_like(logits)
+        )  # `softplus` is linear from 20 on, and off by 2e-9 there
+    return _hinges(attention, values, has_swap & (attention.key_count > 0).unsqueeze(-1), queries, excess > 0)
+
+
+def ccr_loss(
+    attention: Attention,
+    margin: float = 0.2,
+    queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None,
+    reduction: Reduction = "sum",
+    gradient: GradientTarget = "all",
+) -> Tensor:
+    """Contrastive content re-sourcing: what a query attends to against what it ignores.
+
+    Args:
+        attention: weights with the fragments that they connect; its direction is the constraint's.
+        margin: how much more relevant the attended content must be, a difference of cosines, usually 0 to 1.
+        queries: how much each query counts, broadcast to `*batch q`, at least 0 (0 leaves it out; booleans are cast);
+            absent = all alike. Padding never counts, nor does a query with fewer than two valid keys.
+        reduction: `sum` (the mean over a pair's queries, summed over pairs, as the ranking loss is), `mean` or `none`.
+        gradient: what it reaches, see `Attention.reaching`.
+
+    Returns:
+        A scalar, or `l_i` of shape `*batch q` for `none`; 0 where no query counts.
+
+    Example:
+        >>> words, regions = torch.eye(1, 2), torch.eye(2)
+        >>> right, wrong = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> ccr_loss(Attention(words, regions, right)).item(), ccr_loss(Attention(words, regions, wrong)).item()
+        (0.0, 1.2000000476837158)
+
+    Source: Chen et al., WACV 2023; see the head of this file for what the formula rests on.
+    """
+    return ccr_hinges(attention, margin, queries, gradient).reduce(reduction)
+
+
+def ccs_loss(
+    attention: Attention,
+    swapped: Float[Tensor, "*batch s dim"],
+    allowed: Bool[Tensor, "..."] | None = None,
+    margin: float = 0.2,
+    queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None,
+    reduction: Reduction = "sum",
+    gradient: GradientTarget = "all",
+    temperature: float = 0.0,
+) -> Tensor:
+    """Contrastive content swapping: a query's attended content must be less relevant to other queries.
+
+    Args:
+        attention: weights with the fragments that they connect; its direction is the constraint's.
+        swapped: fragments of the queries' kind to swap in, `q~`. `swap_partners` says from which pair; a pair's own
+            queries serve too.
+        allowed: which swaps are swaps, broadcast to `*batch q s`: not padding, not the query itself, not the same word
+            (`different_words`), not a sibling's. Absent = all. A query without an allowed swap does not count.
+        margin: how much more relevant the content must be to its own query, a difference of cosines, usually 0 to 1.
+        queries: how much each query counts, as in `ccr_loss`.
+        reduction: `sum`, `mean` or `none`, as in `ccr_loss`.
+        gradient: what it reaches, as in `ccr_loss`; the swapped queries get theirs with `all` and `query`.
+        temperature: `T`, above 0 for the smooth form, in which all swaps have a share; 0 for the hinge against the most
+            relevant one.
+
+    Returns:
+        A scalar, or `l_i` of shape `*batch q` for `none`; 0 where no query counts.
+
+    Example:
+        >>> words, regions = torch.eye(2, 3), torch.eye(3)
+        >>> attention = Attention(words, regions, torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]))
+        >>> ccs_loss(attention, swapped=words, allowed=~torch.eye(2, dtype=torch.bool), reduction="none")
+        tensor([0.0000, 0.2000])
+
+    Source: Chen et al., WACV 2023; see the head of this file for what the formula rests on.
+    """
+    return ccs_hinges(attention, swapped, allowed, margin, queries, gradient, temperature).reduce(reduction)
+
+
+class CCR:
+    """`ccr_loss` with its options held and checked: `CCR(margin=0.2)(attention)`."""
+
+    def __init__(self, margin: float = 0.2, reduction: Reduction = "sum", gradient: GradientTarget = "all") -> None:
+        _check_options(margin, reduction, gradient)
+        self.margin = margin
+        self.reduction: Reduction = reduction
+        self.gradient: GradientTarget = gradient
+
+    def __call__(self, attention: Attention, queries: Tensor | None = None) -> Tensor:
+        """See `ccr_loss`."""
+        return ccr_loss(attention, self.margin, queries, self.reduction, self.gradient)
+
+
+class CCS:
+    """`ccs_loss` with its options held and checked: `CCS(margin=0.2)(attention, swapped=other_words,
+    allowed=other_mask)`.
+    """
+
+    def __init__(
+        self,
+        margin: float = 0.2,
+        reduction: Reduction = "sum",
+        gradient: GradientTarget = "all",
+        temperature: float = 0.0,
+    ) -> None:
+        _check_options(margin, reduction, gradient)
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature must be at least 0, but it is {temperature}")
+        self.margin = margin
+        self.reduction: Reduction = reduction
+        self.gradient: GradientTarget = gradient
+        self.temperature = temperature
+
+    def __call__(
+        self, attention: Attention, swapped: Tensor, allowed: Tensor | None = None, queries: Tensor | None = None
+    ) -> Tensor:
+        """See `ccs_loss`."""
+        return ccs_loss(
+            attention, swapped, allowed, self.margin, queries, self.reduction, self.gradient, self.temperature
+        )
+
+
+def swap_partners(
+    scores: Float[Tensor, "pairs pairs"],
+    negatives: Bool[Tensor, "pairs pairs"],
+    source: SwapSource,
+    direction: Literal["t2i", "i2t"],
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, "pairs"], Bool[Tensor, "pairs"]]:
+    """The pair that each pair's swapped queries come from, and whether there is one.
+
+    `hard`: for `t2i` the captions' words swap, so the hardest negative caption of the image, the one with the highest
+        score; for `i2t` the
+    hardest negative image of the caption. `random`: any pair that is a negative. `sentence`: the pair itself, whose
+    other fragments then serve.
+
+    Args:
+        scores: image `i` with caption `j`, pairs on the diagonal.
+        negatives: true where image `i` and caption `j` are no pair and no siblings.
+        source: one of the three.
+        direction: whose fragments the queries are.
+        generator: the source of chance for `random`.
+    """
+    if source == "sentence":
+        itself = torch.arange(len(scores), device=scores.device)
+        return itself, torch.ones_like(itself, dtype=torch.bool)
+    if direction == "i2t":
+        scores, negatives = scores.t(), negatives.t()
+    preference = scores if source == "hard" else torch.rand(scores.shape, generator=generator).to(scores.device)
+    return preference.masked_fill(~negatives, -torch.inf).max(1).indices, negatives.any(1)
+
+
+def different_words(
+    words: Int[Tensor, "*batch q"], swapped: Int[Tensor, "*batch s"], swapped_mask: Bool[Tensor, "*batch s"]
+) -> Bool[Tensor, "*batch q s"]:
+    """`allowed` of `ccs_loss` for words: a swapped word must be no padding and not the query's own word; all are
+    ids.
+    """
+    return swapped_mask.unsqueeze(-2) & (words.unsqueeze(-1) != swapped.unsqueeze(-2))
+
+
+def _hinges(
+    attention: Attention, values: Tensor, possible: Tensor, queries: Tensor | None, violated: Tensor | None = None
+) -> Hinges:
+    counted = (attention.query_mask & possible).to(values.dtype)
+    if queries is not None:
+        counted = torch.where(counted > 0, queries.to(values.dtype), 0.0)
+    return Hinges(torch.where(counted > 0, values, 0.0), counted, values > 0 if violated is None else violated)
+
+
+def _check_options(margin: float, reduction: str, gradient: str) -> None:
+    if not 0 <= margin <= 2:
+        raise ValueError(f"margin is a difference of cosines and must lie in [0, 2], but it is {margin}")
+    if reduction not in ("sum", "mean", "none"):
+        raise ValueError(f"reduction must be 'sum', 'mean' or 'none', but it is {reduction!r}")
+    if gradient not in get_args(GradientTarget):
+        raise ValueError(f"gradient must be {', '.join(map(repr, get_args(GradientTarget)))}, but it is {gradient!r}")

@@ -1,0 +1,115 @@
+"""What every model of the package can do; training, evaluation, pictures and search need no more of it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from xattn.attention.attention import Attention
+from xattn.models.fragments import Fragments
+from xattn.models.sync_batch_norm import SharedBatchNorm
+from xattn.runtime.process_group import ALONE, Processes
+
+Direction = Literal["t2i", "i2t"]
+
+
+class Match(NamedTuple):
+    """Aligned pairs as a model sees them."""
+
+    scores: Float[Tensor, "pairs"]
+    attentions: dict[Direction, Attention]
+    """By direction, whichever the model has."""
+
+
+class MatchingModel(nn.Module, ABC):
+    """A model that scores images with captions through attention between their fragments."""
+
+    directions: tuple[Direction, ...]
+    """The directions in which it attends; `t2i`: words to regions, `i2t`: regions to words."""
+    needs_boxes: bool = False
+    """Whether it cannot encode images without the boxes of their regions."""
+    scores_use_batch_statistics: bool = False
+    """Whether, in training, the score of a pair depends on the other pairs scored with it, as a batch norm over pairs
+    makes it. Such scores get their gradient all together, and `score` in training mode moves running averages: it is
+    called once a step."""
+    product_dtype: torch.dtype | None = None
+    """In what precision `score` multiplies fragments with fragments, the bulk of its work; None: their own. All else
+    stays as it is."""
+    processes: Processes = ALONE
+    """Which processes hold a part of what the model is given; see `sharing`."""
+
+    @abstractmethod
+    def encode_images(
+        self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
+    ) -> Fragments:
+        """Encode images from the features of their regions.
+
+        Args:
+            features: padded to one number of regions.
+            counts: how many regions of each image are valid.
+            boxes: `n regions 4`, x1 y1 x2 y2 in units of the image's width and height, or `n regions 30`, PFAN's
+                published block ids and overlaps; for models that know positions.
+        """
+
+    @abstractmethod
+    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
+        """Encode captions from their token ids, `<start>` and `<end>` included, padded to one length."""
+
+    @abstractmethod
+    def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+        """Score every image with every caption, in blocks; with or without gradient."""
+
+    @abstractmethod
+    def match(self, images: Fragments, captions: Fragments) -> Match:
+        """Score image `p` with caption `p` and give the attention that the score rests on, sharing the work."""
+
+    def attentions(self, images: Fragments, captions: Fragments) -> dict[Direction, Attention]:
+        """The attention of image `p` and caption `p` in each direction."""
+        return self.match(images, captions).attentions
+
+    def score_pairs(self, images: Fragments, captions: Fragments) -> Float[Tensor, "pairs"]:
+        """Score image `p` with caption `p`: the diagonal of `score`."""
+        return self.match(images, captions).scores
+
+    def attend(self, images: Fragments, captions: Fragments, direction: Direction) -> Attention:
+        """The attention of image `p` and caption `p` in one direction.
+
+        Raises:
+            ValueError: the model does not attend in that direction.
+        """
+        if direction not in self.directions:
+            raise ValueError(f"{type(self).__name__} attends {' and '.join(self.directions)}, not {direction}")
+        return self.attentions(images, captions)[direction]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradient inside; afterwards the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def sharing(model: nn.Module, processes: Processes) -> Iterator[None]:
+    """Inside, what a model is given is this process's part of what all `processes` hold: batch norms look at all of
+    it.
+    """
+    before = [
+        (module, module.processes) for module in model.modules() if isinstance(module, (MatchingModel, SharedBatchNorm))
+    ]
+    for module, _ in before:
+        module.processes = processes
+    try:
+        yield
+    finally:
+        for module, others in before:
+            module.processes = others

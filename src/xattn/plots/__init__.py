@@ -1,0 +1,1 @@
+"""Pictures of attention, and the pages that they are laid out on."""

@@ -1,0 +1,318 @@
+"""The picture of attention: for every word of a caption, the image lit where the word's weights lie.
+
+For `t2i` the weights `w_j` of a word are its distribution over the regions, and a pixel is lit by what falls on it: the
+sum of the weights of the regions that cover it,
+
+    h(p) = sum_j w_j [p in box_j]
+
+For `i2t`, where each region has a distribution over the words, the `w_j` are the weights that the regions give to the
+word: one column of the matrix, which sums to nothing in particular, and a pixel is lit by the largest, `h(p) = max_j
+w_j [p in box_j]`. Both are divided by their largest value in the panel, so that the brightest spot of every panel has
+the image's own brightness and colour; where there is no attention the image is dim and grey. How much attention there
+is at the spot is told by the number under the panel: the largest weight, whose region is outlined.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
+from PIL import Image
+
+from xattn.data.boxes import iou as box_iou
+from xattn.models.base import Direction
+from xattn.plots.page import Page, balanced, line_height, shortened, wrapped
+from xattn.runtime import atomic
+
+LARGEST, ANNOTATED, REGION = "#ff9f1c", "#4cc9f0", "#ffffff"
+"""Orange and sky blue are told apart with any colour vision; full and dashed lines, in grey print too."""
+DIM = 0.4
+"""The brightness of a pixel without attention, as a part of its own."""
+LONGER_SIDE = 480
+"""Pixels of an image in a panel, before it is drawn."""
+
+# Inches and points.
+_AREA, _FULL_WIDTH, _MARGIN, _GAP, _WORD = 2.0, 10.4, 0.14, 0.1, 0.29
+_TITLE_SIZE, _WORD_SIZE, _LABEL_SIZE, _NOTE_SIZE = 11.5, 10.0, 8.5, 8.0
+_BOLD = "bold"
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """The attention of one run in one direction: a row of panels, one for each word.
+
+    Args:
+        label: what stands beside the panels, such as the name of the run.
+        direction: `t2i` if the weights of a word are its own distribution, `i2t` if each region's weights over the
+            words are one.
+        weights: the weight between each drawn word and each region.
+        n_keys: over how many keys a distribution runs: the regions for `t2i`, for `i2t` the words with `<start>` and
+            `<end>`.
+        unknown: true for a word that the run's vocabulary does not hold; absent = it holds all.
+    """
+
+    label: str
+    direction: Direction
+    weights: Float[np.ndarray, "words regions"]
+    n_keys: int
+    unknown: Sequence[bool] | None = None
+
+
+def attention_picture(
+    image: Image.Image,
+    words: Sequence[str],
+    boxes: Float[np.ndarray, "regions 4"],
+    strips: Sequence[Strip],
+    truth: Sequence[Float[np.ndarray, "_ 4"] | None] | None = None,
+    iou: float = 0.5,
+    title: str = "",
+    subtitle: str = "",
+) -> Figure:
+    """Draw what each word attends to: a panel for each word and strip, strips one below the other.
+
+    Args:
+        image: the picture, RGB.
+        words: the words to draw, in order.
+        boxes: x1, y1, x2, y2 of the regions in pixels of the image.
+        strips: one for each run and direction; their weights are of `words` and `boxes`.
+        truth: the annotated boxes of each word, None for a word without; absent = nothing is known.
+        iou: from which overlap with an annotated box the region of the largest weight is said to be right.
+        title: stands above all, usually the caption.
+        subtitle: stands below the title, smaller.
+
+    Returns:
+        A figure on an Agg canvas, which knows nothing of windows and `pyplot`.
+    """
+    truth = truth or [None] * len(words)
+    has_unknown = any(strip.unknown is not None and any(strip.unknown) for strip in strips)
+    layout = _layout(image.width / image.height, len(words), [strip.label for strip in strips], 2 if has_unknown else 1)
+    inside = layout.page_width - 2 * _MARGIN
+    heading, subheading = wrapped(title, inside, _TITLE_SIZE, _BOLD), wrapped(subtitle, inside, _NOTE_SIZE)
+    footnotes = [
+        line for note in _footnotes(len(boxes), strips, truth, iou) for line in wrapped(note, inside, _NOTE_SIZE)
+    ]
+    above = len(heading) * line_height(_TITLE_SIZE) + len(subheading) * line_height(_NOTE_SIZE) + 0.05
+    below = (2 + len(footnotes)) * line_height(_NOTE_SIZE)
+
+    page = Page(layout.page_width, 2 * _MARGIN + above + layout.n_bands * layout.band_height + below)
+    y = page.lines(_MARGIN, _MARGIN, heading, _TITLE_SIZE, weight=_BOLD)
+    page.lines(_MARGIN, y, subheading, _NOTE_SIZE, color="#444444")
+    panels = _Panels(page, layout, _MARGIN + above, image, np.asarray(boxes, np.float64), iou)
+    for band in range(layout.n_bands):
+        for row, lines in enumerate(layout.labels):
+            panels.label(band, row, lines)
+    panels.draw_image(0, 0)
+    panels.draw_regions(*((0, 1) if layout.lead == 1 else (1, 0)))
+    for index, word in enumerate(words):
+        panels.word(layout.lead + index, word)
+        for row, strip in enumerate(strips):
+            is_unknown = strip.unknown is not None and strip.unknown[index]
+            panels.draw_weights(
+                layout.lead + index, row, strip.weights[index], strip.direction, truth[index], is_unknown
+            )
+    y = page.height - _MARGIN - below + line_height(_NOTE_SIZE)
+    page.legend(_MARGIN, y, _legend(any(found is not None for found in truth)), _NOTE_SIZE)
+    page.lines(_MARGIN, y + line_height(_NOTE_SIZE), footnotes, _NOTE_SIZE, color="#444444")
+    return page.figure
+
+
+def save_picture(figure: Figure, path: Path | str) -> Path:
+    """Write a figure as PNG; the file is complete or absent.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = Path(path)
+    with atomic.replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=figure.dpi)
+    return path
+
+
+def lighting(
+    weights: Float[np.ndarray, "regions"],
+    boxes: Float[np.ndarray, "regions 4"],
+    direction: Direction,
+    size: tuple[int, int],
+    grid: tuple[int, int],
+) -> Float[np.ndarray, "height width"]:
+    """`h(p)` at the centres of a grid of cells laid over the image, 0 where no region is.
+
+    Args:
+        weights: `w`, at least 0.
+        boxes: x1, y1, x2, y2 in pixels of the image.
+        direction: `t2i` for the sum over the regions that cover a cell, `i2t` for the maximum.
+        size: width and height of the image in pixels.
+        grid: width and height of the result in cells.
+    """
+    x, y = ((np.arange(cells) + 0.5) * side / cells for cells, side in zip(grid, size, strict=True))
+    light = np.zeros((len(y), len(x)))
+    for weight, (x1, y1, x2, y2) in zip(weights, boxes, strict=True):
+        inside = np.ix_((y1 <= y) & (y < y2), (x1 <= x) & (x < x2))
+        light[inside] = light[inside] + weight if direction == "t2i" else np.maximum(light[inside], weight)
+    return light
+
+
+def lit(image: Image.Image, light: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width 3"]:
+    """An RGB image as values in [0, 1], dim and grey where `light` is 0, itself where it is as large as anywhere."""
+    share = light[..., None] / max(float(light.max()), np.finfo(np.float64).tiny)  # height width 1
+    colour = np.asarray(image, np.float64) / 255
+    grey = colour @ np.array([[0.299], [0.587], [0.114]])  # height width 1
+    return share * colour + (1 - share) * DIM * grey
+
+
+class _Layout(NamedTuple):
+    width: float  # of a panel
+    height: float
+    labels: list[list[str]]  # the lines of each row's
+    label_width: float
+    lead: int  # slots before the first word's
+    n_columns: int
+    n_bands: int
+    row_height: float  # a panel and the lines below it
+    band_height: float  # the words and all rows
+    page_width: float
+
+
+def _layout(aspect: float, n_words: int, labels: list[str], note_lines: int) -> _Layout:
+    """As many columns as the page is wide, the last band about as full as the others; panels of one area, whatever
+    their shape.
+    """
+    aspect = min(max(aspect, 0.6), 2.2)
+    width, height = (_AREA * aspect) ** 0.5, (_AREA / aspect) ** 0.5
+    lines = [balanced(label, height, _LABEL_SIZE, _BOLD) for label in labels]
+    label_width = max(map(len, lines)) * line_height(_LABEL_SIZE) + _GAP
+    lead = 1 if len(labels) > 1 else 2  # the image and its regions, one below the other if there is a second strip
+    slots = lead + n_words
+    n_bands = -(-slots // int((_FULL_WIDTH - label_width) / (width + _GAP)))
+    n_columns = -(-slots // n_bands)
+    page_width = max(2 * _MARGIN + label_width + n_columns * (width + _GAP) - _GAP, 7.0)
+    row_height = height + note_lines * line_height(_NOTE_SIZE) + _GAP
+    return _Layout(
+        width,
+        height,
+        lines,
+        label_width,
+        lead,
+        n_columns,
+        n_bands,
+        row_height,
+        _WORD + len(labels) * row_height,
+        page_width,
+    )
+
+
+class _Panels:
+    """The panels on the page, by slot (along the words, wrapped into bands) and row (the strip)."""
+
+    def __init__(
+        self, page: Page, layout: _Layout, top: float, image: Image.Image, boxes: np.ndarray, iou: float
+    ) -> None:
+        self.page, self.layout, self.top, self.boxes, self.iou = page, layout, top, boxes, iou
+        self.size = image.size
+        scale = LONGER_SIDE / max(image.size)
+        self.image = image.resize([max(round(side * scale), 1) for side in image.size], Image.Resampling.BICUBIC)
+
+    def label(self, band: int, row: int, lines: list[str]) -> None:
+        _, y = self._corner(band * self.layout.n_columns, row)
+        middle = _MARGIN + (self.layout.label_width - _GAP) / 2, y + self.layout.height / 2
+        style = {"weight": _BOLD, "rotation": 90, "ha": "center", "va": "center", "multialignment": "center"}
+        self.page.text(*middle, "\n".join(lines), _LABEL_SIZE, **style)
+
+    def word(self, slot: int, text: str) -> None:
+        x, y = self._corner(slot, 0)
+        if len(begun := shortened(text, self.layout.width, _WORD_SIZE, _BOLD)) < len(text):
+            text = f"{begun[:-1]}…"
+        self.page.text(x + self.layout.width / 2, y - 0.05, text, _WORD_SIZE, weight=_BOLD, ha="center", va="bottom")
+
+    def draw_image(self, slot: int, row: int) -> None:
+        self._show(slot, row, np.asarray(self.image), "the picture")
+
+    def draw_regions(self, slot: int, row: int) -> None:
+        axes = self._show(slot, row, np.asarray(self.image), f"its {len(self.boxes)} regions")
+        for box in self.boxes:
+            _outline(axes, box, REGION, 0.7, "-")
+
+    def draw_weights(
+        self,
+        slot: int,
+        row: int,
+        weights: np.ndarray,
+        direction: Direction,
+        annotated: np.ndarray | None,
+        is_unknown: bool,
+    ) -> None:
+        best = int(weights.argmax())
+        note = f"{weights[best]:.2f}"
+        if annotated is not None:
+            overlap = float(box_iou(np.asarray(annotated, np.float64), self.boxes[best : best + 1]).max())
+            note += f", IoU {overlap:.2f} {'✓' if overlap >= self.iou else '✗'}"
+        if is_unknown:
+            note += "\nread as <unk>"
+        light = lighting(weights.astype(np.float64), self.boxes, direction, self.size, self.image.size)
+        axes = self._show(slot, row, lit(self.image, light), note)
+        for box in () if annotated is None else annotated:
+            _outline(axes, box, ANNOTATED, 1.5, (0, (3, 1.5)))
+        _outline(axes, self.boxes[best], LARGEST, 1.8, "-")
+
+    def _corner(self, slot: int, row: int) -> tuple[float, float]:
+        band, column = divmod(slot, self.layout.n_columns)
+        x = _MARGIN + self.layout.label_width + column * (self.layout.width + _GAP)
+        y = self.top + band * self.layout.band_height + _WORD + row * self.layout.row_height
+        return x, y
+
+    def _show(self, slot: int, row: int, pixels: np.ndarray, note: str) -> Axes:
+        x, y = self._corner(slot, row)
+        width, height = self.layout.width, self.layout.height
+        self.page.text(x + width / 2, y + height + 0.04, note, _NOTE_SIZE, ha="center", linespacing=1.1)
+        return self.page.picture(x, y, width, height, pixels, self.size)
+
+
+def _outline(axes: Axes, box: np.ndarray, colour: str, width: float, style: str | tuple) -> None:
+    x1, y1, x2, y2 = (float(side) for side in box)
+    halo = [Stroke(linewidth=width + 1.2, foreground="black", alpha=0.55), Normal()]
+    outline = Rectangle(
+        (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width, linestyle=style, path_effects=halo
+    )
+    axes.add_patch(outline).set_clip_on(False)  # at the border of the image it would lose half its line
+
+
+def _legend(has_truth: bool) -> dict[str, Line2D]:
+    entries = {"region of the largest weight": Line2D([], [], color=LARGEST, linewidth=2)}
+    if has_truth:
+        entries["annotated box of the word's phrase"] = Line2D(
+            [], [], color=ANNOTATED, linewidth=2, linestyle=(0, (3, 1.5))
+        )
+    return entries
+
+
+def _footnotes(n_regions: int, strips: Sequence[Strip], truth: Sequence[np.ndarray | None], iou: float) -> list[str]:
+    notes = []
+    for direction in dict.fromkeys(strip.direction for strip in strips):
+        n_keys = next(strip.n_keys for strip in strips if strip.direction == direction)
+        uniform = f"a uniform weight would be 1/{n_keys}\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{1 / n_keys:.3f}"
+        if direction == "t2i":
+            notes += [
+                f"Words attend to regions: the weights of a word over the {n_regions} regions sum to 1; {uniform}.",
+                "A pixel is lit by the sum of the weights of the regions that cover it, relative to the largest sum of "
+                "its panel.",
+            ]
+        else:
+            notes += [
+                f"Regions attend to words: the weights of each region over the {n_keys} words, <start> and <end> "
+                "included, sum to 1; "
+                f"{uniform}; a panel shows the weights that the regions give to its word.",
+                "A pixel is lit by the largest weight of the regions that cover it, relative to the largest of its "
+                "panel.",
+            ]
+    number = "Under a panel: the largest weight"
+    if any(found is not None for found in truth):
+        number += f", and how much its region overlaps the annotated box (✓ from an IoU of {iou:g})"
+    notes.append(f"{number}.")
+    return notes

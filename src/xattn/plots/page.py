@@ -1,0 +1,117 @@
+"""A page measured in inches from its left top corner, drawn without windows and without `pyplot`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from numpy.typing import ArrayLike
+
+DOTS_PER_INCH = 160
+LINE_HEIGHT = 1.45
+"""From one line of text to the next, in sizes of its letters."""
+
+ROUNDED = 1.03
+"""How much wider than designed a line of text comes out, because each of its letters begins at a whole pixel."""
+
+
+class Page:
+    """A white figure on which text and pictures are put at places in inches; `y` grows downwards.
+
+    Text is shown as it is: a caption with two dollar signs is no formula.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white")
+        FigureCanvasAgg(self.figure)
+
+    def text(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
+        """Write one text, by default with its left top corner at `x`, `y`; `size` is in points."""
+        style = {"color": "black", "ha": "left", "va": "top", **style}
+        self.figure.text(x / self.width, 1 - y / self.height, text, fontsize=size, parse_math=False, **style)
+
+    def lines(self, x: float, y: float, lines: list[str], size: float, **style: Any) -> float:
+        """Write lines one below the other and return the `y` below the last."""
+        for number, line in enumerate(lines):
+            self.text(x, y + number * line_height(size), line, size, **style)
+        return y + len(lines) * line_height(size)
+
+    def picture(
+        self, x: float, y: float, width: float, height: float, pixels: ArrayLike, size: tuple[int, int]
+    ) -> Axes:
+        """Show a picture in a rectangle and return its axes, in which a unit is a pixel of an image of `size`."""
+        axes = self.figure.add_axes(
+            (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
+        )
+        axes.imshow(pixels, extent=(0, size[0], size[1], 0), interpolation="antialiased")
+        axes.set_axis_off()
+        return axes
+
+    def legend(self, x: float, y: float, entries: Mapping[str, Artist], size: float) -> None:
+        """Explain lines in one row whose left end is at `x` and whose middle is at `y`."""
+        legend = self.figure.legend(
+            list(entries.values()),
+            list(entries),
+            loc="center left",
+            bbox_to_anchor=(x / self.width, 1 - y / self.height),
+            ncols=len(entries),
+            fontsize=size,
+            frameon=False,
+            borderpad=0,
+            borderaxespad=0,
+            handlelength=2.6,
+            columnspacing=1.6,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
+def line_height(size: float) -> float:
+    """Inches from one line to the next of letters of a size in points."""
+    return size * LINE_HEIGHT / 72
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """The inches that a line of text takes at most, in letters of a size in points."""
+    points = text_to_path.get_text_width_height_descent(text, FontProperties(size=size, weight=weight), ismath=False)[0]
+    return ROUNDED * points / 72
+
+
+def wrapped(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
+    """`text` in lines of at most `width` inches, broken at spaces; a word longer than a line is broken anywhere."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if text_width(longer, size, weight) <= width:
+            line = longer
+            continue
+        if line:
+            lines.append(line)
+        while len(begun := shortened(word, width, size, weight)) < len(word):
+            lines.append(begun)
+            word = word[len(begun) :]
+        line = word
+    return [*lines, line] if line else lines
+
+
+def balanced(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
+    """`text` in as many lines as `wrapped` makes of it, but of about one length."""
+    best = narrower = wrapped(text, width, size, weight)
+    while len(narrower) == len(best) and " ".join(narrower) == " ".join(best):  # else a word was broken
+        best, width = narrower, 0.95 * width
+        narrower = wrapped(text, width, size, weight)
+    return best
+
+
+def shortened(text: str, width: float, size: float, weight: str = "normal") -> str:
+    """As many letters from the beginning of `text` as fit into `width` inches, at least one."""
+    end = len(text)
+    while end > 1 and text_width(text[:end], size, weight) > width:
+        end -= 1
+    return text[:end]

@@ -1,1 +1,0 @@
-"""What a person looks at: pictures of attention and tables of numbers."""

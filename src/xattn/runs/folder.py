@@ -1,0 +1,224 @@
+"""The run folder: all that is needed to use a trained model elsewhere, or to go on training it.
+
+| file | holds |
+|---|---|
+| `config.json` | the configuration, see `xattn.runs.config` |
+| `model.json` | the sizes that the data decided: features of a region, words of the vocabulary |
+| `vocabulary.json` | the vocabulary, in the published format |
+| `log.jsonl` | a line for each epoch: the loss, its terms, active hinges and gradients, development numbers, seconds |
+| `checkpoint.safetensors` | as long as the run is not finished: what it takes to go on, see `xattn.runs.checkpoint` |
+| `best.safetensors` | the weights after the epoch with the best development numbers, where there are such |
+| `weights.safetensors` | when the run is finished: the weights after the last epoch |
+| `run.json` | when it is finished: the version of xattn, what it was trained on, and how long it took |
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from xattn.data.vocabulary import Vocabulary
+from xattn.models.base import MatchingModel
+from xattn.models.registry import build_model
+from xattn.runs.checkpoint import CHECKPOINT, read_state
+from xattn.runs.config import RunConfig, read_configuration, write_configuration
+from xattn.runtime import atomic
+from xattn.runtime.errors import InputError
+
+WEIGHTS = "weights.safetensors"
+BEST = "best.safetensors"
+LOG = "log.jsonl"
+ABOUT = "run.json"
+
+WhichWeights = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with its vocabulary and configuration."""
+
+    folder: Path
+    config: RunConfig
+    vocabulary: Vocabulary
+    feature_size: int
+    model: MatchingModel
+    which: WhichWeights = "last"
+
+    @property
+    def name(self) -> str:
+        """What a table calls it: preset and constraints, and whether its weights are not the last but the best on
+        dev.
+        """
+        return (
+            f"{self.config.preset} "
+            f"{CONSTRAINTS_NAMES[self.config.constraints]}{' (best on dev)' if self.which == 'best' else ''}"
+        )
+
+
+CONSTRAINTS_NAMES = {"none": "alone", "ccr": "+ CCR", "ccs": "+ CCS", "both": "+ CCR + CCS"}
+
+
+def save_run(
+    folder: Path,
+    config: RunConfig,
+    vocabulary: Vocabulary,
+    feature_size: int,
+    model: MatchingModel,
+    about: dict[str, Any],
+) -> None:
+    """Write everything but the log into an existing folder."""
+    begin_run(folder, config, vocabulary, feature_size)
+    finish_run(folder, model, about)
+
+
+def begin_run(folder: Path, config: RunConfig, vocabulary: Vocabulary, feature_size: int) -> None:
+    """Write what a run has before its first step into an existing folder."""
+    write_configuration(config, folder / "config.json")
+    vocabulary.save(folder / "vocabulary.json")
+    (folder / "model.json").write_text(
+        json.dumps({"feature_size": feature_size, "vocabulary_size": len(vocabulary)}) + "\n", encoding="utf-8"
+    )
+
+
+def finish_run(folder: Path, model: MatchingModel, about: dict[str, Any]) -> None:
+    """Write what a run has after its last step, and remove its checkpoint; killed in between, it can be done again."""
+    write_weights(folder / WEIGHTS, model.state_dict())
+    atomic.write_json(about, folder / ABOUT)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def write_weights(path: Path, weights: Mapping[str, torch.Tensor], about: dict[str, str] | None = None) -> None:
+    """Write tensors by name as a safetensors file, complete or not at all, with `about` in its header.
+
+    Raises:
+        InputError: the disk is full, or the file cannot be written.
+    """
+    # Not `save_file`, whose error on a full disk is no OSError and would not be taken for one.
+    content = save({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, about)
+    with atomic.replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_run(folder: Path, device: torch.device | str = "cpu", which: WhichWeights = "last") -> Run:
+    """Load a run folder; nothing in it is unpickled.
+
+    Args:
+        folder: of the run.
+        device: where the model is to be.
+        which: the weights after the last epoch, or those that were best on the development split, which an unfinished
+            run may have too.
+
+    Raises:
+        InputError: no run folder, an unfinished run, a file missing or malformed, or weights that are not of the
+            configured model.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such run folder")
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: this is no run folder, because it has no config.json; `xattn train --out` writes one"
+        )
+    config = read_configuration(run_file(folder, "config.json"))
+    if which == "last" and is_unfinished(folder):
+        epoch = read_state(run_file(folder, CHECKPOINT)).epoch
+        raise InputError(
+            f"{folder}: holds an unfinished run, in epoch {min(epoch, config.epochs)} of {config.epochs}; the `xattn "
+            "train` command that "
+            "began it goes on with it"
+        )
+    if which == "best" and not (folder / BEST).is_file():
+        raise InputError(f"{folder}: has no {BEST}, which a run writes after an epoch if its data has a dev split")
+    vocabulary = Vocabulary.load(run_file(folder, "vocabulary.json"))
+    feature_size = _read_feature_size(run_file(folder, "model.json"), len(vocabulary))
+    model = build_model(config.model, feature_size, len(vocabulary))
+    path = run_file(folder, WEIGHTS if which == "last" else BEST)
+    weights = _read_weights(path)
+    _refuse_other_weights(path, model, weights)
+    model.load_state_dict(weights)
+    return Run(folder, config, vocabulary, feature_size, model.to(device).eval(), which)
+
+
+def run_file(folder: Path, name: str) -> Path:
+    """The path of a file of a run folder, which need not be there.
+
+    Raises:
+        InputError: it is a symbolic link that leads out of the folder.
+    """
+    path = Path(folder) / name
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise InputError(f"{path}: leads out of the run folder, to {path.resolve()}, and is not followed")
+    return path
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder holds a run that is not finished; one that was killed while it finished is."""
+    return (Path(folder) / CHECKPOINT).is_file() and not (Path(folder) / ABOUT).is_file()
+
+
+def can_go_on(folder: Path, config: RunConfig) -> bool:
+    """Whether a folder holds a run of this configuration that is to be gone on with; false where there is no run.
+
+    Raises:
+        InputError: it holds a finished run, or a run of another configuration.
+    """
+    if not (folder / "config.json").is_file():
+        return False
+    found = read_configuration(run_file(folder, "config.json"))
+    goes_on = (folder / CHECKPOINT).is_file()
+    differences = found.differences(config)
+    if differences:
+        raise InputError(
+            f"{folder}: holds {'an unfinished run' if goes_on else 'a run'} of another configuration (there and here: "
+            f"{'; '.join(differences[:4])}{f'; and {len(differences) - 4} more' if len(differences) > 4 else ''}); "
+            "choose another --out"
+        )
+    if not goes_on:
+        raise InputError(
+            f"{folder}: holds a finished run of this very configuration; use it with `xattn evaluate {folder}`, or "
+            "choose another --out"
+        )
+    return True
+
+
+def _read_feature_size(path: Path, vocabulary_size: int) -> int:
+    try:
+        sizes = json.loads(path.read_text(encoding="utf-8"))
+        feature_size, expected = sizes["feature_size"], sizes["vocabulary_size"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: expected a JSON object with feature_size and vocabulary_size, but it cannot be read so ({error})"
+        ) from error
+    if type(feature_size) is not int or feature_size < 1:
+        raise InputError(f"{path}: feature_size must be a whole number above 0, but it is {feature_size!r}")
+    if expected != vocabulary_size:
+        raise InputError(
+            f"{path}: the model was trained with {expected} words, but vocabulary.json beside it holds "
+            f"{vocabulary_size}"
+        )
+    return feature_size
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: the weights cannot be read ({error})") from error
+
+
+def _refuse_other_weights(path: Path, model: MatchingModel, weights: dict[str, torch.Tensor]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if expected == found:
+        return
+    name = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))[0]
+    raise InputError(
+        f"{path}: these are not the weights of the model in config.json: {name} should be "
+        f"{expected.get(name, 'absent')} "
+        f"and is {found.get(name, 'absent')}"
+    )

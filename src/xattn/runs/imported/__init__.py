@@ -1,0 +1,1 @@
+"""Run folders made of the checkpoints that others published, of which nothing is executed."""

@@ -1,0 +1,1 @@
+"""Training: the loop, its step and its loss, and what lets a run be interrupted and resumed."""

@@ -1,0 +1,176 @@
+"""The training loop, plain to see; `xattn.training.resumable` is what lets it be killed and go on."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xattn.data.batches import PairBatch, content_weights, epoch_batches, every_word_weights, idf_weights, pair_batch
+from xattn.evaluation.evaluate import measure
+from xattn.models.base import MatchingModel, sharing
+from xattn.runs.checkpoint import Best, TrainingState
+from xattn.runs.config import CountedQueries, RunConfig
+from xattn.runtime.process_group import ALONE, Processes
+from xattn.runtime.progress import ProgressCallback
+from xattn.training.collapse import STEPS, steps_at_collapse
+from xattn.training.data import TrainingData
+from xattn.training.loss import WordWeights, kind_of_negatives
+from xattn.training.meters import Totals
+from xattn.training.step import training_step
+
+GRADIENTS_EVERY = 20
+"""The gradients of the terms on the fragments are measured in one of so many steps of an epoch, the first among
+them."""
+
+
+class Training:
+    """A model in training: epoch after epoch, from wherever its state says.
+
+    Args:
+        model: what is trained, on its device, the same on all processes.
+        config: how.
+        data: on what.
+        processes: which share the batches.
+        after_step: what is called after every step, while nothing is half done; the last of them now and then while the
+            model is measured, too.
+    """
+
+    def __init__(
+        self,
+        model: MatchingModel,
+        config: RunConfig,
+        data: TrainingData,
+        processes: Processes = ALONE,
+        after_step: tuple[Callable[[], object], ...] = (),
+    ) -> None:
+        self.model, self.config, self.data, self.processes, self.after_step = model, config, data, processes, after_step
+        self.device = next(model.parameters()).device
+        self.optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self.swaps = torch.Generator()
+        self.state = TrainingState()
+        self.totals = Totals()
+        self.last_terms: dict[str, float] = {}
+        queries = config.ccr.queries, config.ccs.queries
+        self.word_weights = WordWeights(*(_word_weights(kind, data).to(self.device) for kind in queries))
+
+    def epochs(self, progress: ProgressCallback = lambda *_: None) -> Iterator[dict[str, Any]]:
+        """Train to the end, giving the log's entry after each epoch.
+
+        An entry holds `epoch` (from 1), `learning_rate`, the mean over the epoch's pairs of `loss` and of every term by
+        name, the shares of active hinges, the norms of the terms' gradients on the fragments, `collapsed` if the
+        ranking loss has long been that of equal scores (`xattn.training.collapse`), `seconds`, and the development
+        numbers under `dev` where there is such a split.
+        """
+        state, config, data = self.state, self.config, self.data
+        with sharing(self.model, self.processes):
+            while state.epoch <= config.epochs:
+                self.model.train()
+                rate = learning_rate(config, state.epoch)
+                self.optimiser.param_groups[0]["lr"] = rate
+                if state.step == 0:
+                    self.swaps.manual_seed(config.seed * 1_000_003 + state.epoch)
+                self.totals = Totals(**state.totals)
+                self._steps(progress)
+                entry: dict[str, Any] = {"epoch": state.epoch, "learning_rate": rate, **self.totals.means()}
+                if state.collapse >= STEPS:
+                    entry["collapsed"] = True
+                entry["seconds"] = round(state.seconds, 3)
+                if data.dev is not None and data.dev_captions is not None:
+                    entry["dev"] = self._measured()
+                    if state.best is None or entry["dev"]["rsum"] > state.best.rsum:
+                        state.best = Best(state.epoch, entry["dev"]["rsum"])
+                state.log.append(entry)
+                state.epoch, state.step, state.totals, state.seconds = state.epoch + 1, 0, {}, 0.0
+                yield entry
+
+    @property
+    def steps_done(self) -> int:
+        """Of all epochs."""
+        an_epoch = len(epoch_batches(len(self.data.train_captions), self.config.batch_size, self.config.seed, 1))
+        return (self.state.epoch - 1) * an_epoch + self.state.step
+
+    def _steps(self, progress: ProgressCallback) -> None:
+        """The steps of an epoch that are not done yet."""
+        state, config, captions = self.state, self.config, self.data.train_captions
+        kind = kind_of_negatives(config, state.epoch)
+        batches = epoch_batches(len(captions), config.batch_size, config.seed, state.epoch)
+        seen, began = self.totals.pairs, time.perf_counter()
+        for rows in batches[state.step :]:
+            started = time.perf_counter()
+            parts = [part.to(self.device) for part in self._parts(rows)]
+            objective = training_step(
+                self.model,
+                self.optimiser,
+                parts,
+                config,
+                state.epoch,
+                self.word_weights,
+                self.swaps,
+                step=state.step + 1,
+                measures_gradients=state.step % GRADIENTS_EVERY == 0,
+            )
+            self.totals.add(objective, len(rows))
+            self.last_terms = Totals.of(objective, len(rows)).means()
+            state.collapse = steps_at_collapse(
+                state.collapse, objective.terms["match"], len(rows), config.matching, kind
+            )
+            state.step += 1
+            state.totals = self.totals.as_dict()
+            state.seconds += time.perf_counter() - started
+            speed = (self.totals.pairs - seen) / (time.perf_counter() - began)
+            done = (state.epoch - 1) * len(captions) + self.totals.pairs
+            progress(f"training, {self._said()}, {speed:.0f} pairs/s", done, config.epochs * len(captions))
+            for call in self.after_step:
+                call()
+
+    def _parts(self, rows: Any) -> Iterator[PairBatch]:
+        """The parts of a batch, of each the pairs of this process."""
+        count = max(1, min(self.config.accumulation, len(rows) // 2))
+        size, longer = divmod(len(rows), count)
+        for number in range(count):
+            start = number * size + min(number, longer)
+            part = rows[start : start + size + (number < longer)]
+            is_shared = 1 < self.processes.count <= len(part)
+            share = self.processes.share(len(part)) if is_shared else None
+            yield pair_batch(self.data.train, self.data.train_captions, part, share)
+
+    def _said(self) -> str:
+        said = f"epoch {self.state.epoch} of {self.config.epochs}, {self.totals.summary()}"
+        dev = self.state.log[-1].get("dev") if self.state.log else None
+        return (
+            said
+            if dev is None
+            else f"{said}, dev R@1 {dev['image_to_text']['r1']:.1f} i2t {dev['text_to_image']['r1']:.1f} t2i"
+        )
+
+    def _measured(self) -> dict[str, Any]:
+        assert self.data.dev is not None
+        assert self.data.dev_captions is not None
+        # Several processes could be told to stop between two of their exchanges, and so are not asked before they have
+        # measured.
+        calls = self.after_step[-1:] if self.processes.count == 1 else ()
+
+        def heed(*_: object) -> None:
+            for call in calls:
+                call()
+
+        measured = measure(self.model, self.data.dev, self.data.dev_captions, progress=heed)
+        numbers = measured.retrieval.as_dict()
+        if measured.attention is not None:
+            numbers["attention"] = {direction: report.as_dict() for direction, report in measured.attention.items()}
+        return numbers
+
+
+def learning_rate(config: RunConfig, epoch: int) -> float:
+    """Adam's step size in an epoch, from 1: a tenth after every `decay_every` epochs."""
+    return config.learning_rate * 0.1 ** ((epoch - 1) // config.decay_every)
+
+
+def _word_weights(queries: CountedQueries, data: TrainingData) -> Tensor:
+    if queries == "content":
+        return content_weights(data.vocabulary)
+    if queries == "idf":
+        return idf_weights(data.vocabulary, data.train_captions)
+    return every_word_weights(data.vocabulary)

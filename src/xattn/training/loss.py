@@ -1,0 +1,260 @@
+"""The loss of a batch: ranking plus constraints, with a gradient only where the loss looks.
+
+    L = L_match + ccr.weight L_CCR + ccs.weight L_CCS        each a sum over the pairs of the batch
+
+All `b x b` scores are computed in blocks without a gradient. The ranking loss and its gradient `c_ij = dL/dS_ij` are
+taken on those scalars; `c` is zero but for the pairs that the loss looks at, with hardest negatives at most three for
+each of the `b` pairs. Only their scores are computed again, with gradient, and `sum_ij c_ij S_ij` then has the very
+gradient of the loss: which pair is hardest is piecewise constant. Memory no longer grows with `b^2`. Where the loss
+looks at much of the batch (all negatives, early on), one differentiable pass over all pairs costs less and gives the
+same; and where a score depends on the other pairs of the batch, as behind a batch norm over pairs, that pass is the
+only one that is true.
+
+Of several processes (`xattn.runtime.process_group`) each holds some pairs of the batch. Encoded captions are gathered;
+each process scores its own images with all captions, the scores are gathered, and all see the same hardest pairs, the
+same coefficients and the same swaps. Each then differentiates its share: the scores of its own images, and the
+constraints of its own pairs. Where statistics run over the images of a caption, each scores its own captions with all
+images instead. The loss is that of the whole batch on every process, and the sum of the processes' gradients is its
+gradient.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from xattn.attention.attention import Attention
+from xattn.losses.constraints import Hinges, ccr_hinges, ccs_hinges, different_words, swap_partners
+from xattn.losses.ranking import Negatives, hinge_ranking_loss, negative_pairs
+from xattn.models.base import Direction, MatchingModel
+from xattn.models.fragments import Fragments, chosen
+from xattn.runs.config import RunConfig
+from xattn.runtime.process_group import Processes
+
+SPARSE_SHARE = 1 / 8
+"""Score pairs one by one up to this share of the batch's pairs, and all at once beyond it."""
+
+
+class WordWeights(NamedTuple):
+    """How much each word of the vocabulary counts as a query of the constraints."""
+
+    ccr: Float[Tensor, "vocabulary"]
+    ccs: Float[Tensor, "vocabulary"]
+
+
+class Objective(NamedTuple):
+    """The loss of a batch and what it is made of."""
+
+    loss: Float[Tensor, ""]
+    terms: dict[str, float]
+    """`match`, and for each acting constraint its sum over pairs before its weight, and the share of queries whose
+    hinge is active."""
+    gradients: dict[str, float] = {}  # noqa: RUF012 - a tuple's default, which nothing changes
+    """`match` and each acting constraint: the norm of its gradient, weight included, on the fragments, where that was
+    asked for."""
+
+
+def batch_objective(
+    model: MatchingModel,
+    images: Fragments,
+    captions: Fragments,
+    tokens: Int[Tensor, "pairs words"],
+    image_ids: Int[Tensor, "pairs"],
+    config: RunConfig,
+    epoch: int,
+    word_weights: WordWeights,
+    generator: torch.Generator | None = None,
+    measures_gradients: bool = False,
+) -> Objective:
+    """The loss of aligned pairs.
+
+    Args:
+        model: scores and attends; its `processes` hold the batch, each a share of the pairs.
+        images: encoded, one for each pair of this process.
+        captions: encoded, one for each pair of this process, padded alike on all.
+        tokens: the captions' token ids, padded as the fragments are.
+        image_ids: equal for siblings.
+        config: margins, weights, kinds of negatives and swaps.
+        epoch: from 1; decides which constraints act and which negatives count.
+        word_weights: how much each word counts as a query.
+        generator: the source of chance for random swaps, in the same state on all processes.
+        measures_gradients: fill `Objective.gradients`: for each term `T` with weight `c` the norm of `d(c T)/dv` over
+            the vectors `v` of all images' and captions' fragments. Costs one more backward pass, but for the encoders.
+            Where a caption or an image is twice in a batch, the norm depends on which of the two is taken for the
+            hardest; the loss and its gradient do not.
+    """
+    vectors = images.vectors, captions.vectors
+    batch = _gathered(model, images, captions, tokens, image_ids, _swaps_regions(model, config, epoch))
+    images, captions = batch.own_images, batch.own_captions
+    matching = config.matching
+    negatives = negative_pairs(batch.image_ids, count_siblings=matching.siblings == "count")
+    kind = kind_of_negatives(config, epoch)
+    if model.scores_use_batch_statistics:
+        own_columns = model.score(batch.images, captions)
+        (scores,) = model.processes.gathered(own_columns.detach().t(), n=batch.pairs)
+        scores = scores.t()
+        match, coefficients = _ranking(scores, negatives, matching.margin, kind)
+        share = (coefficients[:, batch.own] * own_columns).sum()
+        attentions = model.attentions(images, captions)
+    else:
+        with torch.no_grad():
+            (scores,) = model.processes.gathered(model.score(images, batch.captions), n=batch.pairs)
+        match, coefficients = _ranking(scores, negatives, matching.margin, kind)
+        own_scores, attentions = model.match(images, captions)
+        share = _same_gradient(model, images, batch.captions, own_scores, coefficients, batch.own)
+    constraints: dict[str, tuple[float, Hinges]] = {}
+    for direction, attention in attentions.items():
+        if config.uses_ccr and epoch >= config.ccr.from_epoch and config.ccr.directions in ("both", direction):
+            counted = word_weights.ccr[tokens] if direction == "t2i" else None
+            constraints[f"ccr_{direction}"] = (
+                config.ccr.weight,
+                ccr_hinges(attention, config.ccr.margin, counted, config.ccr.gradient),
+            )
+        if config.uses_ccs and epoch >= config.ccs.from_epoch and config.ccs.directions in ("both", direction):
+            partners, found = swap_partners(scores, negatives, config.ccs.swap, direction, generator)
+            own = partners[batch.own], found[batch.own]
+            hinges = _swapped_hinges(attention, direction, tokens, batch, *own, config, word_weights.ccs)
+            constraints[f"ccs_{direction}"] = config.ccs.weight, hinges
+    gradients = {}
+    if measures_gradients:
+        weighted = {
+            "match": share,
+            **{name: weight * hinges.reduce("sum") for name, (weight, hinges) in constraints.items()},
+        }
+        gradients = {name: _gradient_norm(model.processes, term, vectors) for name, term in weighted.items()}
+    return _summed(model.processes, match, share, constraints)._replace(gradients=gradients)
+
+
+def kind_of_negatives(config: RunConfig, epoch: int) -> Negatives:
+    """Which negatives an epoch ranks against."""
+    return "all" if epoch <= config.matching.all_negatives_epochs else config.matching.negatives
+
+
+class _Batch(NamedTuple):
+    """The pairs of all processes."""
+
+    images: Fragments
+    """Those of all processes where regions of others are needed, and otherwise only this process's own."""
+    captions: Fragments
+    tokens: Tensor
+    image_ids: Tensor
+    pairs: int
+    own: slice
+    own_images: Fragments
+    own_captions: Fragments
+
+
+def _swaps_regions(model: MatchingModel, config: RunConfig, epoch: int) -> bool:
+    acts = config.uses_ccs and epoch >= config.ccs.from_epoch and config.ccs.directions in ("both", "i2t")
+    return acts and "i2t" in model.directions and config.ccs.swap != "sentence"
+
+
+def _gathered(
+    model: MatchingModel, images: Fragments, captions: Fragments, tokens: Tensor, image_ids: Tensor, swaps_regions: bool
+) -> _Batch:
+    processes = model.processes
+    if processes.count == 1:
+        return _Batch(images, captions, tokens, image_ids, len(tokens), slice(0, len(tokens)), images, captions)
+    n = int(processes.total(torch.tensor(len(tokens), device=tokens.device)))
+    tokens, image_ids = processes.gathered(tokens, image_ids, n=n)
+    needs_images = model.scores_use_batch_statistics or swaps_regions
+    own = processes.share(n)
+    together = _gathered_fragments(processes, [captions, images] if needs_images else [captions], n)
+    if needs_images:
+        images = together[1][own]
+    # A process takes its own part from what was gathered, so that each differentiates the gathering, whatever pairs its
+    # loss looks at.
+    return _Batch(
+        together[1] if needs_images else images, together[0], tokens, image_ids, n, own, images, together[0][own]
+    )
+
+
+def _gathered_fragments(processes: Processes, kinds: list[Fragments], n: int) -> list[Fragments]:
+    """All in one, so that the processes differentiate them in one and the same order."""
+    names = [list(kind.extras) for kind in kinds]
+    tensors = [tensor for kind in kinds for tensor in (kind.vectors, kind.mask, *kind.extras.values())]
+    rows = iter(processes.gathered(*tensors, n=n))
+    return [Fragments(next(rows), next(rows), {name: next(rows) for name in extras}) for extras in names]
+
+
+def _ranking(scores: Tensor, negatives: Tensor, margin: float, kind: Negatives) -> tuple[Tensor, Tensor]:
+    """The ranking loss and its gradient on the scores."""
+    leaf = scores.detach().requires_grad_()
+    with torch.enable_grad():
+        match = hinge_ranking_loss(leaf, negatives, margin, kind)
+        (coefficients,) = torch.autograd.grad(match, leaf)
+    return match.detach(), coefficients
+
+
+def _same_gradient(
+    model: MatchingModel, images: Fragments, captions: Fragments, own_scores: Tensor, coefficients: Tensor, own: slice
+) -> Tensor:
+    """A scalar whose gradient is that of `sum_ij c_ij S_ij` over a process's own images `i`.
+
+    `images` and `own_scores` (the diagonal, already differentiable) are this process's, `captions` and `coefficients`
+    those of all.
+    """
+    share = (coefficients.diagonal()[own] * own_scores).sum()
+    others = coefficients.clone().fill_diagonal_(0)
+    is_dense = int(others.count_nonzero()) > SPARSE_SHARE * others.numel()
+    others = others[own]
+    rows, columns = others.nonzero(as_tuple=True)
+    if is_dense:
+        share = share + (others * model.score(images, captions)).sum()
+    elif len(rows):
+        share = share + (others[rows, columns] * model.score_pairs(images[rows], captions[columns])).sum()
+    return share
+
+
+def _swapped_hinges(
+    attention: Attention,
+    direction: Direction,
+    tokens: Tensor,
+    batch: _Batch,
+    partners: Int[Tensor, "pairs"],
+    found: Bool[Tensor, "pairs"],
+    config: RunConfig,
+    word_weights: Tensor,
+) -> Hinges:
+    ccs = config.ccs
+    if direction == "t2i":
+        counted = word_weights[tokens]
+        of_partners = batch.tokens[partners]
+        allowed = different_words(tokens, of_partners, word_weights[of_partners] > 0) & found[:, None, None]
+        swapped = chosen(batch.captions.vectors, partners)
+        return ccs_hinges(attention, swapped, allowed, ccs.margin, counted, ccs.gradient, ccs.temperature)
+    if ccs.swap == "sentence":
+        n_regions = attention.queries.shape[1]
+        allowed = attention.query_mask.unsqueeze(1) & ~torch.eye(n_regions, dtype=torch.bool, device=tokens.device)
+        return ccs_hinges(attention, attention.queries, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
+    allowed = batch.images.mask[partners].unsqueeze(1) & found[:, None, None]
+    swapped = chosen(batch.images.vectors, partners)
+    return ccs_hinges(attention, swapped, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
+
+
+def _gradient_norm(processes: Processes, term: Tensor, vectors: tuple[Tensor, ...]) -> float:
+    gradients = torch.autograd.grad(term, vectors, retain_graph=True, allow_unused=True)
+    squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
+    return processes.total(torch.stack(squares).sum()).sqrt().item()
+
+
+def _summed(
+    processes: Processes, match: Tensor, share: Tensor, constraints: dict[str, tuple[float, Hinges]]
+) -> Objective:
+    """Add the constraints: of this process's pairs to what is differentiated, of all pairs to the values."""
+    sums = {name: hinges.reduce("sum") for name, (_, hinges) in constraints.items()}
+    terms, loss = {"match": match.item()}, match
+    if constraints:
+        each = [
+            torch.stack([sums[name].detach(), *hinges.active_and_counting()])
+            for name, (_, hinges) in constraints.items()
+        ]
+        for (name, (weight, _)), total in zip(
+            constraints.items(), processes.total(torch.stack(each)).tolist(), strict=True
+        ):
+            value, active, counting = total
+            share = share + weight * sums[name]
+            loss = loss + weight * value
+            terms |= {name: value, f"{name}_active": active / max(counting, 1)}
+    return Objective(share - share.detach() + loss, terms)

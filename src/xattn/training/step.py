@@ -1,0 +1,137 @@
+"""One step of the optimiser: the loss of a batch, its gradient over all processes, and nothing done if they are not
+finite.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from xattn.data.batches import PairBatch
+from xattn.models.base import MatchingModel, evaluating, sharing
+from xattn.models.fragments import Fragments
+from xattn.runs.config import RunConfig
+from xattn.runtime.errors import InputError
+from xattn.runtime.process_group import ALONE
+from xattn.training.loss import Objective, WordWeights, batch_objective
+
+_TERM_NAMES = {"match": "matching", "ccr": "CCR", "ccs": "CCS"}
+
+
+def training_step(
+    model: MatchingModel,
+    optimiser: torch.optim.Optimizer,
+    parts: Sequence[PairBatch],
+    config: RunConfig,
+    epoch: int,
+    word_weights: WordWeights,
+    swaps: torch.Generator,
+    step: int = 1,
+    measures_gradients: bool = False,
+) -> Objective:
+    """One step of the optimiser; the loss and its terms are those of the whole batch, on every process.
+
+    Args:
+        model: what is trained, by all of its `processes`.
+        optimiser: of its parameters.
+        parts: of the batch, one after another; of each, the pairs of this process. Negatives come from a pair's own
+            part.
+        config: margins, weights, precision, clipping.
+        epoch: from 1.
+        word_weights: how much each word counts as a query.
+        swaps: the source of chance for random swaps.
+        step: of the epoch, from 1; for the message.
+        measures_gradients: of each term on the fragments, see `batch_objective`.
+
+    Raises:
+        InputError: the loss or its gradient is not finite; the terms and the captions are named, and nothing is
+            updated.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    objectives = [_add_gradient(model, part, config, epoch, word_weights, swaps, measures_gradients) for part in parts]
+    model.processes.add_gradients(model.parameters())
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    objective = _together(objectives)
+    if not bool(torch.isfinite(objective.loss) & torch.isfinite(norm)):
+        raise InputError(_not_finite(model, parts, objective, config, f"epoch {epoch}, step {step}"))
+    optimiser.step()
+    return objective
+
+
+def _add_gradient(
+    model: MatchingModel,
+    part: PairBatch,
+    config: RunConfig,
+    epoch: int,
+    word_weights: WordWeights,
+    swaps: torch.Generator,
+    measures_gradients: bool,
+) -> Objective:
+    """Differentiate the loss of a part, adding to the gradients that there are.
+
+    A part of fewer pairs than there are processes, the last of an epoch, cannot be shared out: each process has all of
+    it, and a share of its gradient counts.
+    """
+    processes = model.processes
+    with sharing(model, processes if part.is_shared else ALONE):
+        images, captions = _encoded(model, part, config)
+        tokens, image_ids = part.captions.tokens, part.image_ids
+        objective = batch_objective(
+            model, images, captions, tokens, image_ids, config, epoch, word_weights, swaps, measures_gradients
+        )
+        (objective.loss if part.is_shared else objective.loss / processes.count).backward()
+    if not part.is_shared:
+        processes.take_from_main(model.buffers())  # dropout has made statistics differ
+    return objective._replace(loss=objective.loss.detach())
+
+
+def _encoded(model: MatchingModel, part: PairBatch, config: RunConfig) -> tuple[Fragments, Fragments]:
+    """Encoders multiply in bfloat16 if asked to; norms, softmaxes and all that follows are float32."""
+    with torch.autocast(part.image_ids.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        return model.encode_images(*part.images), model.encode_captions(part.captions.tokens, part.captions.lengths)
+
+
+def _together(objectives: list[Objective]) -> Objective:
+    """Terms are sums over pairs and add up; shares are means over the parts; gradients on different fragments add up in
+    squares.
+    """
+    if len(objectives) == 1:
+        return objectives[0]
+    terms = {name: math.fsum(objective.terms[name] for objective in objectives) for name in objectives[0].terms}
+    shares = {name: value / len(objectives) for name, value in terms.items() if name.endswith("_active")}
+    gradients = {
+        name: math.hypot(*(objective.gradients[name] for objective in objectives)) for name in objectives[0].gradients
+    }
+    return Objective(torch.stack([objective.loss for objective in objectives]).sum(), terms | shares, gradients)
+
+
+def _not_finite(
+    model: MatchingModel, parts: Sequence[PairBatch], objective: Objective, config: RunConfig, when: str
+) -> str:
+    """The sentence that names the terms, and the captions and images that they fail on."""
+    wrong = [name for name, value in objective.terms.items() if not math.isfinite(value)]
+    what = f"the {' and '.join(_TERM_NAMES[name.split('_')[0]] for name in wrong)} loss" if wrong else "the gradient"
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in objective.terms.items() if not name.endswith("_active"))
+    captions, images = [], []
+    for part in parts:
+        culprits = _culprits(model, part, config)
+        captions += part.caption_ids[culprits].tolist()
+        images += part.image_ids[culprits].tolist()
+    everywhere = model.processes.all_of([captions, images])
+    captions, images = (sorted({row for of_one in everywhere for row in of_one[kind]}) for kind in (0, 1))
+    return (
+        f"{when}: {what} is no longer finite ({terms}) with the training captions {captions} of the images {images}, "
+        "counted from 0; "
+        "try a lower --learning-rate"
+    )
+
+
+def _culprits(model: MatchingModel, part: PairBatch, config: RunConfig) -> Tensor:
+    """The pairs whose own image or caption is not finite, or else all of them."""
+    with evaluating(model):  # statistics over a batch would make all of them alike
+        images, captions = (
+            fragments.vectors.isfinite().flatten(1).all(1) for fragments in _encoded(model, part, config)
+        )
+    wrong = ~(images & captions)
+    return wrong if bool(wrong.any()) else torch.ones_like(wrong)

@@ -1,0 +1,143 @@
+"""A training run: from a configuration and a data folder to a run folder, however often it is interrupted in
+between.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import xattn
+from xattn.evaluation.evaluate import refuse_unfit
+from xattn.models.base import MatchingModel
+from xattn.models.registry import build_model
+from xattn.runs.config import RunConfig
+from xattn.runs.folder import can_go_on
+from xattn.runtime import atomic
+from xattn.runtime.device import best_device, launched_processes
+from xattn.runtime.errors import InputError
+from xattn.runtime.process_group import Processes
+from xattn.runtime.progress import ProgressCallback, shown_progress
+from xattn.training.data import TrainingData, prepare_data
+from xattn.training.loop import Training
+from xattn.training.resumable import KeptRun, NoteCallback, Saving, print_note, seed_process
+from xattn.training.signals import signals_noted
+from xattn.training.tensorboard import TensorBoard
+
+EpochCallback = Callable[[dict[str, Any]], None]
+"""Called with the log's entry after every epoch."""
+
+
+def train(
+    config: RunConfig,
+    data: Path | str,
+    out: Path | str,
+    vocabulary: Path | str | None = None,
+    on_epoch: EpochCallback | None = None,
+    progress: ProgressCallback | None = None,
+    saving: Saving | None = None,
+    on_note: NoteCallback = print_note,
+    tensorboard: bool = False,
+) -> Path:
+    """Train a model on the `train` split of a precomp folder, measuring it on `dev` after every epoch, and write a run
+    folder.
+
+    The folder appears before the first step, and from then on holds a checkpoint until the run is finished. Killed at
+    any instant and called again with the same arguments, `train` goes on from the last checkpoint; on Ctrl-C and
+    SIGTERM it writes one first. On a processor the same configuration, data, numbers of threads and processes give the
+    same weights, bit for bit, interrupted or not.
+
+    Several processes that `accelerate launch` started train one model together, on the batches of one; the main one
+    writes.
+
+    Args:
+        config: what to train and how; see `xattn.runs.presets.preset`.
+        data: the precomp folder; `dev` may be missing.
+        out: the run folder: absent, empty, or holding an unfinished run of the same configuration and data. All
+            processes must see it.
+        vocabulary: a vocabulary in the published format; by default one is built from the training and development
+            captions.
+        on_epoch: called with the log's entry after every epoch, by the main process.
+        progress: called after every step; by default there is a bar on the terminal, if stderr is one.
+        saving: how often a checkpoint is written beside the end of each epoch; by default every ten minutes.
+        on_note: called with sentences for the person who waits: the run goes on, its log was repaired, its loss has
+            collapsed.
+        tensorboard: write scalars and the attention of a caption under `tensorboard` in the run folder; needs the extra
+            of this name.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: the data cannot be used, `out` is taken or cannot be written, or the loss is no longer finite. The
+            last checkpoint stays; a run that fails in its first step leaves no folder.
+        Interrupted: Ctrl-C or SIGTERM; the run has been saved. A second one does not wait for that.
+    """
+    out, processes = Path(out), launched_processes()
+    goes_on = processes.on_main(lambda: _goes_on(out, config))
+    prepared = prepare_data(config, Path(data), vocabulary)
+    model = _new_model(config, prepared, processes)
+    for split in (prepared.train, prepared.dev):
+        if split is not None:
+            refuse_unfit(model, split)
+    if config.batch_size // config.accumulation < processes.count:
+        per_part = config.batch_size // config.accumulation
+        raise InputError(
+            f"{processes.count} processes cannot share out {per_part} pairs; raise --batch-size or lower --accumulation"
+        )
+    training = Training(model, config, prepared, processes)
+    with signals_noted() as request, shown_progress(progress if processes.is_main else lambda *_: None) as shown_on:
+        kept = KeptRun(out, training, saving or Saving(), request, on_note)
+        with closing(kept):
+            if goes_on:
+                kept.go_on()
+                if processes.is_main:
+                    epoch, step = min(training.state.epoch, config.epochs), training.state.step
+                    on_note(f"{out}: going on in epoch {epoch}, of which {step} steps are done")
+            else:
+                kept.begin()
+            watched_by = (
+                closing(TensorBoard(out, training, on_note)) if tensorboard and processes.is_main else nullcontext()
+            )
+            with watched_by as board:
+                if board:
+                    training.after_step = board.add_step, kept.after_step
+                with kept.failing_well(was_begun=not goes_on):
+                    for entry in training.epochs(shown_on):
+                        kept.after_epoch()
+                        if board:
+                            board.add_epoch(entry)
+                        if on_epoch and processes.is_main:
+                            on_epoch(entry)
+                        kept.after_step()
+                    kept.finish(_about(training, os.path.relpath(data, out)))
+    return out
+
+
+def _goes_on(out: Path, config: RunConfig) -> bool:
+    if can_go_on(out, config):
+        return True
+    atomic.refuse_existing(out)
+    return False
+
+
+def _new_model(config: RunConfig, data: TrainingData, processes: Processes) -> MatchingModel:
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, data.train.feature_size, len(data.vocabulary)).train().to(best_device())
+    if not processes.is_main:
+        seed_process(config.seed, processes.index)  # what others drop out is another matter
+    return model
+
+
+def _about(training: Training, data: str) -> dict[str, Any]:
+    return {
+        "xattn": xattn.__version__,
+        "torch": torch.__version__,
+        "data": data,
+        "images": training.data.train.n_images,
+        "captions": training.data.train.n_captions,
+        "seconds": round(training.state.total_seconds, 1),
+    }

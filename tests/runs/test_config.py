@@ -1,0 +1,281 @@
+"""The configuration of a run: what it accepts, how it is written and read, and how two are told apart."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from xattn.models.bfan import BfanConfig
+from xattn.models.pfan import PfanConfig
+from xattn.models.scan import ScanConfig
+from xattn.models.sgraf import SgrafConfig
+from xattn.runs.config import CcrConfig, CcsConfig, MatchingConfig, RunConfig, read_configuration, write_configuration
+from xattn.runtime.errors import InputError
+
+FIELDS = (
+    "accumulation, batch_size, ccr, ccs, clip, constraints, decay_every, epochs, learning_rate, matching, min_count, "
+    "model, "
+    "precision, preset, seed"
+)
+OTHER = RunConfig(
+    preset="scan-i2t-lse",
+    constraints="both",
+    epochs=7,
+    seed=3,
+    batch_size=64,
+    learning_rate=1e-3,
+    decay_every=4,
+    clip=1.5,
+    accumulation=2,
+    precision="bf16",
+    min_count=2,
+    model=ScanConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=20.0, dim=32, word_dim=12),
+    matching=MatchingConfig(margin=0.1, negatives="all", all_negatives_epochs=0, siblings="count"),
+    ccr=CcrConfig(weight=0.5, margin=0.3, from_epoch=1, queries="idf", gradient="weights", directions="i2t"),
+    ccs=CcsConfig(
+        weight=0.25,
+        margin=0.0,
+        from_epoch=4,
+        queries="all",
+        swap="hard",
+        gradient="query",
+        directions="i2t",
+        temperature=0.1,
+    ),
+)
+
+
+def every_field(kind):
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """What reading a configuration changed by `change` complains of, without the file's name."""
+
+    def complaint(change):
+        values = RunConfig().as_dict()
+        values = change(values) or values
+        path = tmp_path / "config.json"
+        path.write_text(values if isinstance(values, str) else json.dumps(values))
+        with pytest.raises(InputError) as caught:
+            read_configuration(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        return str(caught.value).removeprefix(f"{path}: ")
+
+    return complaint
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RunConfig(),
+        OTHER,
+        *(RunConfig(model=model) for model in (PfanConfig(dim=8), BfanConfig(dim=8), SgrafConfig(dim=8))),
+    ],
+    ids=["defaults", "nothing as by default", "PFAN", "BFAN", "SGRAF"],
+)
+def test_what_is_written_is_read(tmp_path, config):
+    write_configuration(config, tmp_path / "config.json")
+    assert read_configuration(tmp_path / "config.json") == config
+
+
+def test_the_other_configuration_differs_in_every_field():
+    """Or the round trip would not show that a field is written at all."""
+    names = {line.split(" ", maxsplit=1)[0] for line in RunConfig().differences(OTHER)}
+    expected = every_field(RunConfig) - {"model", "matching", "ccr", "ccs"}
+    for part, kind in (("model", ScanConfig), ("matching", MatchingConfig), ("ccr", CcrConfig), ("ccs", CcsConfig)):
+        expected |= {f"{part}.{name}" for name in every_field(kind)}
+    assert names == expected - {"model.name"}
+
+
+def test_a_whole_number_serves_as_a_fraction(tmp_path):
+    values = RunConfig().as_dict()
+    values["clip"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    read = read_configuration(tmp_path / "config.json")
+    assert read == RunConfig()
+    assert type(read.clip) is float
+
+
+def test_differences_between_models():
+    one, other = RunConfig(model=BfanConfig(dim=64)), RunConfig(model=ScanConfig(dim=64))
+    assert one.differences(other) == [
+        "model.name bfan, scan",
+        "model.focus equal, -",
+        "model.lambda_softmax 20.0, 9.0",
+        "model.direction -, t2i",
+        "model.aggregation -, mean",
+        "model.lambda_lse -, 6.0",
+    ]
+
+
+def test_differences():
+    one = RunConfig(seed=1, constraints="ccr")
+    assert one.differences(one) == []
+    other = dataclasses.replace(one, seed=2, ccr=CcrConfig(margin=0.25), model=ScanConfig(dim=64))
+    assert one.differences(other) == ["seed 1, 2", "model.dim 1024, 64", "ccr.margin 0.2, 0.25"]
+    assert other.differences(one) == ["seed 2, 1", "model.dim 64, 1024", "ccr.margin 0.25, 0.2"]
+
+
+@pytest.mark.parametrize(
+    ("constraints", "weights", "ccr", "ccs"),
+    [
+        ("none", (0.3, 0.3), False, False),
+        ("ccr", (0.3, 0.3), True, False),
+        ("ccs", (0.3, 0.3), False, True),
+        ("both", (0.3, 0.3), True, True),
+        ("both", (0.0, 0.3), False, True),
+        ("both", (0.3, 0.0), True, False),
+    ],
+)
+def test_which_constraints_are_used(constraints, weights, ccr, ccs):
+    config = RunConfig(constraints=constraints, ccr=CcrConfig(weight=weights[0]), ccs=CcsConfig(weight=weights[1]))
+    assert (config.uses_ccr, config.uses_ccs) == (ccr, ccs)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: RunConfig(epochs=0), "epochs must be at least 1, but it is 0"),
+        (lambda: RunConfig(batch_size=1), "batch_size must be at least 2, but it is 1"),
+        (lambda: RunConfig(accumulation=0), "accumulation must be at least 1, but it is 0"),
+        (
+            lambda: RunConfig(batch_size=5, accumulation=3),
+            "batch_size must be at least 2 for each of the 3 parts of accumulation, but it is 5",
+        ),
+        (lambda: RunConfig(decay_every=0), "decay_every must be at least 1, but it is 0"),
+        (lambda: RunConfig(min_count=0), "min_count must be at least 1, but it is 0"),
+        (lambda: RunConfig(seed=-1), "seed must be at least 0, but it is -1"),
+        (lambda: RunConfig(learning_rate=0.0), "learning_rate must be above 0 and at most 1, but it is 0.0"),
+        (lambda: RunConfig(learning_rate=float("nan")), "learning_rate must be above 0 and at most 1, but it is nan"),
+        (lambda: RunConfig(learning_rate=1e38), "learning_rate must be above 0 and at most 1, but it is 1e+38"),
+        (lambda: RunConfig(clip=-1.0), "clip must be above 0, but it is -1.0"),
+        (lambda: MatchingConfig(margin=-0.1), "matching.margin must be at least 0, but it is -0.1"),
+        (
+            lambda: MatchingConfig(all_negatives_epochs=-1),
+            "matching.all_negatives_epochs must be at least 0, but it is -1",
+        ),
+        (lambda: CcrConfig(weight=-0.1), "ccr.weight must be at least 0, but it is -0.1"),
+        (lambda: CcrConfig(margin=3.0), "ccr.margin is a difference of cosines and must lie in [0, 2], but it is 3.0"),
+        (lambda: CcrConfig(from_epoch=0), "ccr.from_epoch counts epochs from 1, but it is 0"),
+        (lambda: CcsConfig(weight=-0.1), "ccs.weight must be at least 0, but it is -0.1"),
+        (
+            lambda: CcsConfig(margin=-0.1),
+            "ccs.margin is a difference of cosines and must lie in [0, 2], but it is -0.1",
+        ),
+        (lambda: CcsConfig(from_epoch=0), "ccs.from_epoch counts epochs from 1, but it is 0"),
+        (lambda: CcsConfig(temperature=-1.0), "ccs.temperature must be at least 0, but it is -1.0"),
+        (lambda: RunConfig(ccr=CcrConfig(directions="i2t")), "ccr.directions is i2t, but scan attends t2i here"),
+        (
+            lambda: RunConfig(model=SgrafConfig(), ccs=CcsConfig(directions="i2t")),
+            "ccs.directions is i2t, but sgraf attends t2i here",
+        ),
+    ],
+)
+def test_values_out_of_range(make, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        make()
+
+
+def test_the_least_values_are_allowed():
+    least = MatchingConfig(margin=0.0, all_negatives_epochs=0)
+    RunConfig(epochs=1, batch_size=2, decay_every=1, min_count=1, seed=0, matching=least, ccs=CcsConfig(0.0, 2.0, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda values: values.update(seed="one"), "seed must be int, but it is 'one'"),
+        (lambda values: values.update(seed=True), "seed must be int, but it is True"),
+        (lambda values: values.update(epochs=1.5), "epochs must be int, but it is 1.5"),
+        (lambda values: values.update(clip=None), "clip must be float, but it is None"),
+        (lambda values: values.update(clip=False), "clip must be float, but it is False"),
+        (lambda values: values.update(preset=4), "preset must be str, but it is 4"),
+        (
+            lambda values: values.update(constraints="all"),
+            "constraints must be one of none, ccr, ccs, both, but it is 'all'",
+        ),
+        (
+            lambda values: values.update(constraints=["ccr"]),
+            "constraints must be one of none, ccr, ccs, both, but it is ['ccr']",
+        ),
+        (
+            lambda values: values["ccs"].update(swap="soft"),
+            "ccs.swap must be one of hard, random, sentence, but it is 'soft'",
+        ),
+        (lambda values: values["model"].update(dim="256"), "model.dim must be int, but it is '256'"),
+        (
+            lambda values: values["model"].update(dim=0),
+            "model.dim and model.word_dim must be at least 1, but they are 0 and 300",
+        ),
+        (lambda values: values.update(epochs=0), "epochs must be at least 1, but it is 0"),
+        (lambda values: values.update(clip=float("nan")), "clip must be a finite number, but it is nan"),
+        (lambda values: values.update(clip=float("inf")), "clip must be a finite number, but it is inf"),
+        (
+            lambda values: values["matching"].update(margin=float("nan")),
+            "matching.margin must be a finite number, but it is nan",
+        ),
+    ],
+)
+def test_wrong_values_in_a_file(refused, change, sentence):
+    assert refused(change) == sentence
+
+
+def without(values, name):
+    return {key: value for key, value in values.items() if key != name}
+
+
+def test_fields_that_are_missing_or_unknown(refused):
+    found = str(sorted([*without(RunConfig().as_dict(), "seed")]))
+    assert refused(lambda values: without(values, "seed")) == (
+        f"the configuration must hold exactly the fields {FIELDS}, but found {found}"
+    )
+    found = str(sorted([*RunConfig().as_dict(), "tau"]))
+    assert refused(lambda values: values | {"tau": 1}) == (
+        f"the configuration must hold exactly the fields {FIELDS}, but found {found}"
+    )
+    assert refused(lambda values: values | {"ccr": {"weight": 0.3, "margin": 0.2, "from_epoch": 1}}) == (
+        "ccr must hold exactly the fields directions, from_epoch, gradient, margin, queries, weight, "
+        "but found ['from_epoch', 'margin', 'weight']"
+    )
+    for model in ("scan", {}, {"name": "scam"}, {"name": ["scan"]}):
+        sentence = f"model.name must be one of scan, pfan, bfan, sgraf, but model is {model!r}"
+        assert refused(lambda values, model=model: values | {"model": model}) == sentence
+    found = ["aggregation", "dim", "direction", "lambda_lse", "lambda_softmax", "name"]
+    assert refused(lambda values: values | {"model": without(values["model"], "word_dim")}) == (
+        f"model must hold exactly the fields {', '.join(found)}, word_dim, but found {found}"
+    )
+    assert (
+        refused(lambda values: "[1, 2]") == f"the configuration must hold exactly the fields {FIELDS}, but found list"
+    )
+
+
+def test_files_that_cannot_be_read(refused, tmp_path):
+    assert refused(lambda values: "{not json") == (
+        "the configuration of the run is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 "
+        "(char 1))"
+    )
+    missing = tmp_path / "none" / "config.json"
+    with pytest.raises(InputError) as caught:
+        read_configuration(missing)
+    assert str(caught.value) == f"{missing}: the configuration of the run cannot be read (No such file or directory)"
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(
+        InputError, match=r"config\.json: the configuration of the run is not JSON \('utf-8' codec can't decode"
+    ):
+        read_configuration(tmp_path / "config.json")
+
+
+def test_a_run_from_before_a_field_was_there_did_what_its_default_says(tmp_path):
+    values = RunConfig(seed=3).as_dict()
+    del values["accumulation"], values["precision"], values["ccr"]["gradient"], values["ccs"]["temperature"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert read_configuration(tmp_path / "config.json") == RunConfig(seed=3)
+
+
+def test_json_too_deep_to_be_read_is_a_sentence(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"config\.json: the configuration of the run is not JSON \("):
+        read_configuration(tmp_path / "config.json")

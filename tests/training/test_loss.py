@@ -1,0 +1,388 @@
+"""The loss of a batch: its value and its gradient against the full form, in which every score has a gradient."""
+
+import math
+
+import pytest
+import torch
+
+from xattn.data.vocabulary import END, PAD, START
+from xattn.losses.constraints import ccr_loss, ccs_loss
+from xattn.losses.ranking import hinge_ranking_loss
+from xattn.models.base import Direction
+from xattn.models.scan import Aggregation, Scan, ScanConfig
+from xattn.training import loss as objective_module
+from xattn.training.loss import WordWeights, batch_objective
+
+FEATURES, WORDS = 6, 12
+IMAGE_IDS = [4, 7, 4, 9, 2, 7, 5]
+"""Pairs 0 and 2 are siblings, and pairs 1 and 5."""
+COUNTS = [5, 4, 5, 3, 5, 4, 2]
+LENGTHS = [6, 4, 3, 7, 5, 5, 4]
+
+
+class Batch:
+    """A model in double precision and one batch of pairs, two of them twice in it as siblings."""
+
+    def __init__(self, direction: Direction = "t2i", aggregation: Aggregation = "mean", image_ids=tuple(IMAGE_IDS)):
+        torch.manual_seed(5)
+        config = ScanConfig(direction=direction, aggregation=aggregation, dim=8, word_dim=5)
+        self.model = Scan(config, FEATURES, WORDS).double()
+        with torch.no_grad():
+            self.model.words.embed.weight.mul_(30)  # so that captions differ, as they do after some training
+        self.direction = direction
+        self.image_ids = torch.tensor(image_ids)
+        shown = {image: torch.randn(5, FEATURES, dtype=torch.float64) for image in image_ids}
+        self.features = torch.stack([shown[image] for image in image_ids])
+        self.counts = torch.tensor(COUNTS[: len(image_ids)])
+        self.tokens = torch.full((len(image_ids), max(LENGTHS[: len(image_ids)])), PAD)
+        for row, length in enumerate(LENGTHS[: len(image_ids)]):
+            words = torch.randint(3, WORDS, (length - 2,)).tolist()
+            self.tokens[row, :length] = torch.tensor([START, *words, END])
+        self.lengths = torch.tensor(LENGTHS[: len(image_ids)])
+        counted = torch.tensor([0, 0, 0, 0, 0.5, 1, 1, 0, 0.25, 1, 1, 0], dtype=torch.float64)
+        self.word_weights = WordWeights(ccr=counted, ccs=counted.flip(0) * (torch.arange(WORDS) > 2))
+
+    def encoded(self):
+        return self.model.encode_images(self.features, self.counts), self.model.encode_captions(
+            self.tokens, self.lengths
+        )
+
+    def objective(self, config, epoch=3, generator=None):
+        images, captions = self.encoded()
+        return batch_objective(
+            self.model, images, captions, self.tokens, self.image_ids, config, epoch, self.word_weights, generator
+        )
+
+    def gradient(self, loss):
+        return torch.autograd.grad(loss, list(self.model.parameters()), allow_unused=True, materialize_grads=True)
+
+
+def negatives_by_hand(batch, siblings):
+    ids = batch.image_ids.tolist()
+    return [[p != o and (siblings == "count" or ids[p] != ids[o]) for o in range(len(ids))] for p in range(len(ids))]
+
+
+def partners_by_hand(batch, scores, negatives, swap, generator=None):
+    """The pair whose fragments are swapped in, for each pair, or None."""
+    n = len(negatives)
+    if swap == "sentence":
+        return list(range(n))
+    table = scores if swap == "hard" else torch.rand(n, n, generator=generator)
+    found = []
+    for p in range(n):
+        candidates = [o for o in range(n) if negatives[p][o]]
+        if swap == "hard" and batch.direction == "i2t":
+            found.append(max(candidates, key=lambda o: float(table[o, p]), default=None))
+        else:
+            found.append(max(candidates, key=lambda o: float(table[p, o]), default=None))
+    return found
+
+
+def allowed_by_hand(batch, partners, swap):
+    """Which fragment of the partner each query may be swapped for."""
+    n, n_words, n_regions = len(partners), batch.tokens.shape[1], 5
+    size = n_words if batch.direction == "t2i" else n_regions
+    allowed = torch.zeros(n, size, size, dtype=torch.bool)
+    for p, partner in enumerate(partners):
+        if partner is None:
+            continue
+        for query in range(size):
+            for other in range(size):
+                if batch.direction == "t2i":
+                    word = int(batch.tokens[partner, other])
+                    allowed[p, query, other] = (
+                        other < LENGTHS[partner]
+                        and batch.word_weights.ccs[word] > 0
+                        and word != int(batch.tokens[p, query])
+                    )
+                else:
+                    allowed[p, query, other] = other < COUNTS[partner] and not (swap == "sentence" and query == other)
+    return allowed
+
+
+def full_form(batch, config, epoch=3, generator=None):
+    """Every term by itself, with a gradient through all pairs' scores."""
+    images, captions = batch.encoded()
+    scores = batch.model.score(images, captions)
+    negatives = negatives_by_hand(batch, config.matching.siblings)
+    kind = "all" if epoch <= config.matching.all_negatives_epochs else config.matching.negatives
+    terms = {"match": hinge_ranking_loss(scores, torch.tensor(negatives), config.matching.margin, kind)}
+    attention = batch.model.attend(images, captions, batch.direction)
+    words = batch.direction == "t2i"
+    if config.constraints in ("ccr", "both"):
+        counted = batch.word_weights.ccr[batch.tokens] if words else None
+        terms["ccr"] = ccr_loss(attention, config.ccr.margin, counted, gradient=config.ccr.gradient)
+    if config.constraints in ("ccs", "both"):
+        partners = partners_by_hand(batch, scores.detach(), negatives, config.ccs.swap, generator)
+        allowed = allowed_by_hand(batch, partners, config.ccs.swap)
+        others = torch.tensor([0 if partner is None else partner for partner in partners])
+        counted = batch.word_weights.ccs[batch.tokens] if words else None
+        swapped = (captions if words else images).vectors[others]
+        how = {"gradient": config.ccs.gradient, "temperature": config.ccs.temperature}
+        terms["ccs"] = ccs_loss(attention, swapped, allowed, config.ccs.margin, counted, **how)
+    weights = {"match": 1.0, "ccr": config.ccr.weight, "ccs": config.ccs.weight}
+    return sum((weights[name] * term for name, term in terms.items()), torch.zeros((), dtype=torch.float64)), terms
+
+
+def seeded(swap):
+    return torch.Generator().manual_seed(11) if swap == "random" else None
+
+
+@pytest.fixture(params=[0.0, 1.0], ids=["all at once", "one by one"])
+def share(request, monkeypatch):
+    """Forces one of the two ways in which scores get their gradient."""
+    monkeypatch.setattr(objective_module, "SPARSE_SHARE", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+@pytest.mark.parametrize("negatives", ["hardest", "all"])
+@pytest.mark.parametrize("siblings", ["exclude", "count"])
+@pytest.mark.parametrize(
+    ("constraints", "swap"),
+    [
+        ("none", "hard"),
+        ("ccr", "hard"),
+        ("ccs", "sentence"),
+        ("both", "hard"),
+        ("both", "random"),
+        ("both", "sentence"),
+    ],
+)
+def test_value_and_gradient_are_those_of_the_full_form(
+    configured, share, direction, negatives, siblings, constraints, swap
+):
+    config = configured(
+        constraints=constraints,
+        matching={"negatives": negatives, "siblings": siblings, "all_negatives_epochs": 0},
+        ccr={"weight": 0.7, "margin": 0.3, "from_epoch": 1},
+        ccs={"weight": 1.3, "margin": 0.4, "from_epoch": 1, "swap": swap},
+    )
+    check_against_the_full_form(Batch(direction, "lse" if direction == "i2t" else "mean"), config)
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+@pytest.mark.parametrize(
+    ("gradient", "temperature"), [("weights", 0.0), ("content", 0.2), ("query", 0.0), ("all", 0.2)]
+)
+def test_the_options_of_the_constraints_arrive(configured, direction, gradient, temperature):
+    config = configured(
+        constraints="both",
+        ccr={"weight": 0.7, "margin": 0.3, "from_epoch": 1, "gradient": gradient},
+        ccs={
+            "weight": 1.3,
+            "margin": 0.4,
+            "from_epoch": 1,
+            "swap": "hard",
+            "gradient": gradient,
+            "temperature": temperature,
+        },
+    )
+    check_against_the_full_form(Batch(direction), config)
+
+
+def check_against_the_full_form(batch, config):
+    swap, direction = config.ccs.swap, batch.direction
+    found = batch.objective(config, generator=seeded(swap))
+    expected, terms = full_form(batch, config, generator=seeded(swap))
+    assert all(term.item() > 0 for term in terms.values()), "a term that is 0 would test nothing"
+    assert found.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    for name, term in terms.items():
+        shown = name if name == "match" else f"{name}_{direction}"
+        assert found.terms[shown] == pytest.approx(term.item(), rel=1e-12)
+    gradients, expected_gradients = batch.gradient(found.loss), batch.gradient(expected)
+    assert any(float(gradient.abs().max()) > 1e-3 for gradient in expected_gradients)
+    for mine, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("negatives", ["hardest", "all"])
+def test_siblings_make_a_difference(configured, negatives):
+    """Or the test above would show nothing of them."""
+
+    def match(siblings):
+        matching = {"siblings": siblings, "negatives": negatives, "all_negatives_epochs": 0}
+        return Batch(image_ids=(3, 3, 3)).objective(configured(matching=matching)).loss.item()
+
+    assert match("exclude") == 0
+    assert match("count") > 0.1
+
+
+def test_only_pairs_that_the_loss_looks_at_are_scored_again(configured, monkeypatch):
+    batch = Batch()
+    scored, whole = [], []
+    score, score_pairs = batch.model.score, batch.model.score_pairs
+
+    def noted_pairs(images, captions):
+        scored.append(len(images))
+        return score_pairs(images, captions)
+
+    def noted_score(images, captions):
+        whole.append(torch.is_grad_enabled())
+        return score(images, captions)
+
+    monkeypatch.setattr(batch.model, "score_pairs", noted_pairs)
+    monkeypatch.setattr(batch.model, "score", noted_score)
+    config = configured(matching={"all_negatives_epochs": 0})
+    monkeypatch.setattr(objective_module, "SPARSE_SHARE", 1.0)
+    batch.objective(config)
+    assert len(scored) == 1
+    assert 0 < scored[0] <= 2 * len(IMAGE_IDS), (
+        "the hardest caption of each image and the hardest image of each caption"
+    )
+    assert whole == [False]
+    monkeypatch.setattr(objective_module, "SPARSE_SHARE", 0.0)
+    batch.objective(config)
+    assert len(scored) == 1
+    assert whole == [False, False, True]
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_names_of_terms_and_shares(configured, direction):
+    config = configured(constraints="both", ccr={"from_epoch": 1}, ccs={"from_epoch": 1, "swap": "hard"})
+    terms = Batch(direction).objective(config).terms
+    names = [f"ccr_{direction}", f"ccr_{direction}_active", f"ccs_{direction}", f"ccs_{direction}_active"]
+    assert list(terms) == ["match", *names]
+    assert all(type(value) is float for value in terms.values())
+
+
+def test_shares_are_of_the_queries_that_count(configured):
+    config = configured(
+        constraints="both", ccr={"from_epoch": 1, "margin": 0.1}, ccs={"from_epoch": 1, "swap": "hard", "margin": 0.1}
+    )
+    batch = Batch()
+    terms = batch.objective(config).terms
+    images, captions = batch.encoded()
+    attention = batch.model.attend(images, captions, "t2i")
+    negatives = negatives_by_hand(batch, "exclude")
+    partners = partners_by_hand(batch, batch.model.score(images, captions).detach(), negatives, "hard")
+    allowed = allowed_by_hand(batch, partners, "hard")
+    hinges = {
+        "ccr": ccr_loss(attention, 0.1, reduction="none"),
+        "ccs": ccs_loss(attention, captions.vectors[torch.tensor(partners)], allowed, 0.1, reduction="none"),
+    }
+    for name, values in hinges.items():
+        counting = active = 0
+        for p, length in enumerate(LENGTHS):
+            for query in range(length):
+                weight = getattr(batch.word_weights, name)[batch.tokens[p, query]]
+                if weight > 0 and (name == "ccr" or allowed[p, query].any()):
+                    counting += 1
+                    active += int(values[p, query] > 0)
+        assert 0 < active < counting, "a share of 0 or 1 would show little"
+        assert terms[f"{name}_t2i_active"] == pytest.approx(active / counting)
+
+
+@pytest.mark.parametrize(("epoch", "names"), [(1, set()), (2, {"ccr"}), (3, {"ccr"}), (4, {"ccr", "ccs"})])
+def test_constraints_act_from_their_epoch(configured, epoch, names):
+    config = configured(constraints="both", ccr={"from_epoch": 2}, ccs={"from_epoch": 4, "swap": "sentence"})
+    terms = Batch().objective(config, epoch=epoch).terms
+    assert {name.removesuffix("_active").removesuffix("_t2i") for name in terms} == {"match"} | names
+
+
+@pytest.mark.parametrize(
+    ("constraints", "names"), [("none", set()), ("ccr", {"ccr"}), ("ccs", {"ccs"}), ("both", {"ccr", "ccs"})]
+)
+def test_only_chosen_constraints_act(configured, constraints, names):
+    config = configured(constraints=constraints, ccr={"from_epoch": 1}, ccs={"from_epoch": 1, "swap": "sentence"})
+    terms = Batch().objective(config).terms
+    assert {name.removesuffix("_active").removesuffix("_t2i") for name in terms} == {"match"} | names
+
+
+@pytest.mark.parametrize("name", ["ccr", "ccs"])
+def test_a_weight_multiplies_its_term_and_0_leaves_it_out(configured, name):
+    fields = {"from_epoch": 1} | ({"swap": "hard"} if name == "ccs" else {})
+    found = {
+        weight: Batch().objective(configured(constraints=name, **{name: {"weight": weight, **fields}}))
+        for weight in (0.0, 0.5, 2.0)
+    }
+    term = found[0.5].terms[f"{name}_t2i"]
+    assert found[2.0].terms[f"{name}_t2i"] == pytest.approx(term), "the log has the term before its weight"
+    for weight in (0.5, 2.0):
+        assert found[weight].loss.item() == pytest.approx(found[weight].terms["match"] + weight * term)
+    assert list(found[0.0].terms) == ["match"]
+    assert found[0.0].loss.item() == found[0.0].terms["match"]
+
+
+def test_first_epochs_rank_against_all_negatives(configured):
+    """And then against the hardest, whose hinge is larger than the mean."""
+    config = configured(matching={"all_negatives_epochs": 2})
+    losses = [Batch().objective(config, epoch=epoch).loss.item() for epoch in (1, 2, 3)]
+    every = Batch().objective(configured(matching={"negatives": "all", "all_negatives_epochs": 0})).loss.item()
+    hardest = Batch().objective(configured(matching={"all_negatives_epochs": 0})).loss.item()
+    assert losses == [every, every, hardest]
+    assert every < hardest
+
+
+@pytest.mark.parametrize("swap", ["hard", "random", "sentence"])
+def test_a_batch_of_siblings_has_nothing_to_rank(configured, swap):
+    """Nor anything to swap, unless it is from the same sentence."""
+    config = configured(constraints="ccs", matching={"all_negatives_epochs": 0}, ccs={"from_epoch": 1, "swap": swap})
+    batch = Batch(image_ids=(3, 3, 3))
+    found = batch.objective(config, generator=seeded(swap))
+    assert found.terms["match"] == 0
+    if swap == "sentence":
+        assert found.terms["ccs_t2i"] > 0
+    else:
+        assert (found.loss.item(), found.terms["ccs_t2i"], found.terms["ccs_t2i_active"]) == (0, 0, 0)
+        assert not any(gradient.any() for gradient in batch.gradient(found.loss))
+
+
+def test_chance_comes_from_the_generator(configured):
+    config = configured(constraints="ccs", ccs={"from_epoch": 1, "swap": "random"})
+
+    def term(seed, global_seed):
+        batch = Batch()
+        torch.manual_seed(global_seed)
+        return batch.objective(config, generator=torch.Generator().manual_seed(seed)).terms["ccs_t2i"]
+
+    assert term(1, 0) == term(1, 1)
+    assert len({term(seed, 0) for seed in range(5)}) > 1
+
+
+def test_padding_changes_nothing(configured):
+    """Whatever stands there, with all constraints and both directions."""
+    config = configured(constraints="both", ccr={"from_epoch": 1}, ccs={"from_epoch": 1, "swap": "hard"})
+    for direction in ("t2i", "i2t"):
+        batch = Batch(direction)
+        found = batch.objective(config)
+        batch.features = torch.cat(
+            [batch.features, torch.full((len(IMAGE_IDS), 2, FEATURES), 1e3, dtype=torch.float64)], dim=1
+        )
+        for row, count in enumerate(COUNTS):
+            batch.features[row, count:] = -5.0
+        batch.tokens = torch.cat([batch.tokens, torch.full((len(IMAGE_IDS), 3), PAD)], dim=1)
+        padded = batch.objective(config)
+        assert math.isclose(found.loss.item(), padded.loss.item(), rel_tol=1e-12)
+        assert padded.terms == pytest.approx(found.terms, rel=1e-12)
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+@pytest.mark.parametrize("swap", ["hard", "random"])
+def test_gradients_are_those_of_the_weighted_terms_on_the_fragments(configured, share, direction, swap):
+    """By the full form, term by term."""
+    acting = {"from_epoch": 1, "weight": 0.3}
+    config = configured(
+        constraints="both", matching={"all_negatives_epochs": 0}, ccr=acting, ccs={**acting, "swap": swap}
+    )
+    batch = Batch(direction)
+    images, captions = batch.encoded()
+    arguments = batch.tokens, batch.image_ids, config, 3, batch.word_weights
+    found = batch_objective(batch.model, images, captions, *arguments, seeded(swap), measures_gradients=True)
+    fragments = images.vectors, captions.vectors
+    after = torch.autograd.grad(found.loss, fragments)
+    batch.encoded = lambda: (images, captions)
+    _, terms = full_form(batch, config, generator=seeded(swap))
+    weights = {"match": 1.0, f"ccr_{direction}": 0.3, f"ccs_{direction}": 0.3}
+    assert list(found.gradients) == list(weights)
+    for name, weight in weights.items():
+        gradients = torch.autograd.grad(
+            weight * terms[name.split("_")[0]], fragments, retain_graph=True, allow_unused=True
+        )
+        expected = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None))
+        assert expected > 0
+        assert found.gradients[name] == pytest.approx(expected, rel=1e-9)
+    plain = batch_objective(batch.model, images, captions, *arguments, seeded(swap))
+    assert plain.gradients == {}
+    for mine, theirs in zip(after, torch.autograd.grad(plain.loss, fragments), strict=True):
+        assert torch.equal(mine, theirs), "measuring changes no step"

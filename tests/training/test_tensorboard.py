@@ -1,0 +1,161 @@
+"""What somebody who waits for a run sees: notes, bars, TensorBoard."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from xattn.runs.config import MatchingConfig
+from xattn.runtime import progress
+from xattn.training import collapse
+from xattn.training.resumable import Saving
+from xattn.training.tensorboard import EVERY_STEPS
+from xattn.training.train import train
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    pass
+
+
+def quiet(*_):
+    pass
+
+
+def events(run):
+    found = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    found.Reload()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+def test_tensorboard_has_scalars_and_the_attention_of_a_caption(tmp_path, tiny_data, configured):
+    entries = []
+    config = configured(constraints="both", epochs=4)
+    train(
+        config,
+        tiny_data,
+        tmp_path / "run",
+        on_epoch=entries.append,
+        progress=quiet,
+        on_note=pytest.fail,
+        tensorboard=True,
+    )
+    found = events(tmp_path / "run")
+    for name, values in {
+        "epoch/loss": [entry["loss"] for entry in entries],
+        "epoch/ccr_t2i": [entry["ccr_t2i"] for entry in entries[1:]],
+        "epoch/dev/text_to_image/r1": [entry["dev"]["text_to_image"]["r1"] for entry in entries],
+        "epoch/dev/attention/t2i/f1": [entry["dev"]["attention"]["t2i"]["f1"] for entry in entries],
+    }.items():
+        assert [scalar.value for scalar in found.Scalars(name)] == pytest.approx(values, rel=1e-5), name
+    assert [scalar.step for scalar in found.Scalars("epoch/loss")] == [3, 6, 9, 12]
+    assert [scalar.step for scalar in found.Scalars("step/match")] == [EVERY_STEPS]
+    pictures = found.Images("attention")
+    assert [picture.step for picture in pictures] == [3, 6, 9, 12]
+    assert len({picture.encoded_image_string for picture in pictures}) == 4, "the attention changes"
+    assert pictures[0].width > 200
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+def test_tensorboard_of_a_run_that_went_on_has_every_step_once(tmp_path, tiny_data, configured):
+    """And watching has no influence on the run."""
+    config, calls = configured(epochs=5), []
+
+    def dying(*_):
+        calls.append(None)
+        if len(calls) == 8:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(config, tiny_data, tmp_path / "run", progress=dying, on_note=quiet, tensorboard=True)
+    train(config, tiny_data, tmp_path / "run", progress=quiet, on_note=quiet, tensorboard=True, saving=Saving(steps=1))
+    assert [scalar.step for scalar in events(tmp_path / "run").Scalars("epoch/loss")] == [3, 6, 9, 12, 15]
+    train(config, tiny_data, tmp_path / "unwatched", progress=quiet)
+    name = "weights.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "unwatched" / name).read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+def test_tensorboard_without_pictures_says_so_once(tmp_path, write_data, configured):
+    data = write_data(tmp_path / "data", has_boxes=False, has_truth=False)
+    notes = []
+    train(configured(), data, tmp_path / "run", progress=quiet, on_note=notes.append, tensorboard=True)
+    assert len(notes) == 1
+    assert notes[0].startswith(f"TensorBoard gets no picture of the attention: {data}")
+    assert events(tmp_path / "run").Tags()["images"] == []
+
+
+def test_one_line_whatever_it_says(monkeypatch):
+    """A work has one bar; what follows its name changes in it, and time left is counted from where it began."""
+    bars, terminal = [], io.StringIO()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=terminal, force_terminal=True, width=140))
+    original = progress.Progress
+
+    def noted(*columns, **options):
+        bars.append(original(*columns, **options))
+        return bars[-1]
+
+    monkeypatch.setattr(progress, "Progress", noted)
+    with progress.shown_progress() as show:
+        show("training, epoch 1 of 2, loss 0.400", 800, 1000)
+        show("training, epoch 2 of 2, loss 0.300, dev R@1 1.0 i2t 2.0 t2i, 99 pairs/s", 900, 1000)
+        show("scoring", 1, 3)
+    (drawn,) = bars
+    training, scoring = drawn.tasks
+    assert training.description == "training, epoch 2 of 2, loss 0.300, dev R@1 1.0 i2t 2.0 t2i, 99 pairs/s"
+    assert (training.completed, training.total, scoring.completed) == (900, 1000, 1)
+    assert "epoch 2 of 2" in terminal.getvalue()
+
+
+def test_a_collapse_is_named_with_its_cure(tmp_path, write_data, configured, monkeypatch):
+    """All pictures look the same, so that all scores of a caption are alike: twice the margin, for ever."""
+    monkeypatch.setattr("xattn.training.resumable.STEPS", 10)
+    monkeypatch.setattr("xattn.training.loop.STEPS", 10)
+    monkeypatch.setattr(collapse, "STEPS", 10)
+    data, notes = write_data(tmp_path / "data"), []
+    features = np.load(data / "train_ims.npy")
+    counts = np.load(data / "train_counts.npy")
+    features[:], counts[:] = features[0], counts[0]
+    np.save(data / "train_ims.npy", features)
+    np.save(data / "train_counts.npy", counts)
+    (data / "train_caps.txt").write_text("a dog near the cat\n" * 25)
+    (data / "train_truth.jsonl").unlink()
+    entries = []
+    config = configured(epochs=5, matching={"all_negatives_epochs": 1}, learning_rate=1e-4)
+    train(config, data, tmp_path / "run", on_epoch=entries.append, on_note=notes.append, progress=quiet)
+    assert notes == [
+        "epoch 5: the ranking loss has stayed at twice the margin (0.4 a pair) for 10 steps, as it does when all "
+        "scores are alike and "
+        "hardest negatives teach nothing; if it does not fall soon, start again with --matching.all-negatives-epochs "
+        "2, or with a lower "
+        "--learning-rate"
+    ]
+    assert [entry.get("collapsed", False) for entry in entries] == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("match", "kind", "expected"),
+    [
+        (4.0, "hardest", 8),
+        (3.93, "hardest", 8),
+        (4.07, "hardest", 8),
+        (3.9, "hardest", 0),
+        (4.1, "hardest", 0),
+        (4.0, "all", 0),
+    ],
+)
+def test_which_loss_is_that_of_a_collapse(match, kind, expected):
+    assert collapse.steps_at_collapse(7, match, 10, MatchingConfig(margin=0.2), kind) == expected
+
+
+def test_without_a_margin_a_loss_of_nothing_is_no_collapse():
+    assert collapse.steps_at_collapse(7, 0.0, 10, MatchingConfig(margin=0.0), "hardest") == 0
+
+
+def test_a_healthy_run_is_told_nothing(tmp_path, tiny_data, configured):
+    config = configured(epochs=40, learning_rate=0.01, matching={"all_negatives_epochs": 0})
+    train(config, tiny_data, tmp_path / "run", on_note=pytest.fail, progress=quiet)
