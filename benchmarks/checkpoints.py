@@ -1,7 +1,7 @@
 """What it costs that a run can be killed: checkpoints, their bookkeeping and the log, as shares of a step.
 
-Trains on random features in a temporary folder and times, by itself, every step, what `KeptRun.after_step` does after
-each, a checkpoint, and what is written after an epoch.
+Trains on random features in a temporary folder and times, by itself, every step, what `ResumableRun.after_step` does
+after each, a checkpoint, and what is written after an epoch.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from xattn.runs.checkpoint import CHECKPOINT
 from xattn.runs.presets import DESCRIPTIONS, Settings, preset
 from xattn.training.data import prepare_data
 from xattn.training.loop import Training
-from xattn.training.resumable import KeptRun, Saving
+from xattn.training.resumable import ResumableRun, Saving
 from xattn.training.signals import Request
 
 WORDS = [f"word{number}" for number in range(500)]
@@ -64,7 +64,7 @@ def measure(config, folder: Path, steps: int) -> None:
     data = prepare_data(config, folder / "data")
     torch.manual_seed(config.seed)
     training = Training(build_model(config.model, data.train.feature_size, len(data.vocabulary)).train(), config, data)
-    with closing(KeptRun(folder / "run", training, Saving(), Request())) as kept:
+    with closing(ResumableRun(folder / "run", training, Saving(), Request())) as kept:
         kept.begin()
         after_step, save = Timed(kept.after_step), Timed(kept.save)
         training.after_step = (after_step,)

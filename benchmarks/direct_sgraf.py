@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from xattn.models.fragments import Fragments
-from xattn.models.sgraf import Sgraf
-from xattn.models.sgraf_reasoning import Filtration, GraphStep
+from xattn.models.sgraf import SGRAF
+from xattn.models.sgraf_reasoning import AttentionFiltration, GraphReasoningStep
 
 
-def direct_scores(model: Sgraf, images: Fragments, captions: Fragments) -> Tensor:
+def direct_scores(model: SGRAF, images: Fragments, captions: Fragments) -> Tensor:
     """Scores of all images with all captions, `images captions`; in training SAF's batch norm works caption by caption,
     in order."""
     columns = []
@@ -41,14 +41,14 @@ def _unit(vectors: Tensor) -> Tensor:
     return vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + 1e-8)
 
 
-def _reasoned(steps: list[GraphStep], nodes: Tensor) -> Tensor:
+def _reasoned(steps: list[GraphReasoningStep], nodes: Tensor) -> Tensor:
     for step in steps:
         edges = torch.bmm(step.query(nodes), step.key(nodes).transpose(1, 2)).softmax(2)
         nodes = step.graph(torch.bmm(edges, nodes)).relu()
     return nodes[:, 0]
 
 
-def _filtered(module: Filtration, nodes: Tensor) -> Tensor:
+def _filtered(module: AttentionFiltration, nodes: Tensor) -> Tensor:
     gates = module.norm(module.gate(nodes).transpose(1, 2)).sigmoid()  # images 1 nodes
     weights = gates / (gates.sum(2, keepdim=True) + 1e-8)
     return _unit(torch.bmm(weights, nodes).squeeze(1))

@@ -20,16 +20,16 @@ from torch.nn import functional
 from xattn.data.batches import CaptionBatch, ImageBatch, PairBatch
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
 from xattn.models.base import Direction, MatchingModel
-from xattn.models.bfan import Bfan, BfanConfig
+from xattn.models.bfan import BFAN, BFANConfig
 from xattn.models.encoders import prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.pfan import Pfan, PfanConfig
+from xattn.models.pfan import PFAN, PFANConfig
 from xattn.models.registry import build_model
-from xattn.models.scan import Scan, ScanConfig
+from xattn.models.scan import SCAN, SCANConfig
+from xattn.models.sgraf import SGRAF, SGRAFConfig
 from xattn.models.sgraf import Module as SimilarityModule
-from xattn.models.sgraf import Sgraf, SgrafConfig
 from xattn.runs.config import ConstraintSet, MatchingConfig, RunConfig
-from xattn.training.loss import WordWeights, batch_objective
+from xattn.training.loss import WordWeights, batch_loss
 from xattn.training.step import training_step
 
 SHORTEST, LONGEST = 6, 16
@@ -82,7 +82,7 @@ def parsed_options() -> argparse.Namespace:
 def print_scoring(options: argparse.Namespace) -> None:
     images, captions = random_images(options.images, options), random_captions(options.captions, options)
     some = torch.linspace(0, options.captions - 1, min(options.direct_captions, options.captions)).long()
-    all_pairs, some_pairs = options.images * options.captions, options.images * len(some)
+    pairwise_scores, some_pairs = options.images * options.captions, options.images * len(some)
     rows = []
     with torch.no_grad():
         gemms = similarities_alone(images, captions)
@@ -101,8 +101,8 @@ def print_scoring(options: argparse.Namespace) -> None:
             fastest = min(gemms, key=lambda gemm: seconds[gemm])
             direct, ours, gemm = (
                 some_pairs / seconds["direct"],
-                all_pairs / seconds["ours"],
-                all_pairs / seconds[fastest],
+                pairwise_scores / seconds["ours"],
+                pairwise_scores / seconds[fastest],
             )
             apart = model.score(images, captions)[:, some] - direct_form(images, captions[some])
             rows.append(
@@ -113,7 +113,7 @@ def print_scoring(options: argparse.Namespace) -> None:
                     f"{ours / direct:.1f}x",
                     f"{gemm:,.0f}",
                     f"{ours / gemm:.0%}",
-                    f"{all_pairs / seconds['bf16'] / direct:.1f}x",
+                    f"{pairwise_scores / seconds['bf16'] / direct:.1f}x",
                     f"{apart.abs().max().item():.1e}",
                     fastest,
                 ]
@@ -137,20 +137,20 @@ def contests(options: argparse.Namespace) -> dict[str, tuple[MatchingModel, Call
     """Each model with its direct form."""
     found: dict[str, tuple[MatchingModel, Callable[[Fragments, Fragments], Tensor]]] = {}
     for direction in get_args(Direction):
-        scan = Scan(scan_config(direction, options), FEATURES, VOCABULARY)
+        scan = SCAN(scan_config(direction, options), FEATURES, VOCABULARY)
         found[f"SCAN {direction}"] = (
             scan,
             lambda images, captions, d=direction: direct_scores(images, captions, d, LAMBDA[d]),
         )
-    pfan = Pfan(PfanConfig(dim=options.dim), FEATURES, VOCABULARY)
+    pfan = PFAN(PFANConfig(dim=options.dim), FEATURES, VOCABULARY)
     found["PFAN t2i"] = pfan, lambda images, captions: direct_pfan_scores(images, captions, pfan.config.lambda_softmax)
-    bfan = Bfan(BfanConfig(dim=options.dim), FEATURES, VOCABULARY)
+    bfan = BFAN(BFANConfig(dim=options.dim), FEATURES, VOCABULARY)
     found["BFAN equal"] = (
         bfan,
         lambda images, captions: direct_bfan_scores(images, captions, bfan.config.lambda_softmax),
     )
     for module in get_args(SimilarityModule):
-        sgraf = Sgraf(SgrafConfig(module=module, dim=options.dim, regions=options.regions), FEATURES, VOCABULARY).eval()
+        sgraf = SGRAF(SGRAFConfig(module=module, dim=options.dim, regions=options.regions), FEATURES, VOCABULARY).eval()
         found[f"SGRAF {module}"] = sgraf, lambda images, captions, m=sgraf: direct_sgraf_scores(m, images, captions)
     return found
 
@@ -200,16 +200,14 @@ def print_training(options: argparse.Namespace) -> None:
 
         def ours(images=images, captions=captions, batch=batch, model=model, config=config) -> tuple[Tensor, ...]:
             tokens, everything = batch.captions.tokens, every_word()
-            return gradients(
-                batch_objective(model, images, captions, tokens, batch.image_ids, config, 1, everything).loss
-            )
+            return gradients(batch_loss(model, images, captions, tokens, batch.image_ids, config, 1, everything).loss)
 
         seconds = interleaved({"direct": direct, "ours": ours}, options.repeats)
         apart = max((a - b).abs().max().item() for a, b in zip(direct(), ours(), strict=True))
         scoring.append(
             [
                 direction,
-                *shown(seconds, "direct", "ours"),
+                *formatted(seconds, "direct", "ours"),
                 f"{seconds['direct'] / seconds['ours']:.1f}x",
                 f"{apart:.1e}",
             ]
@@ -222,7 +220,7 @@ def print_training(options: argparse.Namespace) -> None:
         seconds = interleaved(whole, options.repeats)
         added = [f"{seconds[kind] / seconds['none'] - 1:+.0%}" for kind in ("ccr", "ccs", "both")]
         ratio = f"{seconds['direct'] / seconds['none']:.1f}x"
-        steps.append([direction, *shown(seconds, "direct", "none"), ratio, *shown(seconds, "both"), *added])
+        steps.append([direction, *formatted(seconds, "direct", "none"), ratio, *formatted(seconds, "both"), *added])
     print(f"\nScores, ranking loss and backward to the fragments, seconds, batch {options.batch}")
     print_table(["", "direct", "ours", "ratio", "largest difference of gradients"], scoring)
     print(f"\nWhole step: encoders, scores, losses, backward, optimiser, seconds, batch {options.batch}")
@@ -269,8 +267,8 @@ def interleaved(tasks: dict[str, Task], repeats: int) -> dict[str, float]:
     return {name: statistics.median(measured) for name, measured in seconds.items()}
 
 
-def scan_config(direction: Direction, options: argparse.Namespace) -> ScanConfig:
-    return ScanConfig(direction, "mean", LAMBDA[direction], dim=options.dim)
+def scan_config(direction: Direction, options: argparse.Namespace) -> SCANConfig:
+    return SCANConfig(direction, "mean", LAMBDA[direction], dim=options.dim)
 
 
 def run_config(constraints: ConstraintSet, direction: Direction, options: argparse.Namespace) -> RunConfig:
@@ -313,7 +311,7 @@ def every_word() -> WordWeights:
     return WordWeights(weights, weights)
 
 
-def shown(seconds: dict[str, float], *names: str) -> Iterator[str]:
+def formatted(seconds: dict[str, float], *names: str) -> Iterator[str]:
     return (f"{seconds[name]:.3f}" for name in names)
 
 

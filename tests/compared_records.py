@@ -16,7 +16,7 @@ DATA = {
 }
 REPORT = {
     "precision": 0.5, "recall": 0.8, "f1": 0.6, "micro_precision": 0.4, "micro_recall": 0.7, "micro_f1": 0.5,
-    "average_precision": 0.7, "pointing": 0.65, "threshold": "uniform", "iou": 0.5, "queries": 300, "left_out": 3,
+    "average_precision": 0.7, "pointing": 0.65, "threshold": "uniform", "iou": 0.5, "queries": 300, "skipped": 3,
 }  # fmt: skip
 
 

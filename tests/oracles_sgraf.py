@@ -83,7 +83,7 @@ def nodes(parameters, regions, words, image, caption, lambda_softmax):
     ]
 
 
-def reasoned(parameters, vectors, steps):
+def graph_reasoning(parameters, vectors, steps):
     """The first of the nodes after so many steps of SGR."""
     for step in range(steps):
         queries, keys = ([linear(parameters, f"sgr.{step}.{name}", x) for x in vectors] for name in ("query", "key"))

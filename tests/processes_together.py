@@ -15,9 +15,9 @@ from xattn.data.batches import epoch_batches, pair_batch, read_regions
 from xattn.evaluation.encode import encode_captions, score_all
 from xattn.models.base import evaluating, sharing
 from xattn.models.registry import build_model
-from xattn.runtime.device import launched_processes, leave_processes
+from xattn.runtime.device import launched_process_group, leave_process_group
 from xattn.runtime.errors import InputError
-from xattn.runtime.process_group import Processes
+from xattn.runtime.process_group import ProcessGroup
 from xattn.training import loop
 from xattn.training.data import prepare_data
 from xattn.training.loss import WordWeights
@@ -59,11 +59,13 @@ def _begin(queue, count, index, port, work, arguments):
         }
         os.environ.update({name: str(value) for name, value in names.items()})
     try:
-        assert launched_processes() == Processes(count, index), "or each would train by itself, and all would agree"
+        assert launched_process_group() == ProcessGroup(count, index), (
+            "or each would train by itself, and all would agree"
+        )
         queue.put((index, work(*arguments)))
     except Exception:
         queue.put((index, traceback.format_exc()))
-    leave_processes()
+    leave_process_group()
 
 
 @dataclasses.dataclass
@@ -79,7 +81,7 @@ class Steps:
 
 def trained_in_double(configs, data, steps):
     """Some steps in float64 of every configuration, and the scores of `dev` before and after them."""
-    processes, results = launched_processes(), []
+    processes, results = launched_process_group(), []
     for config in configs:
         prepared = prepare_data(config, data)
         torch.manual_seed(config.seed)
@@ -93,7 +95,7 @@ def trained_in_double(configs, data, steps):
             while len(losses) < steps:
                 epoch += 1
                 for rows in epoch_batches(len(prepared.train_captions), config.batch_size, config.seed, epoch):
-                    share = processes.share(len(rows)) if 1 < processes.count <= len(rows) else None
+                    share = processes.share(len(rows)) if 1 < processes.world_size <= len(rows) else None
                     part = pair_batch(prepared.train, prepared.train_captions, rows, share)
                     boxes = None if part.images.boxes is None else part.images.boxes.double()
                     part = part._replace(

@@ -12,7 +12,7 @@ from torch import nn
 import oracles
 from xattn.attention import attention as module
 from xattn.attention.attention import Attention, cosine, scan_weights
-from xattn.attention.pairwise import all_pairs
+from xattn.attention.pairwise import pairwise_scores
 
 SEEDS = st.integers(0, 2**32 - 1)
 ADVICE = (
@@ -102,8 +102,12 @@ class TestAttention:
         other_weights = distribution(generator, key_mask, queries.shape[1]) * 3  # they need not sum to 1
         others = torch.randn(len(queries), 3, size[-1], generator=generator, dtype=torch.double)
         attention = Attention(queries, keys, weights, query_mask, key_mask)
-        of, to, content = attention.relevance_of(other_weights), attention.relevance_to(others), attention.content()
-        again = attention.relevance_to(others, similarity=others @ keys.mT)
+        of, to, content = (
+            attention.reweighted_relevance(other_weights),
+            attention.relevance_to_queries(others),
+            attention.content(),
+        )
+        again = attention.relevance_to_queries(others, similarity=others @ keys.mT)
         close(again, to)
         for p, expected in enumerate(oracle_relevance(queries, keys, other_weights, query_mask, key_mask)):
             close(of[p, query_mask[p]], expected)
@@ -119,7 +123,9 @@ class TestAttention:
         flat = Attention(queries, keys, weights, query_mask, key_mask)
         shaped = Attention(*(tensor.unflatten(0, (2, 3)) for tensor in (queries, keys, weights, query_mask, key_mask)))
         close(shaped.relevance.flatten(0, 1), flat.relevance)
-        close(shaped.relevance_to(queries.unflatten(0, (2, 3))).flatten(0, 1), flat.relevance_to(queries))
+        close(
+            shaped.relevance_to_queries(queries.unflatten(0, (2, 3))).flatten(0, 1), flat.relevance_to_queries(queries)
+        )
         assert shaped.key_count.tolist() == key_mask.sum(1).unflatten(0, (2, 3)).tolist()
 
     def test_a_mask_for_all_heads_broadcasts(self):
@@ -156,7 +162,7 @@ class TestAttention:
         )
         plain = Attention(queries, keys, weights)
         close(padded.relevance[:, :q], plain.relevance)
-        close(padded.relevance_to(queries)[:, :q], plain.relevance_to(queries))
+        close(padded.relevance_to_queries(queries)[:, :q], plain.relevance_to_queries(queries))
         assert (padded.weights[:, q:] == 0).all()
         assert (padded.weights[..., k:] == 0).all()
         assert (padded.relevance[:, q:] == 0).all()
@@ -187,8 +193,8 @@ class TestAttention:
             attention = Attention(*fragments, query_mask, key_mask, **extra)
             relevances = (
                 attention.relevance,
-                attention.relevance_of(attention.weights.square()),
-                attention.relevance_to(queries),
+                attention.reweighted_relevance(attention.weights.square()),
+                attention.relevance_to_queries(queries),
             )
             sum(relevance.sum() for relevance in relevances).backward()
             results.append(torch.cat([relevance.flatten() for relevance in relevances]))
@@ -207,7 +213,7 @@ class TestAttention:
             else {"key_mask": torch.zeros(2, 5).bool()}
         )
         attention = Attention(queries, keys, weights, **masks)
-        total = attention.relevance.sum() + attention.relevance_to(torch.randn(2, 2, 4)).sum()
+        total = attention.relevance.sum() + attention.relevance_to_queries(torch.randn(2, 2, 4)).sum()
         total.backward()
         assert total == 0
         assert all((fragments.grad == 0).all() for fragments in (queries, keys, weights))
@@ -221,8 +227,8 @@ class TestAttention:
         weights = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.0, 1.0, 0.0]], requires_grad=True)
         attention = Attention(queries, keys, weights)
         close(attention.relevance, [0.0, 0.0, 0.0, 1.0], 1e-6)
-        close(attention.relevance_to(torch.zeros(2, 2)), torch.zeros(4, 2))
-        (attention.relevance.sum() + attention.relevance_to(torch.zeros(2, 2)).sum()).backward()
+        close(attention.relevance_to_queries(torch.zeros(2, 2)), torch.zeros(4, 2))
+        (attention.relevance.sum() + attention.relevance_to_queries(torch.zeros(2, 2)).sum()).backward()
         for tensor in (queries, keys, weights):
             assert tensor.grad.isfinite().all()
         assert (queries.grad[:3] == 0).all()
@@ -249,13 +255,13 @@ class TestAttention:
         keys = (keys - weights @ keys).float().requires_grad_()
         query, masks = torch.randn(1, 1, dim, generator=generator), (torch.ones(1, 1).bool(), torch.ones(1, n).bool())
 
-        def weigh(similarity, **options):  # of any scale, as `all_pairs` allows
+        def attention_fn(similarity, **options):  # of any scale, as `pairwise_scores` allows
             return (100 * weights.float())[:, :, :, None].permute(0, 2, 1, 3).expand(similarity.shape)
 
         for relevance in (
             Attention(query, keys, weights.float()).relevance,
-            Attention(query, keys, weights.float()).relevance_to(query),
-            all_pairs(query, masks[0], keys, masks[1], weigh, mean_score),
+            Attention(query, keys, weights.float()).relevance_to_queries(query),
+            pairwise_scores(query, masks[0], keys, masks[1], attention_fn, mean_score),
         ):
             assert (relevance == 0).all()
             assert (torch.autograd.grad(relevance.sum(), keys)[0] == 0).all()
@@ -280,7 +286,7 @@ class TestAttention:
         for name in ("queries", "keys", "weights", "similarity", "gram", "relevance"):
             assert getattr(attention, name).dtype == torch.float32
         close(attention.relevance.double(), expected.relevance, 1e-6)
-        close(attention.relevance_to(half[0]).double(), expected.relevance_to(half[0].double()), 1e-6)
+        close(attention.relevance_to_queries(half[0]).double(), expected.relevance_to_queries(half[0].double()), 1e-6)
         given = Attention(*half, *case[3:], similarity=similarity, gram=gram)
         assert given.similarity.dtype == given.gram.dtype == torch.float32
 
@@ -302,9 +308,11 @@ class TestAttention:
         inputs = [tensor.requires_grad_() for tensor in (queries, keys, weights, other_weights, others)]
         assert torch.autograd.gradcheck(lambda q, k, w: attend(q, k, w).relevance, inputs[:3])
         assert torch.autograd.gradcheck(
-            lambda q, k, v: attend(q, k, weights.detach()).relevance_of(v), [*inputs[:2], inputs[3]]
+            lambda q, k, v: attend(q, k, weights.detach()).reweighted_relevance(v), [*inputs[:2], inputs[3]]
         )
-        assert torch.autograd.gradcheck(lambda q, k, w, o: attend(q, k, w).relevance_to(o), [*inputs[:3], inputs[4]])
+        assert torch.autograd.gradcheck(
+            lambda q, k, w, o: attend(q, k, w).relevance_to_queries(o), [*inputs[:3], inputs[4]]
+        )
 
 
 class TestRefusals:
@@ -427,8 +435,8 @@ def mean_score(block):
 
 
 def scored(queries, query_mask, keys, key_mask, lambda_softmax=9.0, **blocks):
-    weigh = partial(scan_weights, lambda_softmax=lambda_softmax)
-    return all_pairs(queries, query_mask, keys, key_mask, weigh, mean_score, **blocks)
+    attention_fn = partial(scan_weights, lambda_softmax=lambda_softmax)
+    return pairwise_scores(queries, query_mask, keys, key_mask, attention_fn, mean_score, **blocks)
 
 
 def oracle_scores(queries, query_mask, keys, key_mask, lambda_softmax=9.0):
@@ -502,10 +510,17 @@ class TestAllPairs:
             blocks.append(block)
             return mean_score(block)
 
-        weigh = partial(scan_weights, lambda_softmax=9.0)
-        all_pairs(queries, query_mask, keys, key_mask, weigh, keep, part_elements=part_elements)
-        all_pairs(
-            queries, query_mask, keys, key_mask, weigh, keep, with_largest_weight=True, part_elements=part_elements
+        attention_fn = partial(scan_weights, lambda_softmax=9.0)
+        pairwise_scores(queries, query_mask, keys, key_mask, attention_fn, keep, part_elements=part_elements)
+        pairwise_scores(
+            queries,
+            query_mask,
+            keys,
+            key_mask,
+            attention_fn,
+            keep,
+            with_largest_weight=True,
+            part_elements=part_elements,
         )
         without, block = blocks
         assert without.largest_weight is None
@@ -583,14 +598,14 @@ def test_threads_with_blocks_of_their_own_give_the_same_scores_and_leave_no_trac
     queries, keys = torch.randn(20, 4, 6, generator=generator), torch.randn(30, 5, 6, generator=generator)
     masks = torch.ones(20, 4, dtype=torch.bool), torch.ones(30, 5, dtype=torch.bool)
     before = torch.get_num_threads()
-    weigh, blocks = partial(scan_weights, lambda_softmax=9.0), {"block_elements": 100, "block_columns": 10}
+    attention_fn, blocks = partial(scan_weights, lambda_softmax=9.0), {"block_elements": 100, "block_columns": 10}
     try:
         torch.set_num_threads(1)
         with torch.no_grad():
-            one = all_pairs(queries, masks[0], keys, masks[1], weigh, mean_score, **blocks)
+            one = pairwise_scores(queries, masks[0], keys, masks[1], attention_fn, mean_score, **blocks)
         torch.set_num_threads(3)
         with torch.no_grad():
-            three = all_pairs(queries, masks[0], keys, masks[1], weigh, mean_score, **blocks)
+            three = pairwise_scores(queries, masks[0], keys, masks[1], attention_fn, mean_score, **blocks)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

@@ -17,7 +17,7 @@ ATTENTION = AttentionReport(
     threshold="uniform",
     iou=0.5,
     queries=80,
-    left_out=9,
+    skipped=9,
 )
 
 

@@ -144,16 +144,16 @@ def documented_fields(module):
 @pytest.mark.parametrize(
     ("name", "module", "kind", "fields"),
     [
-        ("scan-t2i-avg", scan, "ScanConfig", 36),
-        ("pfan-t2i", pfan, "PfanConfig", 35),
-        ("bfan-prob", bfan, "BfanConfig", 34),
-        ("sgraf-sgr", sgraf, "SgrafConfig", 38),
+        ("scan-t2i-avg", scan, "SCANConfig", 36),
+        ("pfan-t2i", pfan, "PFANConfig", 35),
+        ("bfan-prob", bfan, "BFANConfig", 34),
+        ("sgraf-sgr", sgraf, "SGRAFConfig", 38),
     ],
 )
 def test_help_of_train_explains_every_field_of_the_configuration(helped, name, module, kind, fields):
     text = helped("train", "--preset", name)
     explained = documented_fields(configuration) | documented_fields(module)
-    parts = {"": "RunConfig", "model.": kind, "matching.": "MatchingConfig", "ccr.": "CcrConfig", "ccs.": "CcsConfig"}
+    parts = {"": "RunConfig", "model.": kind, "matching.": "MatchingConfig", "ccr.": "CCRConfig", "ccs.": "CCSConfig"}
     flags = []
     for prefix, part in parts.items():
         for field in dataclasses.fields(getattr(configuration, part, None) or getattr(module, part)):

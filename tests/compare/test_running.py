@@ -29,7 +29,7 @@ from xattn.data.reader import read_split
 from xattn.data.vocabulary import Vocabulary
 from xattn.evaluation.encode import encode_captions, encode_images
 from xattn.evaluation.evaluate import evaluate, evaluate_all
-from xattn.evaluation.grounding import attended_batches
+from xattn.evaluation.grounding import grounding_batches
 from xattn.metrics.attention import AttentionMetrics
 from xattn.runs.folder import load_run
 from xattn.runtime.errors import InputError
@@ -107,7 +107,7 @@ def test_the_threshold_is_the_best_on_dev(finished, tiny_data):
 def attention_of(run, data, name):
     split = read_split(data, name)
     captions, metrics = EncodedCaptions(split, run.vocabulary), AttentionMetrics()
-    for batch in attended_batches(
+    for batch in grounding_batches(
         run.model, split, captions, encode_images(run.model, split), encode_captions(run.model, captions)
     ):
         metrics.update(batch.weights.detach(), batch.relevant, batch.query_mask, batch.key_mask)

@@ -19,7 +19,7 @@ from xattn.training.train import train
 
 ATTENTION_NAMES = {
     *("precision", "recall", "f1", "micro_precision", "micro_recall", "micro_f1"),
-    *("average_precision", "pointing", "threshold", "iou", "queries", "left_out"),
+    *("average_precision", "pointing", "threshold", "iou", "queries", "skipped"),
 }
 
 
@@ -95,7 +95,7 @@ def relevant_by_hand(alone, caption, iou):
 
 def attention_by_hand(alone, direction, iou):
     """The report's numbers, in loops over captions, queries and keys."""
-    rows, left_out = [], 0
+    rows, skipped = [], 0
     for caption in sorted(alone.truth):
         words = relevant_by_hand(alone, caption, iou)
         weights = alone.weights(caption, direction)
@@ -110,7 +110,7 @@ def attention_by_hand(alone, direction, iou):
             if right is None:
                 continue
             if not right:
-                left_out += 1
+                skipped += 1
                 continue
             attended = {j for j, weight in enumerate(row) if weight >= (1 - 1e-6) / len(row)}
             order = sorted(range(len(row)), key=lambda j, row=row: -row[j])
@@ -131,7 +131,7 @@ def attention_by_hand(alone, direction, iou):
         "threshold": "uniform",
         "iou": iou,
         "queries": n,
-        "left_out": left_out,
+        "skipped": skipped,
     }
 
 
@@ -173,7 +173,7 @@ def test_attention_is_that_of_every_caption_by_itself(case, tiny_data, iou):
     direction, run = case
     alone = Alone(run, tiny_data)
     expected = attention_by_hand(alone, direction, iou)
-    assert expected["left_out"] > 0 or iou < 0.5
+    assert expected["skipped"] > 0 or iou < 0.5
     found = evaluated(run, tiny_data, iou=iou).as_dict()["attention"]
     assert list(found) == [direction]
     assert found[direction].pop("threshold") == expected.pop("threshold")

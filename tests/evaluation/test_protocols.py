@@ -13,7 +13,7 @@ from xattn.data.reader import read_split
 from xattn.data.split import Split
 from xattn.evaluation.encode import encode_captions, encode_images, score_all, score_blocks, store_captions
 from xattn.evaluation.evaluate import evaluate, evaluate_all, measure
-from xattn.evaluation.protocols import PROTOCOLS, refuse_unless, split_of
+from xattn.evaluation.protocols import PROTOCOLS, check_protocol, split_of
 from xattn.metrics import five_fold_report, retrieval_report
 from xattn.models.base import evaluating
 from xattn.runs.folder import load_run
@@ -39,7 +39,7 @@ def split_like(n_images, captions_an_image=5, name="test", folder=None):
 
 @pytest.mark.parametrize(("name", "images"), [("f30k-1k", 1000), ("coco-1k", 5000), ("coco-5k", 5000)])
 def test_the_right_split_is_taken(tmp_path, name, images):
-    refuse_unless(PROTOCOLS[name], split_like(images, folder=tmp_path))
+    check_protocol(PROTOCOLS[name], split_like(images, folder=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_right_split_is_taken(tmp_path, name, images):
 def test_another_split_is_refused_with_the_reason(tmp_path, name, images, reason):
     protocol = PROTOCOLS[name]
     with pytest.raises(InputError) as caught:
-        refuse_unless(protocol, split_like(images, folder=tmp_path))
+        check_protocol(protocol, split_like(images, folder=tmp_path))
     assert str(caught.value) == (
         f"{tmp_path / 'test_ims.npy'}: the protocol {name} is about {protocol.what}, but this split has {images:,} "
         f"images{reason}"
@@ -82,7 +82,7 @@ def test_other_captions_are_refused(tmp_path):
     split = split_like(1000, folder=tmp_path)
     split.caption_image[7] = 0
     with pytest.raises(InputError) as caught:
-        refuse_unless(PROTOCOLS["f30k-1k"], split)
+        check_protocol(PROTOCOLS["f30k-1k"], split)
     assert str(caught.value).endswith(
         "five captions an image, but image row 0 has 6, and 2 images in all have another number than five"
     )
@@ -242,7 +242,7 @@ def test_several_thresholds_and_types(tiny_run, tiny_i2t_run, tmp_path, write_da
                 if (
                     direction == "i2t"
                 ):  # regions of captions without the type are queries without a relevant word: left out
-                    of_type.pop("left_out"), expected.pop("left_out")
+                    of_type.pop("skipped"), expected.pop("skipped")
                 assert of_type == pytest.approx(expected)
         names = found.as_dict()
         assert set(names["attention_by_iou"]) == {"0.5", "0.3"}

@@ -19,7 +19,7 @@ from xattn.evaluation.score import Scored, score_image, unknown_words
 from xattn.models.base import MatchingModel, evaluating
 from xattn.models.fragments import Fragments
 from xattn.models.registry import build_model
-from xattn.models.scan import ScanConfig
+from xattn.models.scan import SCANConfig
 from xattn.runs.config import RunConfig
 from xattn.runs.folder import Run, load_run, save_run
 from xattn.runtime.errors import InputError
@@ -89,7 +89,7 @@ def run(tmp_path):
 def make_run(folder, feature_size):
     folder.mkdir()
     torch.manual_seed(0)
-    config = RunConfig(model=ScanConfig(dim=6, word_dim=4))
+    config = RunConfig(model=SCANConfig(dim=6, word_dim=4))
     save_run(folder, config, VOCABULARY, feature_size, build_model(config.model, feature_size, len(VOCABULARY)), {})
     return folder
 

@@ -76,9 +76,9 @@ def check_hinges(ours, expected, attention, importance=None):
         for i, hinge in zip(mask.nonzero()[:, 0].tolist(), hinges, strict=True):
             counts = hinge is not None and weight[i] > 0
             close(ours.values[p, i], hinge if counts else 0.0)
-            assert ours.counted[p, i] == (weight[i] if counts else 0)
+            assert ours.query_weights[p, i] == (weight[i] if counts else 0)
         assert (ours.values[p, ~mask] == 0).all()
-        assert (ours.counted[p, ~mask] == 0).all()
+        assert (ours.query_weights[p, ~mask] == 0).all()
 
 
 def valid_importance(attention, importance):
@@ -124,8 +124,8 @@ class TestCCR:
         ) ** 2
         ignored = dot / (square.sqrt() * attention.queries.norm(dim=-1))
         hinges = ccr_hinges(attention, margin=2.0)
-        counted = hinges.counted > 0
-        close(hinges.values[counted], (2 - attention.relevance + ignored)[counted], 1e-9)
+        query_weights = hinges.query_weights > 0
+        close(hinges.values[query_weights], (2 - attention.relevance + ignored)[query_weights], 1e-9)
 
     def test_a_single_key_counts_neither_above_nor_below_the_line(self):
         attention = random_attention(seed=0, pairs=2, q=3, k=4, dim=5, at_least=3)
@@ -138,7 +138,7 @@ class TestCCR:
         assert ccr_loss(alone, margin=1.0) > 0
         for reduction in REDUCTIONS:
             assert torch.equal(ccr_loss(single, 1.0, reduction=reduction), ccr_loss(alone, 1.0, reduction=reduction))
-        assert ccr_hinges(single).active_share() == ccr_hinges(alone).active_share()
+        assert ccr_hinges(single).active_fraction() == ccr_hinges(alone).active_fraction()
 
     def test_uniform_rows_cost_the_margin(self):
         attention = random_attention(seed=1, pairs=3, q=3, k=4, dim=5, at_least=4)
@@ -193,10 +193,10 @@ class TestCCS:
         hinges = ccs_hinges(attention, swapped, allowed, margin=2.0)
         own = hinges.values[0, [0, 2]]
         assert (own > 0).all()
-        assert hinges.counted.tolist() == [[1, 0, 1], [0, 0, 0]]
+        assert hinges.query_weights.tolist() == [[1, 0, 1], [0, 0, 0]]
         close(hinges.reduce("sum"), own.mean())
         close(hinges.reduce("mean"), own.mean())
-        assert hinges.active_share() == 1
+        assert hinges.active_fraction() == 1
 
     def test_a_query_without_a_key_does_not_count(self):
         attention = random_attention(seed=2, pairs=2, q=3, k=4, dim=5, at_least=3)
@@ -204,7 +204,7 @@ class TestCCS:
         keyless = Attention(
             attention.queries, attention.keys, attention.weights, attention.query_mask, key_mask, check=False
         )
-        assert ccs_hinges(keyless, torch.randn(2, 2, 5, dtype=torch.double)).counted.sum(1).tolist() == [0, 3]
+        assert ccs_hinges(keyless, torch.randn(2, 2, 5, dtype=torch.double)).query_weights.sum(1).tolist() == [0, 3]
 
     def test_the_other_words_of_a_sentence(self):
         """A pair's own queries swap for one another; the same word elsewhere in the sentence is no swap."""
@@ -240,7 +240,7 @@ class TestCCS:
         close(ours, oracles.reduced(expected, "sum"))
         # Which queries violate the margin does not depend on the form, and a cold softmax is the hinge.
         hinges, cold = (ccs_hinges(attention, swapped, allowed, margin, temperature=t) for t in (0.0, 1e-4))
-        assert torch.equal(cold.active_share(), hinges.active_share())
+        assert torch.equal(cold.active_fraction(), hinges.active_fraction())
         close(cold.values, hinges.values, 1e-3)
 
     def test_every_swap_has_a_share_in_the_smooth_form(self):
@@ -355,9 +355,11 @@ class TestBoth:
 
     def test_gradients_of_the_reductions(self):
         values = torch.rand(3, 4, dtype=torch.double, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        counted = torch.tensor([[1.0, 0.5, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.double)
+        query_weights = torch.tensor(
+            [[1.0, 0.5, 2.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.double
+        )
         for reduction in REDUCTIONS:
-            assert torch.autograd.gradcheck(lambda v, r=reduction: Hinges(v, counted, v > 0).reduce(r), [values])
+            assert torch.autograd.gradcheck(lambda v, r=reduction: Hinges(v, query_weights, v > 0).reduce(r), [values])
 
     def test_nothing_counts(self):
         attention = random_attention(seed=8, pairs=2, q=3, k=4, dim=5, at_least=2)
@@ -365,7 +367,7 @@ class TestBoth:
         for reduction in REDUCTIONS:
             assert ccr_loss(attention, 2.0, nobody, reduction) == 0
             assert ccs_loss(attention, swapped, None, 2.0, nobody, reduction) == 0
-        assert ccr_hinges(attention, 2.0, nobody).active_share() == 0
+        assert ccr_hinges(attention, 2.0, nobody).active_fraction() == 0
 
     def test_booleans_leave_queries_out(self):
         attention = random_attention(seed=9, pairs=2, q=3, k=4, dim=5, at_least=2)
@@ -448,7 +450,7 @@ class TestHinges:
         assert hinges.reduce("none").equal(hinges.values)
         assert hinges.reduce("sum").item() == 1 + 5
         assert hinges.reduce("mean").item() == 3
-        assert hinges.active_share().item() == 0.75
+        assert hinges.active_fraction().item() == 0.75
 
 
 class TestSwapPartners:

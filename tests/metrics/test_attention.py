@@ -78,7 +78,7 @@ def oracle_report(case, threshold=None):
     report["micro_precision"] = hits / attended if attended else 0.0
     report["micro_recall"] = hits / right
     report["micro_f1"] = 2 * hits / (attended + right)
-    return report | {"queries": len(measured), "left_out": len(results) - len(measured)}
+    return report | {"queries": len(measured), "skipped": len(results) - len(measured)}
 
 
 def some_case(seed, batch, q, k, levels, measurable=False):
@@ -249,7 +249,7 @@ def test_report_by_hand():
         "threshold": "uniform",
         "iou": 0.5,
         "queries": 3,
-        "left_out": 1,
+        "skipped": 1,
     }
 
 

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xattn.metrics import (
-    StreamedRanks,
+    StreamingRanks,
     folds_of,
     image_to_text_ranks,
     retrieval_report,
-    streamed_report,
+    streaming_report,
     text_to_image_ranks,
 )
 from xattn.runtime.errors import InputError
@@ -41,7 +41,7 @@ def test_the_same_ranks_in_any_blocks_and_any_order(data):
     scores = torch.tensor(values).view(n_images, n_captions)
     row_cuts = sorted(data.draw(st.lists(st.integers(0, n_images), max_size=2)))
     column_cuts = sorted(data.draw(st.lists(st.integers(0, n_captions), max_size=2)))
-    ranks = StreamedRanks(owner, n_images)
+    ranks = StreamingRanks(owner, n_images)
     for block in blocks_of(scores, row_cuts, column_cuts, np.random.default_rng(data.draw(st.integers(0, 9)))):
         ranks.add(*block)
     image_to_text, text_to_image = ranks.ranks()
@@ -54,7 +54,7 @@ def test_by_hand_with_a_tie():
     """Caption 1 ties with a wrong image, which counts against the model; image 1 has its best caption behind one wrong
     one."""
     scores = torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.1, 0.3]])
-    ranks = StreamedRanks(torch.tensor([0, 0, 1]))
+    ranks = StreamingRanks(torch.tensor([0, 0, 1]))
     for row in (0, 1):
         ranks.add(torch.tensor([row]), torch.arange(3), scores[row : row + 1])
     assert ranks.ranks()[0].tolist() == [1, 1]
@@ -62,22 +62,22 @@ def test_by_hand_with_a_tie():
 
 
 def test_nothing_waits_once_all_own_scores_have_come():
-    ranks = StreamedRanks(torch.tensor([0, 1]))
+    ranks = StreamingRanks(torch.tensor([0, 1]))
     ranks.add(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.rand(2, 2))
     assert ranks._waiting == []
 
 
 def test_scores_that_are_missing_or_none():
-    ranks = StreamedRanks(torch.tensor([0, 1]))
+    ranks = StreamingRanks(torch.tensor([0, 1]))
     with pytest.raises(InputError, match="the score of image 3 with caption 1 is NaN, so it cannot be ranked"):
         ranks.add(torch.tensor([3]), torch.tensor([0, 1]), torch.tensor([[0.0, float("nan")]]))
     ranks.add(torch.tensor([0]), torch.tensor([0, 1]), torch.tensor([[0.0, 1.0]]))
     with pytest.raises(InputError, match="the score of caption 1 with its own image 1 is not among the scores"):
         ranks.report()
     with pytest.raises(InputError, match="there is no caption, so there is nothing to rank"):
-        streamed_report([], torch.tensor([], dtype=torch.long))
+        streaming_report([], torch.tensor([], dtype=torch.long))
     with pytest.raises(InputError, match="captions belong to the images 0 to 2, of 2 images"):
-        StreamedRanks(torch.tensor([0, 2]), 2)
+        StreamingRanks(torch.tensor([0, 2]), 2)
 
 
 def test_folds_hold_their_images_and_captions_and_no_others():

@@ -18,7 +18,7 @@ from xattn.runs.folder import load_run
 from xattn.runs.presets import DESCRIPTIONS
 from xattn.runtime.errors import InputError
 from xattn.training.data import prepare_data
-from xattn.training.loss import WordWeights, batch_objective
+from xattn.training.loss import WordWeights, batch_loss
 from xattn.training.train import train
 
 
@@ -122,7 +122,7 @@ def test_the_loss_has_the_gradient_of_the_full_form(even_data, configured, name,
     def gradients(loss):
         return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
 
-    found = batch_objective(model, *encoded(), tokens, batch.image_ids, config, 1, WordWeights(words, words)).loss
+    found = batch_loss(model, *encoded(), tokens, batch.image_ids, config, 1, WordWeights(words, words)).loss
     images, captions = encoded()
     expected = hinge_ranking_loss(
         model.score(images, captions), negative_pairs(batch.image_ids), config.matching.margin, kind

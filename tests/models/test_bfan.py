@@ -10,14 +10,14 @@ from torch.nn import functional
 
 import oracles
 import oracles_bfan
-from xattn.attention.pairwise import all_pairs
+from xattn.attention.pairwise import pairwise_scores
 from xattn.metrics import retrieval_report
 from xattn.models import bfan
-from xattn.models.bfan import Bfan, BfanConfig, Focus, focal_weights
+from xattn.models.bfan import BFAN, BFANConfig, Focus, focal_weights
 from xattn.models.encoders import prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.runs.config import CcrConfig, CcsConfig, MatchingConfig, RunConfig
-from xattn.training.loss import WordWeights, batch_objective
+from xattn.runs.config import CCRConfig, CCSConfig, MatchingConfig, RunConfig
+from xattn.training.loss import WordWeights, batch_loss
 
 SEEDS = st.integers(0, 2**32 - 1)
 both_kinds = pytest.mark.parametrize("focus", ["equal", "prob"])
@@ -39,7 +39,7 @@ def ragged(generator, sets, length, dim, dtype=torch.double, shortest=1):
 
 
 def model(focus: Focus = "equal", lambda_softmax=20.0):
-    return Bfan(BfanConfig(focus, lambda_softmax, dim=4, word_dim=3), feature_size=5, vocabulary_size=12)
+    return BFAN(BFANConfig(focus, lambda_softmax, dim=4, word_dim=3), feature_size=5, vocabulary_size=12)
 
 
 def lists_of(image, caption):
@@ -116,7 +116,9 @@ class TestScores:
         images, captions = ragged(generator, 11, 6, 5), ragged(generator, 9, 8, 5)
         whole = bfan_model.score(images, captions)
         monkeypatch.setattr(
-            bfan, "all_pairs", functools.partial(all_pairs, block_elements=120, block_columns=10, part_elements=40)
+            bfan,
+            "pairwise_scores",
+            functools.partial(pairwise_scores, block_elements=120, block_columns=10, part_elements=40),
         )
         close(bfan_model.score(images, captions), whole, 1e-12)
         with torch.no_grad():
@@ -181,7 +183,7 @@ class TestAttention:
         generator = torch.Generator().manual_seed(1)
         images, captions = ragged(generator, 4, 5, 6), ragged(generator, 4, 3, 6)
         scores, attentions = model().match(images, captions)
-        assert list(attentions) == ["t2i", "i2t"] == list(Bfan.directions)
+        assert list(attentions) == ["t2i", "i2t"] == list(BFAN.directions)
         assert attentions["t2i"].similarity.data_ptr() == attentions["i2t"].similarity.data_ptr()
         means = [(a.relevance * a.query_mask).sum(1) / a.query_mask.sum(1) for a in attentions.values()]
         close(scores, means[0] + means[1], 1e-12)
@@ -358,12 +360,12 @@ def test_gradient_of_the_whole_objective(focus, share, monkeypatch):
     config = RunConfig(
         constraints="both",
         matching=MatchingConfig(margin=0.4, all_negatives_epochs=0),
-        ccr=CcrConfig(weight=0.7, margin=0.5, from_epoch=1),
-        ccs=CcsConfig(weight=1.3, margin=0.4, from_epoch=1, swap="hard"),
+        ccr=CCRConfig(weight=0.7, margin=0.5, from_epoch=1),
+        ccs=CCSConfig(weight=1.3, margin=0.4, from_epoch=1, swap="hard"),
     )
     leaves = [images.vectors.requires_grad_(), captions.vectors.requires_grad_()]
 
-    ours = batch_objective(
+    ours = batch_loss(
         model(focus), images, captions, tokens, torch.arange(n), config, 3, WordWeights(content, content), generator
     )
     gradients = torch.autograd.grad(ours.loss, leaves)
@@ -411,7 +413,7 @@ def test_gradients_are_finite_where_nothing_is_focused(focus):
 def learned(focus, constraints):
     """R@1 of both directions in eval mode, and the first and last loss, of 16 pairs learned by heart."""
     torch.manual_seed(0)
-    bfan_model = Bfan(BfanConfig(focus, dim=32, word_dim=16), feature_size=12, vocabulary_size=40)
+    bfan_model = BFAN(BFANConfig(focus, dim=32, word_dim=16), feature_size=12, vocabulary_size=40)
     features, counts = torch.randn(16, 5, 12), torch.randint(3, 6, (16,))
     lengths = torch.randint(4, 8, (16,))
     tokens = torch.randint(4, 40, (16, 7)) * prefix_mask(lengths, 7)
@@ -420,15 +422,15 @@ def learned(focus, constraints):
     config = RunConfig(
         constraints=constraints,
         matching=MatchingConfig(all_negatives_epochs=1),
-        ccr=CcrConfig(**acting),
-        ccs=CcsConfig(swap="hard", **acting),
+        ccr=CCRConfig(**acting),
+        ccs=CCSConfig(swap="hard", **acting),
     )
     optimiser = torch.optim.Adam(bfan_model.parameters(), lr=1e-2)
     losses = []
     for step in range(40):
         images, captions = bfan_model.encode_images(features, counts), bfan_model.encode_captions(tokens, lengths)
         epoch = 1 + step // 10
-        found = batch_objective(
+        found = batch_loss(
             bfan_model,
             images,
             captions,
@@ -463,7 +465,7 @@ def test_learns_sixteen_pairs_by_heart(focus, constraints):
 
 class TestConfig:
     def test_published_settings_are_the_defaults(self):
-        config = BfanConfig()
+        config = BFANConfig()
         assert (config.name, config.focus, config.lambda_softmax, config.dim, config.word_dim) == (
             "bfan",
             "equal",
@@ -486,7 +488,7 @@ class TestConfig:
         jaxtyping.config.update("jaxtyping_disable", True)
         try:
             with pytest.raises(ValueError) as caught:  # noqa: PT011 the message is compared whole
-                BfanConfig(**options)
+                BFANConfig(**options)
         finally:
             jaxtyping.config.update("jaxtyping_disable", False)
         assert str(caught.value) == message

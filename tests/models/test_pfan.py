@@ -15,12 +15,12 @@ from xattn.models import pfan
 from xattn.models.base import Direction
 from xattn.models.encoders import prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.pfan import Pfan, PfanConfig, pair_scores
+from xattn.models.pfan import PFAN, PFANConfig, pair_scores
 from xattn.models.pfan_blocks import overlapped_blocks
 from xattn.runs.config import RunConfig
 from xattn.runtime.errors import InputError
 from xattn.training import loss as objective_module
-from xattn.training.loss import WordWeights, batch_objective
+from xattn.training.loss import WordWeights, batch_loss
 
 SEEDS = st.integers(0, 2**32 - 1)
 FEATURES, VOCABULARY = 5, 9
@@ -33,8 +33,8 @@ def close(ours, expected, tolerance=1e-10):
 
 def model(direction: Direction = "t2i", dtype=torch.double, seed=0):
     torch.manual_seed(seed)
-    config = PfanConfig(direction, lambda_softmax=6.0, dim=6, word_dim=4, position_dim=3)
-    made = Pfan(config, FEATURES, VOCABULARY).to(dtype)
+    config = PFANConfig(direction, lambda_softmax=6.0, dim=6, word_dim=4, position_dim=3)
+    made = PFAN(config, FEATURES, VOCABULARY).to(dtype)
     with torch.no_grad():
         made.words.embed.weight.mul_(30)  # so that words differ, as they do after some training
     return made
@@ -145,7 +145,7 @@ class TestRegions:
 
     def test_first_weights_and_their_names(self):
         torch.manual_seed(0)
-        encoder = Pfan(PfanConfig(), 2048, VOCABULARY).regions
+        encoder = PFAN(PFANConfig(), 2048, VOCABULARY).regions
         shapes = {name: tuple(weight.shape) for name, weight in encoder.state_dict().items()}
         assert shapes == {
             "fc.weight": (1024, 2248),
@@ -161,7 +161,7 @@ class TestRegions:
         assert encoder.position_embedding.weight.std().item() == pytest.approx(1, abs=0.02)
 
     def test_two_threads_add_the_gradients_of_blocks_in_one_order(self):
-        encoder = Pfan(PfanConfig(dim=8, word_dim=4, position_dim=64), 16, VOCABULARY).regions
+        encoder = PFAN(PFANConfig(dim=8, word_dim=4, position_dim=64), 16, VOCABULARY).regions
         generator = torch.Generator().manual_seed(0)
         features = torch.randn(64, 36, 16, generator=generator)
         blocks = overlapped_blocks(random_boxes(generator, 64, 36, dtype=torch.float32))
@@ -376,7 +376,7 @@ class TestGradients:
             pfan_model.encode_captions(tokens, lengths),
         )
         config = run_config(pfan_model)
-        found = batch_objective(
+        found = batch_loss(
             pfan_model, images, captions, tokens, torch.arange(4), config, 1, WordWeights(word_weights, word_weights)
         )
         assert all(found.terms[name] > 0 for name in ("match", f"ccr_{direction}", f"ccs_{direction}"))
@@ -407,8 +407,8 @@ class TestGradients:
 def learned(direction, constraints, steps=50):
     """R@1 of both directions in evaluation, and the losses of all steps, of 16 pairs learned by heart."""
     torch.manual_seed(0)
-    pfan_model = Pfan(
-        PfanConfig(direction, dim=32, word_dim=16, position_dim=8), feature_size=12, vocabulary_size=40
+    pfan_model = PFAN(
+        PFANConfig(direction, dim=32, word_dim=16, position_dim=8), feature_size=12, vocabulary_size=40
     ).train()
     generator = torch.Generator().manual_seed(0)
     features, counts = torch.randn(16, 5, 12, generator=generator), torch.randint(3, 6, (16,), generator=generator)
@@ -424,7 +424,7 @@ def learned(direction, constraints, steps=50):
             pfan_model.encode_captions(tokens, lengths),
         )
         config = run_config(pfan_model, constraints, weight=0.3)
-        loss = batch_objective(
+        loss = batch_loss(
             pfan_model, images, captions, tokens, torch.arange(16), config, 1, WordWeights(words, words)
         ).loss
         losses.append(loss.item())
@@ -453,7 +453,7 @@ def test_learns_sixteen_pairs_by_heart(direction, constraints):
 
 class TestErrors:
     def test_no_boxes(self):
-        assert Pfan.needs_boxes
+        assert PFAN.needs_boxes
         with pytest.raises(InputError) as caught:
             model().encode_images(torch.zeros(2, 3, FEATURES).double(), torch.tensor([3, 2]))
         assert str(caught.value) == (
@@ -479,7 +479,7 @@ class TestErrors:
     def test_attending_in_the_other_direction(self, direction):
         other = "i2t" if direction == "t2i" else "t2i"
         fragments = ragged(torch.Generator().manual_seed(0), 2, 3, 4)
-        with pytest.raises(ValueError, match=rf"^Pfan attends {direction}, not {other}$"):
+        with pytest.raises(ValueError, match=rf"^PFAN attends {direction}, not {other}$"):
             model(direction).attend(fragments, fragments, other)
 
     @pytest.mark.parametrize(
@@ -506,13 +506,13 @@ class TestErrors:
         jaxtyping.config.update("jaxtyping_disable", True)
         try:
             with pytest.raises(ValueError) as caught:  # noqa: PT011 the message is compared whole
-                PfanConfig(**options)
+                PFANConfig(**options)
         finally:
             jaxtyping.config.update("jaxtyping_disable", False)
         assert str(caught.value) == message
 
     def test_published_settings_are_the_defaults(self):
-        assert dataclasses.asdict(PfanConfig()) == {
+        assert dataclasses.asdict(PFANConfig()) == {
             "name": "pfan", "direction": "t2i", "lambda_softmax": 9.0, "dim": 1024, "word_dim": 300,
             "position_dim": 200,
         }  # fmt: skip

@@ -14,7 +14,7 @@ from xattn.metrics import retrieval_report
 from xattn.models import base, encoders, fragments, scan
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.scan import Scan, ScanConfig, aggregate
+from xattn.models.scan import SCAN, SCANConfig, aggregate
 
 SEEDS = st.integers(0, 2**32 - 1)
 KINDS = list(itertools.product(["t2i", "i2t"], ["mean", "lse", "max", "sum"]))
@@ -34,8 +34,8 @@ def ragged(generator, sets, length, dim, dtype=torch.double):
 
 
 def model(direction, aggregation, lambda_softmax=6.0, lambda_lse=5.0):
-    return Scan(
-        ScanConfig(direction, aggregation, lambda_softmax, lambda_lse, dim=4, word_dim=3),
+    return SCAN(
+        SCANConfig(direction, aggregation, lambda_softmax, lambda_lse, dim=4, word_dim=3),
         feature_size=5,
         vocabulary_size=7,
     )
@@ -94,7 +94,7 @@ class TestScores:
     def test_attending_in_the_other_direction_is_refused(self):
         fragments_ = ragged(torch.Generator().manual_seed(0), 2, 3, 4)
         for direction, other in (("t2i", "i2t"), ("i2t", "t2i")):
-            with pytest.raises(ValueError, match=rf"^Scan attends {direction}, not {other}$"):
+            with pytest.raises(ValueError, match=rf"^SCAN attends {direction}, not {other}$"):
                 model(direction, "mean").attend(fragments_, fragments_, other)
 
     @pytest.mark.parametrize(("direction", "aggregation"), KINDS)
@@ -222,7 +222,7 @@ class TestConfig:
         jaxtyping.config.update("jaxtyping_disable", True)
         try:
             with pytest.raises(ValueError) as caught:  # noqa: PT011 the message is compared whole
-                ScanConfig(**options)
+                SCANConfig(**options)
         finally:
             jaxtyping.config.update("jaxtyping_disable", False)
         assert str(caught.value) == message
@@ -231,7 +231,7 @@ class TestConfig:
 def learned(direction, constraint_weight, steps=60):
     """R@1 of both directions, and the losses of the first and the last step, of 16 pairs learned by heart."""
     torch.manual_seed(0)
-    scan_model = Scan(ScanConfig(direction, "mean", dim=32, word_dim=16), feature_size=12, vocabulary_size=40)
+    scan_model = SCAN(SCANConfig(direction, "mean", dim=32, word_dim=16), feature_size=12, vocabulary_size=40)
     features, counts = torch.randn(16, 5, 12), torch.randint(3, 6, (16,))
     tokens, lengths = torch.randint(4, 40, (16, 6)), torch.randint(3, 7, (16,))
     tokens = tokens * prefix_mask(lengths, 6)

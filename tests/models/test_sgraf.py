@@ -18,7 +18,7 @@ from xattn.metrics import retrieval_report
 from xattn.models import sgraf, sgraf_pooling, sgraf_reasoning, sgraf_similarity
 from xattn.models.encoders import WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.sgraf import Sgraf, SgrafConfig
+from xattn.models.sgraf import SGRAF, SGRAFConfig
 from xattn.models.sgraf_pooling import SelfAttention
 from xattn.runtime.errors import InputError
 
@@ -42,8 +42,8 @@ def close(ours, expected, tolerance=1e-10):
 
 def model(module, seed=0, dtype=torch.double, **options):
     """A model out of training whose every parameter and running average is drawn, so that none is 0 or 1."""
-    config = SgrafConfig(module, **{"dim": 4, "word_dim": 3, "sim_dim": 3, "regions": 3} | options)
-    drawn = Sgraf(config, FEATURES, VOCABULARY).to(dtype)
+    config = SGRAFConfig(module, **{"dim": 4, "word_dim": 3, "sim_dim": 3, "regions": 3} | options)
+    drawn = SGRAF(config, FEATURES, VOCABULARY).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in drawn.state_dict().items():
         if tensor.is_floating_point():
@@ -80,7 +80,7 @@ def oracle(sgraf_model, image, caption):
     """The score of one image with one caption, each a `Fragments` of one."""
     values, nodes = parameters(sgraf_model), oracle_nodes(sgraf_model, image, caption)
     if sgraf_model.config.module == "sgr":
-        return oracles_sgraf.score(values, oracles_sgraf.reasoned(values, nodes, sgraf_model.config.sgr_steps))
+        return oracles_sgraf.score(values, oracles_sgraf.graph_reasoning(values, nodes, sgraf_model.config.sgr_steps))
     return oracles_sgraf.score(values, oracles_sgraf.filtered(values, nodes))
 
 
@@ -348,7 +348,7 @@ class TestAttention:
 
     def test_the_other_direction_is_refused(self):
         images, captions = encoded(torch.Generator().manual_seed(0), 2, 2, 3, 3, 4)
-        with pytest.raises(ValueError, match=r"^Sgraf attends t2i, not i2t$"):
+        with pytest.raises(ValueError, match=r"^SGRAF attends t2i, not i2t$"):
             model("sgr").attend(images, captions, "i2t")
 
     def test_only_saf_scores_with_statistics_of_the_batch(self):
@@ -475,8 +475,8 @@ class TestParameters:
     @pytest.mark.parametrize("module", MODULES)
     def test_first_values(self, module):
         torch.manual_seed(0)
-        sgraf_model = Sgraf(
-            SgrafConfig(module, dim=40, word_dim=7, sim_dim=30, regions=6), feature_size=50, vocabulary_size=60
+        sgraf_model = SGRAF(
+            SGRAFConfig(module, dim=40, word_dim=7, sim_dim=30, regions=6), feature_size=50, vocabulary_size=60
         )
         linears = 0
         for layer in sgraf_model.modules():
@@ -496,7 +496,7 @@ class TestParameters:
 
 class TestConfig:
     def test_published_values_are_the_defaults(self):
-        config = SgrafConfig()
+        config = SGRAFConfig()
         assert (config.name, config.module, config.lambda_softmax, config.sgr_steps, config.dropout) == (
             "sgraf",
             "sgr",
@@ -525,7 +525,7 @@ class TestConfig:
         jaxtyping.config.update("jaxtyping_disable", True)
         try:
             with pytest.raises(ValueError) as caught:  # noqa: PT011 the message is compared whole
-                SgrafConfig(**options)
+                SGRAFConfig(**options)
         finally:
             jaxtyping.config.update("jaxtyping_disable", False)
         assert str(caught.value) == message
@@ -538,8 +538,8 @@ def learned(module, constraint_weight, steps=70):
     at first.
     """
     torch.manual_seed(0)
-    config = SgrafConfig(module, dim=64, word_dim=16, sim_dim=32, regions=5, dropout=0.1)
-    sgraf_model = Sgraf(config, feature_size=12, vocabulary_size=40)
+    config = SGRAFConfig(module, dim=64, word_dim=16, sim_dim=32, regions=5, dropout=0.1)
+    sgraf_model = SGRAF(config, feature_size=12, vocabulary_size=40)
     features, counts = torch.randn(16, 5, 12), torch.full((16,), 5)
     tokens, lengths = torch.randint(4, 40, (16, 6)), torch.randint(3, 7, (16,))
     tokens = tokens * prefix_mask(lengths, 6)

@@ -26,7 +26,7 @@ from xattn.metrics import AttentionReport, RetrievalDirection, RetrievalReport
 from xattn.models.base import Match, MatchingModel
 from xattn.models.fragments import Fragments
 from xattn.models.registry import build_model
-from xattn.models.scan import ScanConfig
+from xattn.models.scan import SCANConfig
 from xattn.plots import labels
 from xattn.plots.attention_map import Strip, attention_picture, lighting, save_picture
 from xattn.plots.labels import distinct_labels
@@ -62,7 +62,7 @@ def folder(tmp_path):
 def make_run(path, direction="t2i", constraints="none", vocabulary=VOCABULARY, feature_size=FEATURES, seed=0):
     path.mkdir(parents=True)
     config = RunConfig(
-        preset=f"scan-{direction}-avg", constraints=constraints, model=ScanConfig(direction, dim=6, word_dim=3)
+        preset=f"scan-{direction}-avg", constraints=constraints, model=SCANConfig(direction, dim=6, word_dim=3)
     )
     torch.manual_seed(seed)
     save_run(path, config, vocabulary, feature_size, build_model(config.model, feature_size, len(vocabulary)), {})

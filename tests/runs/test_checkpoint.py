@@ -95,7 +95,7 @@ def test_what_a_checkpoint_holds(unfinished):
     assert (checkpoint.state.epoch, checkpoint.state.step, len(checkpoint.state.log)) == (2, 1, 1)
     assert checkpoint.state.best is not None
     assert checkpoint.state.best.epoch == 1
-    assert set(checkpoint.chances) == {"swaps", "torch.0"}
+    assert set(checkpoint.rng_states) == {"swaps", "torch.0"}
     weights = {name for name in checkpoint.tensors if name.startswith("model.")}
     assert len(weights) == 11
     moments = {
@@ -108,14 +108,14 @@ def test_what_a_checkpoint_holds(unfinished):
 
 
 def test_a_checkpoint_from_before_gradients_were_measured(unfinished):
-    """Its totals count no measured steps; the run goes on from it."""
+    """Its meters count no measured steps; the run goes on from it."""
     run, go_on = unfinished
 
     def without(tensors, about):
-        assert about["state"]["totals"].pop("measured") == 1
+        assert about["state"]["meters"].pop("measured") == 1
 
     rewritten(without)(run / CHECKPOINT)
-    assert read_checkpoint(run / CHECKPOINT).state.totals["measured"] == 0
+    assert read_checkpoint(run / CHECKPOINT).state.meters["measured"] == 0
     go_on()
     assert not (run / CHECKPOINT).exists()
 
@@ -180,10 +180,10 @@ def put(*keys, value):
         (put("state", "epoch", value=0), "state.epoch must be a whole number of at least 1, but it is 0"),
         (put("state", "seconds", value="1"), 'state.seconds must be a finite number, but it is "1"'),
         (
-            put("state", "totals", "sums", "loss", value=float("nan")),
-            "state.totals.sums.loss must be a finite number, but it is NaN",
+            put("state", "meters", "sums", "loss", value=float("nan")),
+            "state.meters.sums.loss must be a finite number, but it is NaN",
         ),
-        (put("state", "totals", "sums", value=[]), "state.totals.sums must be an object, but it is []"),
+        (put("state", "meters", "sums", value=[]), "state.meters.sums must be an object, but it is []"),
         (put("state", "best", "epoch", value=3), "state.best.epoch must be an epoch of the log, but it is 3"),
         (put("state", "best", value={}), "state.best must hold exactly the fields epoch, rsum, but found []"),
         (
@@ -196,7 +196,7 @@ def put(*keys, value):
         ),
         (
             put("state", value=[1]),
-            "state must hold exactly the fields best, collapse, epoch, log, seconds, step, totals, but found [1]",
+            "state must hold exactly the fields best, collapse, epoch, log, meters, seconds, step, but found [1]",
         ),
         (put("identity", "data", value=1), None),
         (rewritten(lambda tensors, about: (tensors, "{")), None),

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from xattn.models.bfan import BfanConfig
-from xattn.models.pfan import PfanConfig
-from xattn.models.scan import ScanConfig
-from xattn.models.sgraf import SgrafConfig
-from xattn.runs.config import CcrConfig, CcsConfig, MatchingConfig, RunConfig, read_configuration, write_configuration
+from xattn.models.bfan import BFANConfig
+from xattn.models.pfan import PFANConfig
+from xattn.models.scan import SCANConfig
+from xattn.models.sgraf import SGRAFConfig
+from xattn.runs.config import CCRConfig, CCSConfig, MatchingConfig, RunConfig, read_configuration, write_configuration
 from xattn.runtime.errors import InputError
 
 FIELDS = (
@@ -30,10 +30,10 @@ OTHER = RunConfig(
     accumulation=2,
     precision="bf16",
     min_count=2,
-    model=ScanConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=20.0, dim=32, word_dim=12),
+    model=SCANConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=20.0, dim=32, word_dim=12),
     matching=MatchingConfig(margin=0.1, negatives="all", all_negatives_epochs=0, siblings="count"),
-    ccr=CcrConfig(weight=0.5, margin=0.3, from_epoch=1, queries="idf", gradient="weights", directions="i2t"),
-    ccs=CcsConfig(
+    ccr=CCRConfig(weight=0.5, margin=0.3, from_epoch=1, queries="idf", gradient="weights", directions="i2t"),
+    ccs=CCSConfig(
         weight=0.25,
         margin=0.0,
         from_epoch=4,
@@ -72,7 +72,7 @@ def refused(tmp_path):
     [
         RunConfig(),
         OTHER,
-        *(RunConfig(model=model) for model in (PfanConfig(dim=8), BfanConfig(dim=8), SgrafConfig(dim=8))),
+        *(RunConfig(model=model) for model in (PFANConfig(dim=8), BFANConfig(dim=8), SGRAFConfig(dim=8))),
     ],
     ids=["defaults", "nothing as by default", "PFAN", "BFAN", "SGRAF"],
 )
@@ -85,7 +85,7 @@ def test_the_other_configuration_differs_in_every_field():
     """Or the round trip would not show that a field is written at all."""
     names = {line.split(" ", maxsplit=1)[0] for line in RunConfig().differences(OTHER)}
     expected = every_field(RunConfig) - {"model", "matching", "ccr", "ccs"}
-    for part, kind in (("model", ScanConfig), ("matching", MatchingConfig), ("ccr", CcrConfig), ("ccs", CcsConfig)):
+    for part, kind in (("model", SCANConfig), ("matching", MatchingConfig), ("ccr", CCRConfig), ("ccs", CCSConfig)):
         expected |= {f"{part}.{name}" for name in every_field(kind)}
     assert names == expected - {"model.name"}
 
@@ -100,7 +100,7 @@ def test_a_whole_number_serves_as_a_fraction(tmp_path):
 
 
 def test_differences_between_models():
-    one, other = RunConfig(model=BfanConfig(dim=64)), RunConfig(model=ScanConfig(dim=64))
+    one, other = RunConfig(model=BFANConfig(dim=64)), RunConfig(model=SCANConfig(dim=64))
     assert one.differences(other) == [
         "model.name bfan, scan",
         "model.focus equal, -",
@@ -114,7 +114,7 @@ def test_differences_between_models():
 def test_differences():
     one = RunConfig(seed=1, constraints="ccr")
     assert one.differences(one) == []
-    other = dataclasses.replace(one, seed=2, ccr=CcrConfig(margin=0.25), model=ScanConfig(dim=64))
+    other = dataclasses.replace(one, seed=2, ccr=CCRConfig(margin=0.25), model=SCANConfig(dim=64))
     assert one.differences(other) == ["seed 1, 2", "model.dim 1024, 64", "ccr.margin 0.2, 0.25"]
     assert other.differences(one) == ["seed 2, 1", "model.dim 64, 1024", "ccr.margin 0.25, 0.2"]
 
@@ -131,7 +131,7 @@ def test_differences():
     ],
 )
 def test_which_constraints_are_used(constraints, weights, ccr, ccs):
-    config = RunConfig(constraints=constraints, ccr=CcrConfig(weight=weights[0]), ccs=CcsConfig(weight=weights[1]))
+    config = RunConfig(constraints=constraints, ccr=CCRConfig(weight=weights[0]), ccs=CCSConfig(weight=weights[1]))
     assert (config.uses_ccr, config.uses_ccs) == (ccr, ccs)
 
 
@@ -157,19 +157,19 @@ def test_which_constraints_are_used(constraints, weights, ccr, ccs):
             lambda: MatchingConfig(all_negatives_epochs=-1),
             "matching.all_negatives_epochs must be at least 0, but it is -1",
         ),
-        (lambda: CcrConfig(weight=-0.1), "ccr.weight must be at least 0, but it is -0.1"),
-        (lambda: CcrConfig(margin=3.0), "ccr.margin is a difference of cosines and must lie in [0, 2], but it is 3.0"),
-        (lambda: CcrConfig(from_epoch=0), "ccr.from_epoch counts epochs from 1, but it is 0"),
-        (lambda: CcsConfig(weight=-0.1), "ccs.weight must be at least 0, but it is -0.1"),
+        (lambda: CCRConfig(weight=-0.1), "ccr.weight must be at least 0, but it is -0.1"),
+        (lambda: CCRConfig(margin=3.0), "ccr.margin is a difference of cosines and must lie in [0, 2], but it is 3.0"),
+        (lambda: CCRConfig(from_epoch=0), "ccr.from_epoch counts epochs from 1, but it is 0"),
+        (lambda: CCSConfig(weight=-0.1), "ccs.weight must be at least 0, but it is -0.1"),
         (
-            lambda: CcsConfig(margin=-0.1),
+            lambda: CCSConfig(margin=-0.1),
             "ccs.margin is a difference of cosines and must lie in [0, 2], but it is -0.1",
         ),
-        (lambda: CcsConfig(from_epoch=0), "ccs.from_epoch counts epochs from 1, but it is 0"),
-        (lambda: CcsConfig(temperature=-1.0), "ccs.temperature must be at least 0, but it is -1.0"),
-        (lambda: RunConfig(ccr=CcrConfig(directions="i2t")), "ccr.directions is i2t, but scan attends t2i here"),
+        (lambda: CCSConfig(from_epoch=0), "ccs.from_epoch counts epochs from 1, but it is 0"),
+        (lambda: CCSConfig(temperature=-1.0), "ccs.temperature must be at least 0, but it is -1.0"),
+        (lambda: RunConfig(ccr=CCRConfig(directions="i2t")), "ccr.directions is i2t, but scan attends t2i here"),
         (
-            lambda: RunConfig(model=SgrafConfig(), ccs=CcsConfig(directions="i2t")),
+            lambda: RunConfig(model=SGRAFConfig(), ccs=CCSConfig(directions="i2t")),
             "ccs.directions is i2t, but sgraf attends t2i here",
         ),
     ],
@@ -181,7 +181,7 @@ def test_values_out_of_range(make, sentence):
 
 def test_the_least_values_are_allowed():
     least = MatchingConfig(margin=0.0, all_negatives_epochs=0)
-    RunConfig(epochs=1, batch_size=2, decay_every=1, min_count=1, seed=0, matching=least, ccs=CcsConfig(0.0, 2.0, 1))
+    RunConfig(epochs=1, batch_size=2, decay_every=1, min_count=1, seed=0, matching=least, ccs=CCSConfig(0.0, 2.0, 1))
 
 
 @pytest.mark.parametrize(

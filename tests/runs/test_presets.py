@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from xattn.models.bfan import BfanConfig
-from xattn.models.pfan import PfanConfig
+from xattn.models.bfan import BFANConfig
+from xattn.models.pfan import PFANConfig
 from xattn.models.registry import build_model
-from xattn.models.scan import ScanConfig
-from xattn.models.sgraf import SgrafConfig
+from xattn.models.scan import SCANConfig
+from xattn.models.sgraf import SGRAFConfig
 from xattn.runs.presets import DESCRIPTIONS, preset
 from xattn.runtime.errors import InputError
 
@@ -17,51 +17,51 @@ PUBLISHED = [
     (
         "scan-t2i-lse",
         "f30k",
-        ScanConfig(direction="t2i", aggregation="lse", lambda_softmax=9.0, lambda_lse=6.0),
+        SCANConfig(direction="t2i", aggregation="lse", lambda_softmax=9.0, lambda_lse=6.0),
         30,
         15,
         2e-4,
     ),
-    ("scan-t2i-avg", "f30k", ScanConfig(direction="t2i", aggregation="mean", lambda_softmax=9.0), 30, 15, 2e-4),
+    ("scan-t2i-avg", "f30k", SCANConfig(direction="t2i", aggregation="mean", lambda_softmax=9.0), 30, 15, 2e-4),
     (
         "scan-i2t-lse",
         "f30k",
-        ScanConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=5.0),
+        SCANConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=5.0),
         30,
         15,
         2e-4,
     ),
-    ("scan-i2t-avg", "f30k", ScanConfig(direction="i2t", aggregation="mean", lambda_softmax=4.0), 30, 15, 2e-4),
+    ("scan-i2t-avg", "f30k", SCANConfig(direction="i2t", aggregation="mean", lambda_softmax=4.0), 30, 15, 2e-4),
     (
         "scan-t2i-lse",
         "coco",
-        ScanConfig(direction="t2i", aggregation="lse", lambda_softmax=9.0, lambda_lse=6.0),
+        SCANConfig(direction="t2i", aggregation="lse", lambda_softmax=9.0, lambda_lse=6.0),
         20,
         10,
         5e-4,
     ),
-    ("scan-t2i-avg", "coco", ScanConfig(direction="t2i", aggregation="mean", lambda_softmax=9.0), 20, 10, 5e-4),
+    ("scan-t2i-avg", "coco", SCANConfig(direction="t2i", aggregation="mean", lambda_softmax=9.0), 20, 10, 5e-4),
     (
         "scan-i2t-lse",
         "coco",
-        ScanConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=20.0),
+        SCANConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=20.0),
         20,
         10,
         5e-4,
     ),
-    ("scan-i2t-avg", "coco", ScanConfig(direction="i2t", aggregation="mean", lambda_softmax=4.0), 20, 10, 5e-4),
-    ("bfan-equal", "f30k", BfanConfig(focus="equal", lambda_softmax=20.0), 15, 15, 2e-4),
-    ("bfan-prob", "f30k", BfanConfig(focus="prob", lambda_softmax=20.0), 15, 15, 2e-4),
-    ("bfan-equal", "coco", BfanConfig(focus="equal", lambda_softmax=20.0), 20, 15, 5e-4),
-    ("bfan-prob", "coco", BfanConfig(focus="prob", lambda_softmax=20.0), 20, 15, 5e-4),
-    ("pfan-t2i", "f30k", PfanConfig(direction="t2i", lambda_softmax=9.0, position_dim=200), 30, 15, 2e-4),
-    ("pfan-i2t", "f30k", PfanConfig(direction="i2t", lambda_softmax=4.0, position_dim=200), 30, 15, 2e-4),
-    ("pfan-t2i", "coco", PfanConfig(direction="t2i", lambda_softmax=9.0, position_dim=200), 30, 15, 5e-4),
-    ("pfan-i2t", "coco", PfanConfig(direction="i2t", lambda_softmax=4.0, position_dim=200), 30, 15, 5e-4),
+    ("scan-i2t-avg", "coco", SCANConfig(direction="i2t", aggregation="mean", lambda_softmax=4.0), 20, 10, 5e-4),
+    ("bfan-equal", "f30k", BFANConfig(focus="equal", lambda_softmax=20.0), 15, 15, 2e-4),
+    ("bfan-prob", "f30k", BFANConfig(focus="prob", lambda_softmax=20.0), 15, 15, 2e-4),
+    ("bfan-equal", "coco", BFANConfig(focus="equal", lambda_softmax=20.0), 20, 15, 5e-4),
+    ("bfan-prob", "coco", BFANConfig(focus="prob", lambda_softmax=20.0), 20, 15, 5e-4),
+    ("pfan-t2i", "f30k", PFANConfig(direction="t2i", lambda_softmax=9.0, position_dim=200), 30, 15, 2e-4),
+    ("pfan-i2t", "f30k", PFANConfig(direction="i2t", lambda_softmax=4.0, position_dim=200), 30, 15, 2e-4),
+    ("pfan-t2i", "coco", PFANConfig(direction="t2i", lambda_softmax=9.0, position_dim=200), 30, 15, 5e-4),
+    ("pfan-i2t", "coco", PFANConfig(direction="i2t", lambda_softmax=4.0, position_dim=200), 30, 15, 5e-4),
     (
         "sgraf-sgr",
         "f30k",
-        SgrafConfig(module="sgr", lambda_softmax=9.0, sim_dim=256, sgr_steps=3, regions=36, dropout=0.4),
+        SGRAFConfig(module="sgr", lambda_softmax=9.0, sim_dim=256, sgr_steps=3, regions=36, dropout=0.4),
         40,
         30,
         2e-4,
@@ -69,7 +69,7 @@ PUBLISHED = [
     (
         "sgraf-saf",
         "f30k",
-        SgrafConfig(module="saf", lambda_softmax=9.0, sim_dim=256, regions=36, dropout=0.4),
+        SGRAFConfig(module="saf", lambda_softmax=9.0, sim_dim=256, regions=36, dropout=0.4),
         30,
         20,
         2e-4,
@@ -77,7 +77,7 @@ PUBLISHED = [
     (
         "sgraf-sgr",
         "coco",
-        SgrafConfig(module="sgr", lambda_softmax=9.0, sim_dim=256, sgr_steps=3, regions=36, dropout=0.4),
+        SGRAFConfig(module="sgr", lambda_softmax=9.0, sim_dim=256, sgr_steps=3, regions=36, dropout=0.4),
         20,
         10,
         2e-4,
@@ -85,7 +85,7 @@ PUBLISHED = [
     (
         "sgraf-saf",
         "coco",
-        SgrafConfig(module="saf", lambda_softmax=9.0, sim_dim=256, regions=36, dropout=0.4),
+        SGRAFConfig(module="saf", lambda_softmax=9.0, sim_dim=256, regions=36, dropout=0.4),
         20,
         10,
         2e-4,
@@ -105,8 +105,8 @@ def test_published_settings(name, settings, model, epochs, decay, learning_rate)
         0,
     )
     assert (config.model.dim, config.model.word_dim) == (1024, 300)
-    if isinstance(model, ScanConfig) and model.aggregation == "mean":
-        assert isinstance(config.model, ScanConfig)
+    if isinstance(model, SCANConfig) and model.aggregation == "mean":
+        assert isinstance(config.model, SCANConfig)
         model = dataclasses.replace(model, lambda_lse=config.model.lambda_lse)  # not used
     assert config.model == model
 
@@ -133,7 +133,7 @@ def test_descriptions_say_what_the_presets_are():
         directions = build_model(config, feature_size=4, vocabulary_size=5).directions
         assert ("words attend to regions" in description) == (directions == ("t2i",))
         assert ("both directions" in description) == (directions == ("t2i", "i2t"))
-        assert ("log-sum-exp" in description) == (isinstance(config, ScanConfig) and config.aggregation == "lse")
+        assert ("log-sum-exp" in description) == (isinstance(config, SCANConfig) and config.aggregation == "lse")
 
 
 @pytest.mark.parametrize(

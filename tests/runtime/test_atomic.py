@@ -227,7 +227,7 @@ def test_what_is_there_is_not_overwritten(tmp_path, kind):
         sentence = f"{path}: the folder exists and is not empty; choose another, or remove it first"
     before = names(tmp_path)
     with pytest.raises(InputError) as caught:
-        atomic.refuse_existing(path)
+        atomic.check_absent(path)
     assert str(caught.value) == sentence
     with pytest.raises(InputError) as caught, atomic.new_folder(path):
         pytest.fail("the folder is taken")

@@ -9,9 +9,9 @@ from xattn.data.vocabulary import END, PAD, START
 from xattn.losses.constraints import ccr_loss, ccs_loss
 from xattn.losses.ranking import hinge_ranking_loss
 from xattn.models.base import Direction
-from xattn.models.scan import Aggregation, Scan, ScanConfig
+from xattn.models.scan import SCAN, Aggregation, SCANConfig
 from xattn.training import loss as objective_module
-from xattn.training.loss import WordWeights, batch_objective
+from xattn.training.loss import WordWeights, batch_loss
 
 FEATURES, WORDS = 6, 12
 IMAGE_IDS = [4, 7, 4, 9, 2, 7, 5]
@@ -25,8 +25,8 @@ class Batch:
 
     def __init__(self, direction: Direction = "t2i", aggregation: Aggregation = "mean", image_ids=tuple(IMAGE_IDS)):
         torch.manual_seed(5)
-        config = ScanConfig(direction=direction, aggregation=aggregation, dim=8, word_dim=5)
-        self.model = Scan(config, FEATURES, WORDS).double()
+        config = SCANConfig(direction=direction, aggregation=aggregation, dim=8, word_dim=5)
+        self.model = SCAN(config, FEATURES, WORDS).double()
         with torch.no_grad():
             self.model.words.embed.weight.mul_(30)  # so that captions differ, as they do after some training
         self.direction = direction
@@ -39,17 +39,17 @@ class Batch:
             words = torch.randint(3, WORDS, (length - 2,)).tolist()
             self.tokens[row, :length] = torch.tensor([START, *words, END])
         self.lengths = torch.tensor(LENGTHS[: len(image_ids)])
-        counted = torch.tensor([0, 0, 0, 0, 0.5, 1, 1, 0, 0.25, 1, 1, 0], dtype=torch.float64)
-        self.word_weights = WordWeights(ccr=counted, ccs=counted.flip(0) * (torch.arange(WORDS) > 2))
+        query_weights = torch.tensor([0, 0, 0, 0, 0.5, 1, 1, 0, 0.25, 1, 1, 0], dtype=torch.float64)
+        self.word_weights = WordWeights(ccr=query_weights, ccs=query_weights.flip(0) * (torch.arange(WORDS) > 2))
 
     def encoded(self):
         return self.model.encode_images(self.features, self.counts), self.model.encode_captions(
             self.tokens, self.lengths
         )
 
-    def objective(self, config, epoch=3, generator=None):
+    def computed(self, config, epoch=3, generator=None):
         images, captions = self.encoded()
-        return batch_objective(
+        return batch_loss(
             self.model, images, captions, self.tokens, self.image_ids, config, epoch, self.word_weights, generator
         )
 
@@ -110,16 +110,16 @@ def full_form(batch, config, epoch=3, generator=None):
     attention = batch.model.attend(images, captions, batch.direction)
     words = batch.direction == "t2i"
     if config.constraints in ("ccr", "both"):
-        counted = batch.word_weights.ccr[batch.tokens] if words else None
-        terms["ccr"] = ccr_loss(attention, config.ccr.margin, counted, gradient=config.ccr.gradient)
+        query_weights = batch.word_weights.ccr[batch.tokens] if words else None
+        terms["ccr"] = ccr_loss(attention, config.ccr.margin, query_weights, gradient=config.ccr.gradient)
     if config.constraints in ("ccs", "both"):
         partners = partners_by_hand(batch, scores.detach(), negatives, config.ccs.swap, generator)
         allowed = allowed_by_hand(batch, partners, config.ccs.swap)
         others = torch.tensor([0 if partner is None else partner for partner in partners])
-        counted = batch.word_weights.ccs[batch.tokens] if words else None
+        query_weights = batch.word_weights.ccs[batch.tokens] if words else None
         swapped = (captions if words else images).vectors[others]
         how = {"gradient": config.ccs.gradient, "temperature": config.ccs.temperature}
-        terms["ccs"] = ccs_loss(attention, swapped, allowed, config.ccs.margin, counted, **how)
+        terms["ccs"] = ccs_loss(attention, swapped, allowed, config.ccs.margin, query_weights, **how)
     weights = {"match": 1.0, "ccr": config.ccr.weight, "ccs": config.ccs.weight}
     return sum((weights[name] * term for name, term in terms.items()), torch.zeros((), dtype=torch.float64)), terms
 
@@ -183,7 +183,7 @@ def test_the_options_of_the_constraints_arrive(configured, direction, gradient, 
 
 def check_against_the_full_form(batch, config):
     swap, direction = config.ccs.swap, batch.direction
-    found = batch.objective(config, generator=seeded(swap))
+    found = batch.computed(config, generator=seeded(swap))
     expected, terms = full_form(batch, config, generator=seeded(swap))
     assert all(term.item() > 0 for term in terms.values()), "a term that is 0 would test nothing"
     assert found.loss.item() == pytest.approx(expected.item(), rel=1e-12)
@@ -202,7 +202,7 @@ def test_siblings_make_a_difference(configured, negatives):
 
     def match(siblings):
         matching = {"siblings": siblings, "negatives": negatives, "all_negatives_epochs": 0}
-        return Batch(image_ids=(3, 3, 3)).objective(configured(matching=matching)).loss.item()
+        return Batch(image_ids=(3, 3, 3)).computed(configured(matching=matching)).loss.item()
 
     assert match("exclude") == 0
     assert match("count") > 0.1
@@ -225,14 +225,14 @@ def test_only_pairs_that_the_loss_looks_at_are_scored_again(configured, monkeypa
     monkeypatch.setattr(batch.model, "score", noted_score)
     config = configured(matching={"all_negatives_epochs": 0})
     monkeypatch.setattr(objective_module, "SPARSE_SHARE", 1.0)
-    batch.objective(config)
+    batch.computed(config)
     assert len(scored) == 1
     assert 0 < scored[0] <= 2 * len(IMAGE_IDS), (
         "the hardest caption of each image and the hardest image of each caption"
     )
     assert whole == [False]
     monkeypatch.setattr(objective_module, "SPARSE_SHARE", 0.0)
-    batch.objective(config)
+    batch.computed(config)
     assert len(scored) == 1
     assert whole == [False, False, True]
 
@@ -240,7 +240,7 @@ def test_only_pairs_that_the_loss_looks_at_are_scored_again(configured, monkeypa
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])
 def test_names_of_terms_and_shares(configured, direction):
     config = configured(constraints="both", ccr={"from_epoch": 1}, ccs={"from_epoch": 1, "swap": "hard"})
-    terms = Batch(direction).objective(config).terms
+    terms = Batch(direction).computed(config).terms
     names = [f"ccr_{direction}", f"ccr_{direction}_active", f"ccs_{direction}", f"ccs_{direction}_active"]
     assert list(terms) == ["match", *names]
     assert all(type(value) is float for value in terms.values())
@@ -251,7 +251,7 @@ def test_shares_are_of_the_queries_that_count(configured):
         constraints="both", ccr={"from_epoch": 1, "margin": 0.1}, ccs={"from_epoch": 1, "swap": "hard", "margin": 0.1}
     )
     batch = Batch()
-    terms = batch.objective(config).terms
+    terms = batch.computed(config).terms
     images, captions = batch.encoded()
     attention = batch.model.attend(images, captions, "t2i")
     negatives = negatives_by_hand(batch, "exclude")
@@ -276,7 +276,7 @@ def test_shares_are_of_the_queries_that_count(configured):
 @pytest.mark.parametrize(("epoch", "names"), [(1, set()), (2, {"ccr"}), (3, {"ccr"}), (4, {"ccr", "ccs"})])
 def test_constraints_act_from_their_epoch(configured, epoch, names):
     config = configured(constraints="both", ccr={"from_epoch": 2}, ccs={"from_epoch": 4, "swap": "sentence"})
-    terms = Batch().objective(config, epoch=epoch).terms
+    terms = Batch().computed(config, epoch=epoch).terms
     assert {name.removesuffix("_active").removesuffix("_t2i") for name in terms} == {"match"} | names
 
 
@@ -285,7 +285,7 @@ def test_constraints_act_from_their_epoch(configured, epoch, names):
 )
 def test_only_chosen_constraints_act(configured, constraints, names):
     config = configured(constraints=constraints, ccr={"from_epoch": 1}, ccs={"from_epoch": 1, "swap": "sentence"})
-    terms = Batch().objective(config).terms
+    terms = Batch().computed(config).terms
     assert {name.removesuffix("_active").removesuffix("_t2i") for name in terms} == {"match"} | names
 
 
@@ -293,7 +293,7 @@ def test_only_chosen_constraints_act(configured, constraints, names):
 def test_a_weight_multiplies_its_term_and_0_leaves_it_out(configured, name):
     fields = {"from_epoch": 1} | ({"swap": "hard"} if name == "ccs" else {})
     found = {
-        weight: Batch().objective(configured(constraints=name, **{name: {"weight": weight, **fields}}))
+        weight: Batch().computed(configured(constraints=name, **{name: {"weight": weight, **fields}}))
         for weight in (0.0, 0.5, 2.0)
     }
     term = found[0.5].terms[f"{name}_t2i"]
@@ -307,9 +307,9 @@ def test_a_weight_multiplies_its_term_and_0_leaves_it_out(configured, name):
 def test_first_epochs_rank_against_all_negatives(configured):
     """And then against the hardest, whose hinge is larger than the mean."""
     config = configured(matching={"all_negatives_epochs": 2})
-    losses = [Batch().objective(config, epoch=epoch).loss.item() for epoch in (1, 2, 3)]
-    every = Batch().objective(configured(matching={"negatives": "all", "all_negatives_epochs": 0})).loss.item()
-    hardest = Batch().objective(configured(matching={"all_negatives_epochs": 0})).loss.item()
+    losses = [Batch().computed(config, epoch=epoch).loss.item() for epoch in (1, 2, 3)]
+    every = Batch().computed(configured(matching={"negatives": "all", "all_negatives_epochs": 0})).loss.item()
+    hardest = Batch().computed(configured(matching={"all_negatives_epochs": 0})).loss.item()
     assert losses == [every, every, hardest]
     assert every < hardest
 
@@ -319,7 +319,7 @@ def test_a_batch_of_siblings_has_nothing_to_rank(configured, swap):
     """Nor anything to swap, unless it is from the same sentence."""
     config = configured(constraints="ccs", matching={"all_negatives_epochs": 0}, ccs={"from_epoch": 1, "swap": swap})
     batch = Batch(image_ids=(3, 3, 3))
-    found = batch.objective(config, generator=seeded(swap))
+    found = batch.computed(config, generator=seeded(swap))
     assert found.terms["match"] == 0
     if swap == "sentence":
         assert found.terms["ccs_t2i"] > 0
@@ -334,7 +334,7 @@ def test_chance_comes_from_the_generator(configured):
     def term(seed, global_seed):
         batch = Batch()
         torch.manual_seed(global_seed)
-        return batch.objective(config, generator=torch.Generator().manual_seed(seed)).terms["ccs_t2i"]
+        return batch.computed(config, generator=torch.Generator().manual_seed(seed)).terms["ccs_t2i"]
 
     assert term(1, 0) == term(1, 1)
     assert len({term(seed, 0) for seed in range(5)}) > 1
@@ -345,14 +345,14 @@ def test_padding_changes_nothing(configured):
     config = configured(constraints="both", ccr={"from_epoch": 1}, ccs={"from_epoch": 1, "swap": "hard"})
     for direction in ("t2i", "i2t"):
         batch = Batch(direction)
-        found = batch.objective(config)
+        found = batch.computed(config)
         batch.features = torch.cat(
             [batch.features, torch.full((len(IMAGE_IDS), 2, FEATURES), 1e3, dtype=torch.float64)], dim=1
         )
         for row, count in enumerate(COUNTS):
             batch.features[row, count:] = -5.0
         batch.tokens = torch.cat([batch.tokens, torch.full((len(IMAGE_IDS), 3), PAD)], dim=1)
-        padded = batch.objective(config)
+        padded = batch.computed(config)
         assert math.isclose(found.loss.item(), padded.loss.item(), rel_tol=1e-12)
         assert padded.terms == pytest.approx(found.terms, rel=1e-12)
 
@@ -368,7 +368,7 @@ def test_gradients_are_those_of_the_weighted_terms_on_the_fragments(configured, 
     batch = Batch(direction)
     images, captions = batch.encoded()
     arguments = batch.tokens, batch.image_ids, config, 3, batch.word_weights
-    found = batch_objective(batch.model, images, captions, *arguments, seeded(swap), measures_gradients=True)
+    found = batch_loss(batch.model, images, captions, *arguments, seeded(swap), measures_gradients=True)
     fragments = images.vectors, captions.vectors
     after = torch.autograd.grad(found.loss, fragments)
     batch.encoded = lambda: (images, captions)
@@ -382,7 +382,7 @@ def test_gradients_are_those_of_the_weighted_terms_on_the_fragments(configured, 
         expected = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None))
         assert expected > 0
         assert found.gradients[name] == pytest.approx(expected, rel=1e-9)
-    plain = batch_objective(batch.model, images, captions, *arguments, seeded(swap))
+    plain = batch_loss(batch.model, images, captions, *arguments, seeded(swap))
     assert plain.gradients == {}
     for mine, theirs in zip(after, torch.autograd.grad(plain.loss, fragments), strict=True):
         assert torch.equal(mine, theirs), "measuring changes no step"

@@ -17,7 +17,7 @@ from xattn.data.reader import read_split
 from xattn.evaluation.encode import encode_captions, encode_images, score_all
 from xattn.runs.checkpoint import CHECKPOINT
 from xattn.runs.folder import load_run
-from xattn.runtime.process_group import ALONE, Processes
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 MODELS = ("scan-t2i-avg", "scan-i2t-lse", "pfan-t2i", "bfan-equal", "sgraf-sgr", "sgraf-saf")
 
@@ -36,18 +36,18 @@ def hardest(configured, name, **changes):
 
 @pytest.mark.parametrize(("n", "count"), list(itertools.product((0, 1, 2, 7, 8, 128), (1, 2, 3, 8))))
 def test_every_row_is_one_processs(n, count):
-    rows = [range(n)[Processes(count, index).share(n)] for index in range(count)]
+    rows = [range(n)[ProcessGroup(count, index).share(n)] for index in range(count)]
     assert list(itertools.chain(*rows)) == list(range(n))
     assert max(map(len, rows)) - min(map(len, rows)) <= 1
 
 
 def test_one_process_is_left_as_it_is():
     tensor = torch.ones(3, requires_grad=True)
-    assert ALONE.gathered(tensor, n=3)[0] is tensor
-    assert ALONE.total(tensor) is tensor
-    assert ALONE.any_of([True, False]) == [True, False]
-    assert ALONE.all_of("value") == ["value"]
-    assert ALONE.on_main(lambda: 3) == 3
+    assert SINGLE_PROCESS.all_gather(tensor, n=3)[0] is tensor
+    assert SINGLE_PROCESS.all_reduce(tensor) is tensor
+    assert SINGLE_PROCESS.any_of([True, False]) == [True, False]
+    assert SINGLE_PROCESS.all_of("value") == ["value"]
+    assert SINGLE_PROCESS.on_main(lambda: 3) == 3
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from xattn.models.registry import build_model
 from xattn.runs.config import RunConfig
 from xattn.training.data import prepare_data
 from xattn.training.loop import Training, learning_rate
-from xattn.training.loss import WordWeights, batch_objective
+from xattn.training.loss import WordWeights, batch_loss
 from xattn.training.step import _encoded, training_step
 
 MODELS = ("scan-t2i-avg", "scan-i2t-lse", "pfan-t2i", "bfan-prob", "sgraf-sgr", "sgraf-saf")
@@ -91,12 +91,10 @@ def test_the_gradient_of_parts_is_the_sum_of_theirs(prepared, name):
     for part in parts:
         encoded = model.encode_images(*part.images), model.encode_captions(*part.captions)
         tokens, image_ids = part.captions.tokens, part.image_ids
-        objective = batch_objective(
-            model, *encoded, tokens, image_ids, config, 1, words, swaps, measures_gradients=True
-        )
-        total = total + objective.loss
-        terms.append(objective.terms)
-        gradients.append(objective.gradients)
+        computed = batch_loss(model, *encoded, tokens, image_ids, config, 1, words, swaps, measures_gradients=True)
+        total = total + computed.loss
+        terms.append(computed.terms)
+        gradients.append(computed.gradients)
     total.backward()
     assert found.loss.item() == pytest.approx(total.item(), rel=1e-5)
     for term, value in found.terms.items():

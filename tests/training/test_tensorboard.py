@@ -100,7 +100,7 @@ def test_one_line_whatever_it_says(monkeypatch):
         return bars[-1]
 
     monkeypatch.setattr(progress, "Progress", noted)
-    with progress.shown_progress() as show:
+    with progress.progress_bars() as show:
         show("training, epoch 1 of 2, loss 0.400", 800, 1000)
         show("training, epoch 2 of 2, loss 0.300, dev R@1 1.0 i2t 2.0 t2i, 99 pairs/s", 900, 1000)
         show("scoring", 1, 3)
@@ -149,11 +149,11 @@ def test_a_collapse_is_named_with_its_cure(tmp_path, write_data, configured, mon
     ],
 )
 def test_which_loss_is_that_of_a_collapse(match, kind, expected):
-    assert collapse.steps_at_collapse(7, match, 10, MatchingConfig(margin=0.2), kind) == expected
+    assert collapse.collapsed_steps(7, match, 10, MatchingConfig(margin=0.2), kind) == expected
 
 
 def test_without_a_margin_a_loss_of_nothing_is_no_collapse():
-    assert collapse.steps_at_collapse(7, 0.0, 10, MatchingConfig(margin=0.0), "hardest") == 0
+    assert collapse.collapsed_steps(7, 0.0, 10, MatchingConfig(margin=0.0), "hardest") == 0
 
 
 def test_a_healthy_run_is_told_nothing(tmp_path, tiny_data, configured):

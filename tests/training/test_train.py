@@ -143,13 +143,13 @@ def test_terms_are_means_over_the_pairs_and_shares_over_the_steps(tiny_data, con
     config = configured(constraints="both", ccr={"from_epoch": 1}, ccs={"from_epoch": 1}, epochs=1)
     data = prepare_data(config, tiny_data)
     assert data.train.n_captions == 25
-    steps, original = [], optimisation.batch_objective
+    steps, original = [], optimisation.batch_loss
 
     def noted(*arguments):
         steps.append((len(arguments[3]), original(*arguments)))
         return steps[-1][1]
 
-    monkeypatch.setattr(optimisation, "batch_objective", noted)
+    monkeypatch.setattr(optimisation, "batch_loss", noted)
     torch.manual_seed(0)
     (entry,) = Training(build_model(config.model, 16, len(data.vocabulary)), config, data).epochs()
     assert [pairs for pairs, _ in steps] == [8, 8, 8]
@@ -162,14 +162,14 @@ def test_terms_are_means_over_the_pairs_and_shares_over_the_steps(tiny_data, con
 
 def test_every_epoch_of_every_seed_has_chances_of_its_own(tiny_data, configured, monkeypatch):
     """For random swaps, as for the order of the captions."""
-    drawn, original = {}, optimisation.batch_objective
+    drawn, original = {}, optimisation.batch_loss
 
     def noted(*arguments):
         config, epoch, generator = arguments[5], arguments[6], arguments[8]
         drawn.setdefault((config.seed, epoch), set()).add(generator.initial_seed())
         return original(*arguments)
 
-    monkeypatch.setattr(optimisation, "batch_objective", noted)
+    monkeypatch.setattr(optimisation, "batch_loss", noted)
     for seed in (0, 1):
         config = configured(seed=seed, epochs=3)
         data = prepare_data(config, tiny_data)

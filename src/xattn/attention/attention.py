@@ -84,7 +84,7 @@ class Attention:
         self.key_mask = _expanded(key_mask, "key_mask", keys)
         self.checked = check
         if check:
-            _refuse_undistributed(weights.detach(), self.query_mask, self.key_mask)
+            _check_distributions(weights.detach(), self.query_mask, self.key_mask)
             # Masking the results alone would let NaN in the padding through to the gradient, as 0 times NaN.
             queries = queries if query_mask is None else torch.where(self.query_mask.unsqueeze(-1), queries, 0.0)
             keys = keys if key_mask is None else torch.where(self.key_mask.unsqueeze(-1), keys, 0.0)
@@ -132,14 +132,14 @@ class Attention:
         dot = (self.weights * self.similarity).sum(-1)
         return cosine(dot, self.query_norm, self.content_square, self._content_floor(self.weights))
 
-    def relevance_of(self, weights: Float[Tensor, "*batch q k"]) -> Float[Tensor, "*batch q"]:
+    def reweighted_relevance(self, weights: Float[Tensor, "*batch q k"]) -> Float[Tensor, "*batch q"]:
         """`R(q_i, sum_j v_ij k_j)` for other weights `v` on the same keys, such as the reversed ones of CCR; in [-1,
         1].
         """
         dot = (weights * self.similarity).sum(-1)
         return cosine(dot, self.query_norm, self._content_square(weights), self._content_floor(weights))
 
-    def relevance_to(
+    def relevance_to_queries(
         self, others: Float[Tensor, "*batch s dim"], similarity: Float[Tensor, "*batch s k"] | None = None
     ) -> Float[Tensor, "*batch q s"]:
         """`R(o_s, a_i)` of other query vectors `o` with the content that each query attends to, in [-1, 1].
@@ -155,7 +155,7 @@ class Attention:
         floor = self._content_floor(self.weights).unsqueeze(-1)
         return cosine(dot, norm, self.content_square.unsqueeze(-1), floor)
 
-    def reaching(self, target: GradientTarget) -> "Attention":
+    def with_gradient_to(self, target: GradientTarget) -> "Attention":
         """The same attention, whose relevances pass their gradient on to a part of what they are made of.
 
         `R(q_i, sum_j w_ij k_j)` depends on the query, the weights and the keys. Values are the same for every target:
@@ -270,7 +270,7 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def _refuse_undistributed(weights: Tensor, query_mask: Tensor, key_mask: Tensor) -> None:
+def _check_distributions(weights: Tensor, query_mask: Tensor, key_mask: Tensor) -> None:
     counted = query_mask & key_mask.any(-1, keepdim=True)
     valid = counted.unsqueeze(-1) & key_mask.unsqueeze(-2)
     advice = (

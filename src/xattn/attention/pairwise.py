@@ -14,7 +14,7 @@ from xattn.attention.attention import content_floor, cosine
 
 
 class RelevanceBlock(NamedTuple):
-    """What `all_pairs` gives to `aggregate`: some sets of keys with some sets of queries, all with all."""
+    """What `pairwise_scores` gives to `aggregate`: some sets of keys with some sets of queries, all with all."""
 
     relevance: Float[Tensor, "keysets q querysets"]
     query_mask: Bool[Tensor, "q querysets"]
@@ -22,12 +22,12 @@ class RelevanceBlock(NamedTuple):
     """The largest of each query's weights, in [0, 1]; only where it was asked for."""
 
 
-def all_pairs(
+def pairwise_scores(
     queries: Float[Tensor, "querysets q dim"],
     query_mask: Bool[Tensor, "querysets q"],
     keys: Float[Tensor, "keysets k dim"],
     key_mask: Bool[Tensor, "keysets k"],
-    weigh: Callable[..., Tensor],
+    attention_fn: Callable[..., Tensor],
     aggregate: Callable[[RelevanceBlock], Tensor],
     with_largest_weight: bool = False,
     product_dtype: torch.dtype | None = None,
@@ -50,8 +50,8 @@ def all_pairs(
         query_mask: true where a query is no padding, on a prefix of each row.
         keys: fragments attended to, padded with zero vectors.
         key_mask: true where a key is no padding, on a prefix of each row.
-        weigh: `weigh(similarity, query_dim=2, key_dim=1, key_mask=... or None)` gives weights, up to a factor for each
-            query.
+        attention_fn: `attention_fn(similarity, query_dim=2, key_dim=1, key_mask=... or None)` gives weights, up to a
+            factor for each query.
         aggregate: turns a `RelevanceBlock` into the scores `keysets querysets` of its pairs.
         with_largest_weight: whether `aggregate` wants each query's largest weight.
         product_dtype: in what precision keys and queries are multiplied, without gradient; None is that of `keys`.
@@ -91,7 +91,7 @@ def all_pairs(
                 _sums(
                     similarity[start : start + size].to(keys.dtype),
                     block_keys.part(start, size),
-                    weigh,
+                    attention_fn,
                     with_largest_weight,
                 )
                 for start in range(0, n_keysets, size)
@@ -134,9 +134,9 @@ class _Sums(NamedTuple):
     largest: Tensor | None  # max_j w_ij
 
 
-def _sums(similarity: Tensor, keys: _KeyBlock, weigh: Callable[..., Tensor], with_largest_weight: bool) -> _Sums:
+def _sums(similarity: Tensor, keys: _KeyBlock, attention_fn: Callable[..., Tensor], with_largest_weight: bool) -> _Sums:
     keysets, length, *shape = similarity.shape
-    weights = weigh(
+    weights = attention_fn(
         similarity, query_dim=2, key_dim=1, key_mask=keys.mask[:, :, None, None] if keys.is_padded else None
     )
     dot = (similarity * weights).sum(1)

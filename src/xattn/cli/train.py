@@ -39,7 +39,7 @@ class Train:
 
     def run(self) -> None:
         """Call `xattn.training.train.train`."""
-        from xattn.runtime.device import leave_processes
+        from xattn.runtime.device import leave_process_group
         from xattn.training.resumable import Interrupted, Saving
         from xattn.training.train import train
 
@@ -56,7 +56,7 @@ class Train:
                 "same command goes on from there"
             ) from None
         finally:
-            leave_processes()
+            leave_process_group()
         if speaks():
             print(
                 f"{folder}: the run is complete; measure it with `xattn evaluate {folder} --data {self.data} --split "

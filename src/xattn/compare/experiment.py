@@ -11,7 +11,7 @@ from xattn.compare.records import Record, read_records
 from xattn.compare.running import RecordCallback, run_cells
 from xattn.compare.task import Task
 from xattn.runtime.errors import InputError
-from xattn.runtime.progress import ProgressCallback, shown_progress
+from xattn.runtime.progress import ProgressCallback, progress_bars
 
 PlanCallback = Callable[[Sequence[Planned], Sequence[float | None]], object]
 """Called with the cells of a grid and the seconds that each will take, as far as records tell."""
@@ -71,7 +71,7 @@ def compare(
     tasks = [
         Task(out.absolute(), each.cell, data, identity, iou, words) for each in planned if each.state != "finished"
     ]
-    with shown_progress(progress) as shown_on:
+    with progress_bars(progress) as shown_on:
         run_cells(tasks, jobs, launch, on_record, shown_on)
     return compared(records_in(out))
 

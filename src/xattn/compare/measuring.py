@@ -11,7 +11,7 @@ from xattn.data.reader import read_split, split_names
 from xattn.data.split import Split
 from xattn.evaluation.encode import encode_captions, encode_images
 from xattn.evaluation.evaluate import Evaluation, evaluate, evaluate_all
-from xattn.evaluation.grounding import attended_batches
+from xattn.evaluation.grounding import grounding_batches
 from xattn.metrics.retrieval import RetrievalReport
 from xattn.models.base import Direction, evaluating
 from xattn.runs.folder import Run
@@ -93,6 +93,6 @@ def attention_measures(run: Run, split: Split, iou: float) -> dict[Direction, At
     captions = EncodedCaptions(split, run.vocabulary)
     with evaluating(run.model), torch.no_grad():
         images, encoded = encode_images(run.model, split), encode_captions(run.model, captions)
-        for batch in attended_batches(run.model, split, captions, images, encoded, iou):
+        for batch in grounding_batches(run.model, split, captions, images, encoded, iou):
             measures[batch.direction].update(batch.weights, batch.relevant, batch.query_mask, batch.key_mask)
     return measures

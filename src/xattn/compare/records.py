@@ -13,7 +13,7 @@ from typing import Any, Literal
 from xattn.data.fingerprint import PROJECTIONS
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_finite, is_whole, shown
+from xattn.runtime.jsonl import is_finite, is_whole, preview
 
 FORMAT = 2
 """Counts up when the meaning of a field changes."""
@@ -201,4 +201,4 @@ def _is_numbers(values: Any) -> bool:
 
 def _expect(condition: bool, name: str, expected: str, found: Any) -> None:
     if not condition:
-        raise _UnexpectedError(f"expected {name} to be {expected}, found {shown(found)}")
+        raise _UnexpectedError(f"expected {name} to be {expected}, found {preview(found)}")

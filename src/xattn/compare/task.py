@@ -11,7 +11,7 @@ from xattn.compare.grid import Cell
 from xattn.runs.config import read_configuration, write_configuration
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import shown
+from xattn.runtime.jsonl import preview
 
 
 @dataclass(frozen=True)
@@ -74,5 +74,5 @@ def read_task(folder: Path) -> Task:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path}: expected the task of a cell, as `xattn compare` writes it ({shown(str(error))})"
+            f"{path}: expected the task of a cell, as `xattn compare` writes it ({preview(str(error))})"
         ) from error

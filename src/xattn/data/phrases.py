@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from xattn.data.boxes import iou as box_iou
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_finite, is_whole, read_json_lines, shown
+from xattn.runtime.jsonl import is_finite, is_whole, preview, read_json_lines
 
 Box = tuple[float | int, float | int, float | int, float | int]
 
@@ -53,12 +53,12 @@ def read_truth(path: Path | str, n_captions: int) -> dict[int, tuple[Span, ...]]
         if not is_whole(caption) or not 0 <= caption < n_captions:
             raise InputError(
                 f'{where}: expected "caption" to be the row of a caption, a whole number from 0 to {n_captions - 1}, '
-                f"found {shown(caption)}"
+                f"found {preview(caption)}"
             )
         if caption in truth:
             raise InputError(f"{where}: caption {caption} has a line already; expected one line a caption")
         if not isinstance(spans, list):
-            raise InputError(f'{where}: expected "spans" to be a list, found {shown(spans)}')
+            raise InputError(f'{where}: expected "spans" to be a list, found {preview(spans)}')
         truth[caption] = tuple(span_from_json(span, where) for span in spans)
     return truth
 
@@ -112,24 +112,25 @@ def span_from_json(value: Any, where: str) -> Span:
     none.
     """
     if not isinstance(value, dict):
-        raise InputError(f"{where}: expected a span to be an object with start, end and boxes, found {shown(value)}")
+        raise InputError(f"{where}: expected a span to be an object with start, end and boxes, found {preview(value)}")
     start, end, boxes, kind = value.get("start"), value.get("end"), value.get("boxes"), value.get("type")
     if not is_whole(start) or not is_whole(end) or not 0 <= start < end:
         raise InputError(
-            f"{where}: expected a span's start and end to be whole numbers with 0 <= start < end, found {shown(start)} "
-            f"and {shown(end)}"
+            f"{where}: expected a span's start and end to be whole numbers with 0 <= start < end, found "
+            f"{preview(start)} "
+            f"and {preview(end)}"
         )
     if not isinstance(boxes, list):
-        raise InputError(f"{where}: expected a span's boxes to be a list, found {shown(boxes)}")
+        raise InputError(f"{where}: expected a span's boxes to be a list, found {preview(boxes)}")
     if kind is not None and not isinstance(kind, str):
-        raise InputError(f"{where}: expected a span's type to be text, found {shown(kind)}")
+        raise InputError(f"{where}: expected a span's type to be text, found {preview(kind)}")
     return Span(start, end, tuple(_box(box, where) for box in boxes), kind)
 
 
 def _box(value: Any, where: str) -> Box:
     if not isinstance(value, list) or len(value) != 4 or not all(is_finite(number) for number in value):
-        raise InputError(f"{where}: expected a box to be four finite numbers x1, y1, x2, y2, found {shown(value)}")
+        raise InputError(f"{where}: expected a box to be four finite numbers x1, y1, x2, y2, found {preview(value)}")
     x1, y1, x2, y2 = (float(number) for number in value)
     if x2 < x1 or y2 < y1:
-        raise InputError(f"{where}: expected a box with x1 <= x2 and y1 <= y2, found {shown(value)}")
+        raise InputError(f"{where}: expected a box with x1 <= x2 and y1 <= y2, found {preview(value)}")
     return x1, y1, x2, y2

@@ -12,7 +12,7 @@ from xattn.data.phrases import read_truth
 from xattn.data.split import ImageRecord, Split, split_file
 from xattn.data.writer import SplitWriter
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_whole, read_json_lines, read_lines, shown
+from xattn.runtime.jsonl import is_whole, preview, read_json_lines, read_lines
 
 __all__ = ["ImageRecord", "Split", "SplitWriter", "check_features", "read_split", "split_names"]
 
@@ -122,7 +122,7 @@ def _read_every(path: Path) -> int:
     ):
         raise InputError(
             f"{path}: expected one whole number above 0, how many rows of the features an image has, found "
-            f"{shown(lines)}"
+            f"{preview(lines)}"
         )
     return int(lines[0])
 
@@ -154,7 +154,7 @@ def _read_caption_ids(path: Path, n_captions: int, caps: Path) -> list[str] | No
     seen: dict[str, int] = {}
     for number, name in enumerate(ids, start=1):
         if not name or name in seen:
-            raise InputError(f"{path}, line {number}: expected an id that no other caption has, found {shown(name)}")
+            raise InputError(f"{path}, line {number}: expected an id that no other caption has, found {preview(name)}")
         seen[name] = number
     return ids
 
@@ -193,7 +193,7 @@ def _read_caption_image(path: Path, n_images: int, ims: Path, n_captions: int, c
             raise InputError(
                 f"{path}, line {number}: expected the row of an image in {ims.name}, a whole number from 0 to "
                 f"{n_images - 1}, "
-                f"found {shown(line)}"
+                f"found {preview(line)}"
             )
     return np.array(lines, dtype=np.int64)
 
@@ -206,12 +206,12 @@ def _read_images(path: Path, n_images: int) -> list[ImageRecord] | None:
         key, file, width, height = (record.get(field) for field in ("id", "file", "width", "height"))
         if not (isinstance(key, str) or is_whole(key)) or not isinstance(file, str):
             raise InputError(
-                f'{path}, line {number}: expected "id" and "file" to be text, found {shown(key)} and {shown(file)}'
+                f'{path}, line {number}: expected "id" and "file" to be text, found {preview(key)} and {preview(file)}'
             )
         if not is_whole(width) or not is_whole(height) or width < 1 or height < 1:
             raise InputError(
                 f'{path}, line {number}: expected "width" and "height" to be whole numbers of pixels, at least 1, '
-                f"found {shown(width)} and {shown(height)}"
+                f"found {preview(width)} and {preview(height)}"
             )
         records.append(ImageRecord(str(key), file, width, height))
     if len(records) != n_images:
@@ -262,6 +262,6 @@ def _refuse_boxes(
 ) -> None:
     if bad.any():
         index, region = np.argwhere(bad)[0]
-        row, found = int(rows[index]), shown([round(float(value), 2) for value in boxes[index, region]])
+        row, found = int(rows[index]), preview([round(float(value), 2) for value in boxes[index, region]])
         size = f" ({images[row].file}, {images[row].width} x {images[row].height} pixels)" if images else ""
         raise InputError(f"{path}: expected {expected}, found {found} in image row {row}{size}, region {region}")

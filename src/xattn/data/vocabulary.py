@@ -11,7 +11,7 @@ from pathlib import Path
 from xattn.data.tokenizer import tokenize
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_whole, read_json, shown
+from xattn.runtime.jsonl import is_whole, preview, read_json
 
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
 PAD, START, END, UNKNOWN = range(4)
@@ -35,11 +35,11 @@ class Vocabulary:
         ids = {word: number for number, word in enumerate(self.words)}
         if len(ids) < len(self.words):
             twice = next(word for number, word in enumerate(self.words) if ids[word] != number)
-            raise InputError(f"a vocabulary holds each word once, but {shown(twice)} comes twice")
+            raise InputError(f"a vocabulary holds each word once, but {preview(twice)} comes twice")
         if self.words[:4] != SPECIALS:
             raise InputError(
                 f"a vocabulary has {', '.join(SPECIALS)} as its ids 0 to 3, but this one begins with "
-                f"{shown(self.words[:4])}"
+                f"{preview(self.words[:4])}"
             )
         object.__setattr__(self, "_ids", ids)
 
@@ -66,7 +66,7 @@ class Vocabulary:
         """
         value = read_json(path, "a vocabulary")
         if not isinstance(value, dict):
-            raise InputError(f"{path}: expected a vocabulary, a JSON object, found {shown(value)}")
+            raise InputError(f"{path}: expected a vocabulary, a JSON object, found {preview(value)}")
         missing = [key for key in ("word2idx", "idx2word", "idx") if key not in value]
         if missing:
             raise InputError(
@@ -82,27 +82,27 @@ class Vocabulary:
             if not is_whole(number) or not 0 <= number < len(word2idx):
                 raise InputError(
                     f"{path}: expected the ids of {len(word2idx)} words to be 0 to {len(word2idx) - 1}, "
-                    f"found {shown(number)} for {shown(word)}"
+                    f"found {preview(number)} for {preview(word)}"
                 )
             if number in words:
                 raise InputError(
-                    f"{path}: expected each id to be of one word, but {number} is both {shown(words[number])} and "
-                    f"{shown(word)}"
+                    f"{path}: expected each id to be of one word, but {number} is both {preview(words[number])} and "
+                    f"{preview(word)}"
                 )
             words[number] = word
         for number, word in enumerate(SPECIALS):
             if words.get(number) != word:
-                raise InputError(f"{path}: expected id {number} to be {word}, found {shown(words.get(number))}")
+                raise InputError(f"{path}: expected id {number} to be {word}, found {preview(words.get(number))}")
         for number, word in words.items():
             if idx2word.get(str(number)) != word:
                 raise InputError(
-                    f"{path}: word2idx and idx2word disagree: id {number} is {shown(word)} in one "
-                    f"and {shown(idx2word.get(str(number)))} in the other"
+                    f"{path}: word2idx and idx2word disagree: id {number} is {preview(word)} in one "
+                    f"and {preview(idx2word.get(str(number)))} in the other"
                 )
         if len(idx2word) != len(words) or length != len(words):
             raise InputError(
                 f"{path}: expected word2idx and idx2word of the length that idx gives, "
-                f"found {len(words)}, {len(idx2word)} and {shown(length)}"
+                f"found {len(words)}, {len(idx2word)} and {preview(length)}"
             )
         return cls(tuple(words[number] for number in range(len(words))))
 

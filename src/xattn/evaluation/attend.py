@@ -14,12 +14,12 @@ from xattn.data.split import Split, split_file
 from xattn.data.stopwords import is_content
 from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import UNKNOWN
-from xattn.evaluation.evaluate import refuse_other_features
+from xattn.evaluation.evaluate import check_same_features
 from xattn.evaluation.grounding import word_relevance
 from xattn.models.base import Direction, evaluating
 from xattn.plots.attention_map import Strip, attention_picture, save_picture
 from xattn.plots.labels import distinct_labels
-from xattn.plots.source_images import image_record, original, region_boxes
+from xattn.plots.source_images import image_record, region_boxes, source_image
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.errors import InputError
 
@@ -66,10 +66,10 @@ def attend(
     loaded = [run if isinstance(run, Run) else load_run(Path(run)) for run in runs]
     chosen = read_split(data, split)
     for run in loaded:
-        refuse_other_features(run, chosen)
+        check_same_features(run, chosen)
     row = _caption_row(chosen, caption)
     image_row = int(chosen.caption_image[row])
-    boxes, image = region_boxes(chosen, image_row), original(chosen, image_row)
+    boxes, image = region_boxes(chosen, image_row), source_image(chosen, image_row)
     check_features(chosen, [image_row])
 
     tokens = tokenize(chosen.captions[row])

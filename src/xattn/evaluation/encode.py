@@ -15,8 +15,8 @@ from xattn.data.batches import EncodedCaptions, read_regions
 from xattn.data.split import Split
 from xattn.models.base import MatchingModel
 from xattn.models.fragments import Fragments
-from xattn.runtime.memory import give_back
-from xattn.runtime.process_group import ALONE
+from xattn.runtime.memory import release_mapped_pages
+from xattn.runtime.process_group import SINGLE_PROCESS
 from xattn.runtime.progress import ProgressCallback
 
 IMAGES_AT_ONCE = 128
@@ -40,7 +40,7 @@ def encode_images(model: MatchingModel, split: Split, progress: ProgressCallback
         whole.vectors[chosen], whole.mask[chosen] = part.vectors, part.mask
         for name, extra in part.extras.items():
             whole.extras[name][chosen] = extra
-        give_back(split.features)
+        release_mapped_pages(split.features)
         progress("encoding images", chosen.stop, split.n_images)
     assert whole is not None
     return whole
@@ -174,8 +174,8 @@ def score_blocks(
 def _shared_scores(model: MatchingModel, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
     """The scores on the processor; of several processes each computes those of some images, and all get all."""
     n = len(images)
-    processes = model.processes if n >= model.processes.count else ALONE
-    (scores,) = processes.gathered(model.score(images[processes.share(n)], captions), n=n)
+    processes = model.processes if n >= model.processes.world_size else SINGLE_PROCESS
+    (scores,) = processes.all_gather(model.score(images[processes.share(n)], captions), n=n)
     return scores.cpu()
 
 

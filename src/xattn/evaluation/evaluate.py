@@ -17,20 +17,20 @@ from xattn.data.batches import EncodedCaptions, read_regions
 from xattn.data.reader import check_features, read_split
 from xattn.data.split import Split, split_file
 from xattn.evaluation.encode import StoredCaptions, encode_images, score_blocks, store_captions
-from xattn.evaluation.grounding import attended_batches
-from xattn.evaluation.protocols import PROTOCOLS, ProtocolName, refuse_unless, split_of
+from xattn.evaluation.grounding import grounding_batches
+from xattn.evaluation.protocols import PROTOCOLS, ProtocolName, check_protocol, split_of
 from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.eccv import TopRanked, coco_image_ids, eccv_metrics, eccv_report
 from xattn.metrics.retrieval import RetrievalReport, folds_of, mean_report, retrieval_report
-from xattn.metrics.streaming import StreamedRanks
+from xattn.metrics.streaming import StreamingRanks
 from xattn.models.base import MatchingModel, evaluating
 from xattn.models.fragments import Fragments
 from xattn.runs.config import Precision
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
-from xattn.runtime.memory import give_back
-from xattn.runtime.progress import ProgressCallback, shown_progress
+from xattn.runtime.memory import release_mapped_pages
+from xattn.runtime.progress import ProgressCallback, progress_bars
 
 IouThresholds = float | Sequence[float]
 
@@ -151,21 +151,21 @@ def evaluate_all(
             "coco-5k"
         )
     loaded = [run if isinstance(run, Run) else load_run(Path(run), best_device()) for run in runs]
-    _refuse_different_data(loaded)
+    _check_same_data(loaded)
     name = split_of(rules, data, split) if rules else split or "test"
     chosen = read_split(data, name)
     if rules:
-        refuse_unless(rules, chosen)
+        check_protocol(rules, chosen)
     judge = _EccvJudge(chosen) if eccv else None
     for run in loaded:
-        refuse_other_features(run, chosen)
-        refuse_unfit(run.model, chosen)
+        check_same_features(run, chosen)
+        check_compatible(run.model, chosen)
     check_features(chosen)
-    give_back(chosen.features)
+    release_mapped_pages(chosen.features)
     evaluated_on = {"data": str(data), "split": name, "images": chosen.n_images, "captions": chosen.n_captions}
     evaluated_on |= {"protocol": protocol, "folds": folds}
     evaluations, total = [], None
-    with shown_progress(progress) as shown_on:
+    with progress_bars(progress) as shown_on:
         for run in loaded:
             captions = EncodedCaptions(chosen, run.vocabulary)
             ranked = judge.ranked() if judge else None
@@ -332,7 +332,7 @@ def measure(
             own = caption_image[columns] - rows.start
             place = torch.empty(split.n_captions, dtype=torch.long)
             place[columns] = torch.arange(len(columns))
-            ranks = StreamedRanks(own, rows.stop - rows.start)
+            ranks = StreamingRanks(own, rows.stop - rows.start)
             scores = torch.empty(rows.stop - rows.start, len(columns)) if keep_scores else None
             for block in score_blocks(model, images, encoded, caption_image, rows, columns, progress):
                 ranks.add(block.rows - rows.start, place[block.columns], block.scores)
@@ -348,7 +348,7 @@ def measure(
     return Measured(retrieval, first, attention.by_iou, attention.by_type, kept if keep_scores else None)
 
 
-def refuse_other_features(run: Run, split: Split) -> None:
+def check_same_features(run: Run, split: Split) -> None:
     """Raise `InputError` unless a split has features of the size that a run was trained on."""
     if split.feature_size != run.feature_size:
         raise InputError(
@@ -358,7 +358,7 @@ def refuse_other_features(run: Run, split: Split) -> None:
         )
 
 
-def _refuse_different_data(runs: list[Run]) -> None:
+def _check_same_data(runs: list[Run]) -> None:
     for other in runs[1:]:
         first = runs[0]
         if other.feature_size != first.feature_size:
@@ -372,7 +372,7 @@ def _refuse_different_data(runs: list[Run]) -> None:
         )
 
 
-def refuse_unfit(model: MatchingModel, split: Split) -> None:
+def check_compatible(model: MatchingModel, split: Split) -> None:
     """Raise `InputError` unless a model can encode the images of a split and its attention can be measured, tried on
     the first one.
     """
@@ -410,7 +410,7 @@ def _attention(
     found = _AttentionReports({}, {})
     for iou in thresholds if split.truth else ():
         metrics: dict[str, dict[str, AttentionMetrics]] = {"": {}}
-        for batch in attended_batches(model, split, captions, images, encoded, iou):
+        for batch in grounding_batches(model, split, captions, images, encoded, iou):
             parts = {"": batch}
             if by_type and iou == thresholds[0]:
                 parts |= {kind: batch.of_type(kind) for kind in batch.word_types}

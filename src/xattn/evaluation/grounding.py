@@ -21,7 +21,7 @@ from xattn.runtime.errors import InputError
 PAIRS_AT_ONCE = 128
 
 
-class AttendedBatch(NamedTuple):
+class GroundingBatch(NamedTuple):
     """The attention of some annotated captions in one direction with its truth, on the processor; what
     `AttentionMetrics.update` takes.
     """
@@ -37,7 +37,7 @@ class AttendedBatch(NamedTuple):
     word_types: dict[str, Bool[Tensor, "pairs words"]]
     """By type of phrase, the annotated words of that type; a phrase of several (`people/other`) is of each."""
 
-    def of_type(self, kind: str) -> "AttendedBatch":
+    def of_type(self, kind: str) -> "GroundingBatch":
         """The same with only the phrases of one type: for `t2i` its words are measured, for `i2t` its words are what is
         relevant.
         """
@@ -49,14 +49,14 @@ class AttendedBatch(NamedTuple):
         return self._replace(relevant=self.relevant & words[:, None, :])
 
 
-def attended_batches(
+def grounding_batches(
     model: MatchingModel,
     split: Split,
     captions: EncodedCaptions,
     images: Fragments,
     encoded: Fragments | StoredCaptions,
     iou: float = 0.5,
-) -> Iterator[AttendedBatch]:
+) -> Iterator[GroundingBatch]:
     """The attention of every annotated caption with its image, a few captions at a time, in each direction that the
     model has.
 
@@ -96,10 +96,10 @@ def attended_batches(
         for direction, attention in attentions.items():
             weights, key_mask = attention.weights.cpu(), attention.key_mask.cpu()
             if direction == "t2i":
-                yield AttendedBatch(direction, some.tolist(), weights, relevant, annotated, key_mask, word_types)
+                yield GroundingBatch(direction, some.tolist(), weights, relevant, annotated, key_mask, word_types)
             else:
                 regions = attention.query_mask.cpu()
-                yield AttendedBatch(
+                yield GroundingBatch(
                     direction, some.tolist(), weights, relevant.transpose(1, 2), regions, key_mask, word_types
                 )
 

@@ -52,7 +52,7 @@ def split_of(protocol: Protocol, data: Path | str, split: str | None = None) -> 
     return next((name for name in protocol.splits if name in names), protocol.splits[0])
 
 
-def refuse_unless(protocol: Protocol, split: Split) -> None:
+def check_protocol(protocol: Protocol, split: Split) -> None:
     """Raise `InputError`, with the reason, if a split cannot be what a protocol says.
 
     Raises:

@@ -71,7 +71,7 @@ def score_image(
     if not sentences:
         raise InputError("expected at least one sentence to score, found none")
     run = run if isinstance(run, Run) else load_run(Path(run), best_device())
-    _refuse_other_backbone(run, backbone)
+    _check_same_backbone(run, backbone)
     captions = EncodedCaptions(sentences, run.vocabulary)
     regions = picture_regions(Path(image), boxes, backbone)
     with evaluating(run.model):
@@ -109,7 +109,7 @@ def unknown_note(words: Sequence[str]) -> str:
     return f"  (not in the vocabulary: {', '.join(words)})" if words else ""
 
 
-def _refuse_other_backbone(run: Run, backbone: Backbone | None) -> None:
+def _check_same_backbone(run: Run, backbone: Backbone | None) -> None:
     name = EfficientNetLite0.__name__ if backbone is None else type(backbone).__name__
     size = EfficientNetLite0.feature_size if backbone is None else backbone.feature_size
     if size != run.feature_size:

@@ -57,17 +57,17 @@ def attention_table(
         reports_of: which reports are shown; by default `attention`.
         title: what they are about, put before the legend.
     """
-    shown = reports_of or (lambda evaluation: evaluation.attention or {})
+    reports_shown = reports_of or (lambda evaluation: evaluation.attention or {})
     rows = [
         (label, direction, report)
         for label, evaluation in zip(_labels(evaluations), evaluations, strict=True)
-        for direction, report in shown(evaluation).items()
+        for direction, report in reports_shown(evaluation).items()
     ]
     if not rows:
         return None
     measured = dict.fromkeys(_attended(report) for _, _, report in rows)
     legend = f"{title}{'; '.join(measured)}. {_ATTENTION}"
-    table = _table([evaluation for evaluation in evaluations if shown(evaluation)], legend)
+    table = _table([evaluation for evaluation in evaluations if reports_shown(evaluation)], legend)
     table.add_column("\nrun")
     table.add_column("", no_wrap=True)
     for name in ("\nprecision", "\nrecall", "\nF1", "\nAP", "\npointing", "\nqueries", "left\nout"):
@@ -75,7 +75,7 @@ def attention_table(
     for label, direction, report in rows:
         figures = (report.precision, report.recall, report.f1, report.average_precision, report.pointing)
         table.add_row(
-            Text(label), direction, *(f"{figure:.3f}" for figure in figures), str(report.queries), str(report.left_out)
+            Text(label), direction, *(f"{figure:.3f}" for figure in figures), str(report.queries), str(report.skipped)
         )
     return table
 

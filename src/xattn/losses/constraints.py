@@ -40,19 +40,19 @@ class Hinges(NamedTuple):
 
     values: Float[Tensor, "*batch q"]
     """`l_i`, in [0, margin + 2]; 0 where the query does not count."""
-    counted: Float[Tensor, "*batch q"]
+    query_weights: Float[Tensor, "*batch q"]
     """How much each query counts in the mean of its pair; 0 = not at all."""
     violated: Bool[Tensor, "*batch q"]
     """Where the margin is not kept, so that the hinge is above 0."""
 
-    def active_share(self) -> Float[Tensor, ""]:
+    def active_fraction(self) -> Float[Tensor, ""]:
         """Share of the counting queries that violate the margin, in [0, 1]; 0 if none counts."""
-        active, counting = self.active_and_counting()
+        active, counting = self.active_and_counted()
         return active / counting.clamp_min(1)
 
-    def active_and_counting(self) -> tuple[Int[Tensor, ""], Int[Tensor, ""]]:
+    def active_and_counted(self) -> tuple[Int[Tensor, ""], Int[Tensor, ""]]:
         """How many counting queries violate the margin, and how many count."""
-        counting = self.counted > 0
+        counting = self.query_weights > 0
         return (counting & self.violated).sum(), counting.sum()
 
     def reduce(self, reduction: Reduction) -> Tensor:
@@ -64,8 +64,8 @@ class Hinges(NamedTuple):
         """
         if reduction == "none":
             return self.values
-        weight = self.counted.sum(-1)
-        means = (self.values * self.counted).sum(-1) / torch.where(weight > 0, weight, 1.0)
+        weight = self.query_weights.sum(-1)
+        means = (self.values * self.query_weights).sum(-1) / torch.where(weight > 0, weight, 1.0)
         if reduction == "sum":
             return means.sum()
         return means.sum() / (weight > 0).sum().clamp_min(1)
@@ -78,11 +78,11 @@ def ccr_hinges(
     gradient: GradientTarget = "all",
 ) -> Hinges:
     """`l_i = max(0, margin - R(q_i, a_i) + R(q_i, a'_i))` of every query; see `ccr_loss`."""
-    attention = attention.reaching(gradient)
+    attention = attention.with_gradient_to(gradient)
     n = attention.key_count[..., None, None]
     valid = attention.key_mask.unsqueeze(-2)
     ignored = torch.where(valid, (1 - attention.weights) / (n - 1).clamp_min(1), 0.0)  # w', *batch q k
-    values = (margin - attention.relevance + attention.relevance_of(ignored)).clamp_min(0)
+    values = (margin - attention.relevance + attention.reweighted_relevance(ignored)).clamp_min(0)
     # With a single key there is nothing to re-source from.
     return _hinges(attention, values, (n > 1).squeeze(-1), queries)
 
@@ -97,7 +97,7 @@ def ccs_hinges(
     temperature: float = 0.0,
 ) -> Hinges:
     """`l_i` of every query; see `ccs_loss`."""
-    attention = attention.reaching(gradient)
+    attention = attention.with_gradient_to(gradient)
     swapped = swapped.detach() if gradient in ("weights", "content") else swapped
     shape = (*attention.weights.shape[:-1], swapped.shape[-2])
     if allowed is None:
@@ -106,7 +106,7 @@ def ccs_hinges(
         # What no query may swap in can be padding, which may hold anything: NaN there would reach the gradient as 0
         # times NaN.
         swapped = torch.where(allowed.expand(shape).any(-2).unsqueeze(-1), swapped, 0.0)
-    relevance = attention.relevance_to(swapped)  # *batch q s
+    relevance = attention.relevance_to_queries(swapped)  # *batch q s
     allowed = allowed.expand(shape)
     # `max` over a dimension gives its gradient to one index; `amax` would share it among ties.
     hardest = relevance.masked_fill(~allowed, -torch.inf).max(-1).values
@@ -141,7 +141,7 @@ def ccr_loss(
         queries: how much each query counts, broadcast to `*batch q`, at least 0 (0 leaves it out; booleans are cast);
             absent = all alike. Padding never counts, nor does a query with fewer than two valid keys.
         reduction: `sum` (the mean over a pair's queries, summed over pairs, as the ranking loss is), `mean` or `none`.
-        gradient: what it reaches, see `Attention.reaching`.
+        gradient: what it reaches, see `Attention.with_gradient_to`.
 
     Returns:
         A scalar, or `l_i` of shape `*batch q` for `none`; 0 where no query counts.
@@ -281,10 +281,12 @@ def different_words(
 def _hinges(
     attention: Attention, values: Tensor, possible: Tensor, queries: Tensor | None, violated: Tensor | None = None
 ) -> Hinges:
-    counted = (attention.query_mask & possible).to(values.dtype)
+    query_weights = (attention.query_mask & possible).to(values.dtype)
     if queries is not None:
-        counted = torch.where(counted > 0, queries.to(values.dtype), 0.0)
-    return Hinges(torch.where(counted > 0, values, 0.0), counted, values > 0 if violated is None else violated)
+        query_weights = torch.where(query_weights > 0, queries.to(values.dtype), 0.0)
+    return Hinges(
+        torch.where(query_weights > 0, values, 0.0), query_weights, values > 0 if violated is None else violated
+    )
 
 
 def _check_options(margin: float, reduction: str, gradient: str) -> None:

@@ -26,7 +26,7 @@ from xattn.metrics.retrieval import (
     retrieval_report,
     text_to_image_ranks,
 )
-from xattn.metrics.streaming import StreamedRanks, streamed_report
+from xattn.metrics.streaming import StreamingRanks, streaming_report
 
 __all__ = [
     "AttentionMetrics",
@@ -35,7 +35,7 @@ __all__ = [
     "RetrievalDirection",
     "RetrievalMetrics",
     "RetrievalReport",
-    "StreamedRanks",
+    "StreamingRanks",
     "attended_keys",
     "attention_report",
     "average_precision",
@@ -48,7 +48,7 @@ __all__ = [
     "precision_recall_f1",
     "report_from_ranks",
     "retrieval_report",
-    "streamed_report",
+    "streaming_report",
     "text_to_image_ranks",
     "uniform_threshold",
 ]

@@ -161,7 +161,7 @@ class AttentionReport:
     threshold: str | float  # "uniform" for 1 / n, else the weight
     iou: float | None  # the overlap from which a region counted as relevant, as the caller says; not used here
     queries: int  # measured
-    left_out: int  # annotated queries without any relevant key among the valid ones
+    skipped: int  # annotated queries without any relevant key among the valid ones
 
     def as_dict(self) -> dict[str, Any]:
         """All figures by name."""
@@ -193,7 +193,7 @@ def attention_report(
     Example:
         >>> relevant = torch.tensor([[True, False, False], [False, False, False]])
         >>> report = attention_report(torch.tensor([[0.4, 0.4, 0.2], [0.8, 0.1, 0.1]]), relevant)
-        >>> report.precision, report.recall, report.pointing, report.queries, report.left_out
+        >>> report.precision, report.recall, report.pointing, report.queries, report.skipped
         (0.5, 1.0, 0.0, 1, 1)
     """
     return _report([_measured(weights, relevant, query_mask, key_mask)], threshold, iou)
@@ -306,7 +306,7 @@ class _Measured(NamedTuple):
     weights: Tensor  # queries 1 k
     relevant: Tensor  # queries 1 k, valid keys only
     key_mask: Tensor  # queries k
-    left_out: int
+    skipped: int
 
 
 def _measured(weights: Tensor, relevant: Tensor, query_mask: Tensor | None, key_mask: Tensor | None) -> _Measured:
@@ -343,7 +343,7 @@ def _report(batches: Sequence[_Measured], threshold: float | None, iou: float | 
         threshold="uniform" if threshold is None else threshold,
         iou=iou,
         queries=queries,
-        left_out=sum(batch.left_out for batch in batches),
+        skipped=sum(batch.skipped for batch in batches),
     )
 
 
@@ -381,9 +381,9 @@ def _best_threshold(batches: Sequence[_Measured], candidates: Sequence[float] | 
 def _check_some_query(batches: Sequence[_Measured]) -> int:
     queries = sum(len(batch.weights) for batch in batches)
     if not queries:
-        left_out = sum(batch.left_out for batch in batches)
+        skipped = sum(batch.skipped for batch in batches)
         raise InputError(
-            f"no query has a relevant key, so there is no attention to measure ({left_out} annotated queries left out)"
+            f"no query has a relevant key, so there is no attention to measure ({skipped} annotated queries left out)"
         )
     return queries
 

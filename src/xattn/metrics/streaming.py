@@ -12,7 +12,7 @@ from xattn.metrics.retrieval import RetrievalReport, report_from_ranks
 from xattn.runtime.errors import InputError
 
 
-class StreamedRanks:
+class StreamingRanks:
     """Both directions' ranks from blocks of scores, in which every pair of an image and a caption stands once.
 
     A rank counts the scores that reach that of the right partner, so these are needed first: blocks wait until every
@@ -21,7 +21,7 @@ class StreamedRanks:
     scores. In another order all is right, and more waits.
 
     Example:
-        >>> ranks = StreamedRanks(torch.tensor([0, 0, 1]))
+        >>> ranks = StreamingRanks(torch.tensor([0, 0, 1]))
         >>> for image, scores in enumerate([[0.9, 0.2, 0.5], [0.9, 0.1, 0.3]]):
         ...     ranks.add(torch.tensor([image]), torch.arange(3), torch.tensor([scores]))
         >>> ranks.report().image_to_text.r1
@@ -106,11 +106,11 @@ class StreamedRanks:
         self._image_counts[rows] += ((scores >= self._best[rows, None]) & is_wrong).sum(1)
 
 
-def streamed_report(
+def streaming_report(
     blocks: Iterable[tuple[Tensor, Tensor, Tensor]], caption_image: Int[Tensor, "captions"], n_images: int | None = None
 ) -> RetrievalReport:
-    """`retrieval_report` of scores that come as blocks of rows, columns and scores; see `StreamedRanks`."""
-    ranks = StreamedRanks(caption_image, n_images)
+    """`retrieval_report` of scores that come as blocks of rows, columns and scores; see `StreamingRanks`."""
+    ranks = StreamingRanks(caption_image, n_images)
     for rows, columns, scores in blocks:
         ranks.add(rows, columns, scores)
     return ranks.report()

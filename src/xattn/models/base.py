@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from xattn.attention.attention import Attention
 from xattn.models.fragments import Fragments
-from xattn.models.sync_batch_norm import SharedBatchNorm
-from xattn.runtime.process_group import ALONE, Processes
+from xattn.models.sync_batch_norm import SyncBatchNorm1d
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 Direction = Literal["t2i", "i2t"]
 
@@ -39,7 +39,7 @@ class MatchingModel(nn.Module, ABC):
     product_dtype: torch.dtype | None = None
     """In what precision `score` multiplies fragments with fragments, the bulk of its work; None: their own. All else
     stays as it is."""
-    processes: Processes = ALONE
+    processes: ProcessGroup = SINGLE_PROCESS
     """Which processes hold a part of what the model is given; see `sharing`."""
 
     @abstractmethod
@@ -99,12 +99,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def sharing(model: nn.Module, processes: Processes) -> Iterator[None]:
+def sharing(model: nn.Module, processes: ProcessGroup) -> Iterator[None]:
     """Inside, what a model is given is this process's part of what all `processes` hold: batch norms look at all of
     it.
     """
     before = [
-        (module, module.processes) for module in model.modules() if isinstance(module, (MatchingModel, SharedBatchNorm))
+        (module, module.processes) for module in model.modules() if isinstance(module, (MatchingModel, SyncBatchNorm1d))
     ]
     for module, _ in before:
         module.processes = processes

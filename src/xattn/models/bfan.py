@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xattn.attention.attention import Attention, scan_weights
-from xattn.attention.pairwise import RelevanceBlock, all_pairs
+from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
 from xattn.models.base import Direction, Match, MatchingModel
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
@@ -33,7 +33,7 @@ were seen to differ by up to 5e-6 of themselves, since `lambda` up to 35 multipl
 
 
 @dataclass(frozen=True)
-class BfanConfig:
+class BFANConfig:
     """What makes one BFAN differ from another."""
 
     name: Literal["bfan"] = field(default="bfan", kw_only=True)
@@ -59,19 +59,19 @@ class BfanConfig:
             )
 
 
-class Bfan(MatchingModel):
+class BFAN(MatchingModel):
     """BFAN with one kind of focus; the published ensemble is the mean of an `equal` and a `prob` that were trained
     apart.
     """
 
     directions = ("t2i", "i2t")
 
-    def __init__(self, config: BfanConfig, feature_size: int, vocabulary_size: int) -> None:
+    def __init__(self, config: BFANConfig, feature_size: int, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
         self.regions = RegionEncoder(feature_size, config.dim)
         self.words = WordEncoder(vocabulary_size, config.word_dim, config.dim)
-        self._weigh = partial(focal_weights, lambda_softmax=config.lambda_softmax, focus=config.focus)
+        self._attention_fn = partial(focal_weights, lambda_softmax=config.lambda_softmax, focus=config.focus)
 
     def encode_images(
         self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
@@ -88,8 +88,8 @@ class Bfan(MatchingModel):
     def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
         """See `MatchingModel`; in [-2, 2]."""
         words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
-        how = {"weigh": self._weigh, "aggregate": _block_mean, "product_dtype": self.product_dtype}
-        return all_pairs(*words, *regions, **how) + all_pairs(*regions, *words, **how).t()
+        how = {"attention_fn": self._attention_fn, "aggregate": _block_mean, "product_dtype": self.product_dtype}
+        return pairwise_scores(*words, *regions, **how) + pairwise_scores(*regions, *words, **how).t()
 
     def match(self, images: Fragments, captions: Fragments) -> Match:
         """See `MatchingModel`; the attentions hold the focused weights `w*`."""
@@ -102,7 +102,7 @@ class Bfan(MatchingModel):
         return Match(means[0] + means[1], attentions)
 
     def _attention(self, queries: Fragments, keys: Fragments, similarity: Tensor) -> Attention:
-        weights = self._weigh(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
+        weights = self._attention_fn(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
         return Attention(
             queries=queries.vectors,
             keys=keys.vectors,

@@ -26,9 +26,9 @@ class Fragments:
     def __getitem__(self, index: Tensor | slice) -> "Fragments":
         """The fragments of some images or captions, in the order of `index`, which may repeat."""
         return Fragments(
-            chosen(self.vectors, index),
-            chosen(self.mask, index),
-            {name: chosen(extra, index) for name, extra in self.extras.items()},
+            select_rows(self.vectors, index),
+            select_rows(self.mask, index),
+            {name: select_rows(extra, index) for name, extra in self.extras.items()},
         )
 
     @staticmethod
@@ -41,7 +41,7 @@ class Fragments:
         return Fragments(torch.cat(vectors), torch.cat(masks), extras)
 
 
-def chosen(tensor: Float[Tensor, "n *rest"] | Bool[Tensor, "n *rest"], index: Tensor | slice) -> Tensor:
+def select_rows(tensor: Float[Tensor, "n *rest"] | Bool[Tensor, "n *rest"], index: Tensor | slice) -> Tensor:
     """`tensor[index]` along the first dimension, with a gradient that several threads add up in one and the same order.
 
     The gradient of plain indexing by a tensor adds the rows that repeat in whatever order the threads come to them.

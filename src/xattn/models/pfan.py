@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from xattn.attention.attention import Attention, scan_weights
-from xattn.attention.pairwise import RelevanceBlock, all_pairs
+from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
 from xattn.models.base import Direction, Match, MatchingModel
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
@@ -37,7 +37,7 @@ LARGEST_WEIGHT_FACTOR = 0.5
 
 
 @dataclass(frozen=True)
-class PfanConfig:
+class PFANConfig:
     """What makes one PFAN differ from another."""
 
     name: Literal["pfan"] = field(default="pfan", kw_only=True)
@@ -93,18 +93,18 @@ class PositionedRegionEncoder(RegionEncoder):
         return torch.cat([features, spread @ embedding], -1)
 
 
-class Pfan(MatchingModel):
+class PFAN(MatchingModel):
     """PFAN with one direction; the published t2i + i2t ensemble is the mean of two of them."""
 
     needs_boxes = True
 
-    def __init__(self, config: PfanConfig, feature_size: int, vocabulary_size: int) -> None:
+    def __init__(self, config: PFANConfig, feature_size: int, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
         self.directions = (config.direction,)
         self.regions = PositionedRegionEncoder(feature_size, config.position_dim, config.dim)
         self.words = WordEncoder(vocabulary_size, config.word_dim, config.dim)
-        self._weigh = partial(scan_weights, lambda_softmax=config.lambda_softmax)
+        self._attention_fn = partial(scan_weights, lambda_softmax=config.lambda_softmax)
 
     def encode_images(
         self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
@@ -131,16 +131,16 @@ class Pfan(MatchingModel):
     def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
         """See `MatchingModel`."""
         words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
-        how = {"weigh": self._weigh, "aggregate": _block_scores, "product_dtype": self.product_dtype}
+        how = {"attention_fn": self._attention_fn, "aggregate": _block_scores, "product_dtype": self.product_dtype}
         if self.config.direction == "t2i":
-            return all_pairs(*words, *regions, with_largest_weight=True, **how)
-        return all_pairs(*regions, *words, **how).t()
+            return pairwise_scores(*words, *regions, with_largest_weight=True, **how)
+        return pairwise_scores(*regions, *words, **how).t()
 
     def match(self, images: Fragments, captions: Fragments) -> Match:
         """See `MatchingModel`."""
         queries, keys = (captions, images) if self.config.direction == "t2i" else (images, captions)
         similarity = queries.vectors @ keys.vectors.transpose(1, 2)  # pairs q k
-        weights = self._weigh(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
+        weights = self._attention_fn(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
         attention = Attention(
             queries=queries.vectors,
             keys=keys.vectors,

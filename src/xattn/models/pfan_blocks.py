@@ -100,20 +100,18 @@ def region_blocks(boxes: Tensor, mask: Bool[Tensor, "n regions"]) -> Blocks:
         )
     valid = mask.unsqueeze(-1)
     if boxes.shape[-1] == 4:
-        _refuse_outside(
+        _check_inside(
             boxes, (boxes >= -1) & (boxes <= 2), valid, "x1 y1 x2 y2 in units of the image's width and height"
         )
         return overlapped_blocks(torch.where(valid, boxes, 0.0))
     ids, overlaps = boxes.split(KEPT, -1)
-    _refuse_outside(
+    _check_inside(
         ids,
         (ids >= 0) & (ids <= MISSING) & (ids == ids.floor()),
         valid,
         f"block ids to be whole numbers from 0 to {MISSING}",
     )
-    _refuse_outside(
-        overlaps, (overlaps >= 0) & (overlaps <= 1 + 1e-3), valid, "the overlaps of blocks to lie in [0, 1]"
-    )
+    _check_inside(overlaps, (overlaps >= 0) & (overlaps <= 1 + 1e-3), valid, "the overlaps of blocks to lie in [0, 1]")
     return Blocks(torch.where(valid, ids, MISSING).long(), torch.where(valid, overlaps, 0.0))
 
 
@@ -133,7 +131,7 @@ def _along(low: Int[Tensor, "*batch"], high: Int[Tensor, "*batch"]) -> _Along:
     return _Along((torch.minimum(high, end) - torch.maximum(low, begin)).clamp_min(0), (centre - middle).square())
 
 
-def _refuse_outside(values: Tensor, is_inside: Tensor, valid: Tensor, expected: str) -> None:
+def _check_inside(values: Tensor, is_inside: Tensor, valid: Tensor, expected: str) -> None:
     bad = (valid & ~is_inside).any(-1)  # n regions; a comparison with NaN is false, so NaN is outside
     if bad.any():
         image, region = (int(place) for place in bad.nonzero()[0])

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from xattn.attention.attention import Attention, scan_weights
-from xattn.attention.pairwise import RelevanceBlock, all_pairs
+from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
 from xattn.models.base import Direction, Match, MatchingModel
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
@@ -18,7 +18,7 @@ Aggregation = Literal["mean", "lse", "max", "sum"]
 
 
 @dataclass(frozen=True)
-class ScanConfig:
+class SCANConfig:
     """What makes one SCAN differ from another."""
 
     name: Literal["scan"] = field(default="scan", kw_only=True)
@@ -51,16 +51,16 @@ class ScanConfig:
             )
 
 
-class Scan(MatchingModel):
+class SCAN(MatchingModel):
     """SCAN with one direction and one aggregation; the published t2i + i2t ensemble is the mean of two of them."""
 
-    def __init__(self, config: ScanConfig, feature_size: int, vocabulary_size: int) -> None:
+    def __init__(self, config: SCANConfig, feature_size: int, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
         self.directions = (config.direction,)
         self.regions = RegionEncoder(feature_size, config.dim)
         self.words = WordEncoder(vocabulary_size, config.word_dim, config.dim)
-        self._weigh = partial(scan_weights, lambda_softmax=config.lambda_softmax)
+        self._attention_fn = partial(scan_weights, lambda_softmax=config.lambda_softmax)
 
     def encode_images(
         self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
@@ -77,18 +77,22 @@ class Scan(MatchingModel):
     def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
         """See `MatchingModel`."""
         words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
-        how = {"weigh": self._weigh, "aggregate": self._aggregate_block, "product_dtype": self.product_dtype}
+        how = {
+            "attention_fn": self._attention_fn,
+            "aggregate": self._aggregate_block,
+            "product_dtype": self.product_dtype,
+        }
         return (
-            all_pairs(*words, *regions, **how)
+            pairwise_scores(*words, *regions, **how)
             if self.config.direction == "t2i"
-            else all_pairs(*regions, *words, **how).t()
+            else pairwise_scores(*regions, *words, **how).t()
         )
 
     def match(self, images: Fragments, captions: Fragments) -> Match:
         """See `MatchingModel`."""
         queries, keys = (captions, images) if self.config.direction == "t2i" else (images, captions)
         similarity = queries.vectors @ keys.vectors.transpose(1, 2)  # pairs q k
-        weights = self._weigh(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
+        weights = self._attention_fn(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
         attention = Attention(
             queries=queries.vectors,
             keys=keys.vectors,

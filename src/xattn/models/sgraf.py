@@ -12,7 +12,7 @@ vector + b)`. The published ensemble is the mean of the scores of an SGR and an 
 Scores of all pairs are computed in tiles of some images with some captions of one length, so that nothing is padded.
 The products with the layers are most of the work. Two equalities save of the rest, and of them: by `|a|^2 = w^T G w`
 (see `xattn.attention.attention`) the weights are scaled and not the content, and a step of SGR has two layers instead
-of three (`GraphStep.folded`), its last one a single node.
+of three (`GraphReasoningStep.folded`), its last one a single node.
 """
 
 import math
@@ -29,10 +29,10 @@ from torch.utils.checkpoint import checkpoint
 from xattn.attention.attention import Attention, content_floor, scan_weights
 from xattn.models.base import Direction, Match, MatchingModel
 from xattn.models.encoders import NORM_EPSILON, RegionEncoder, WordEncoder, l2_normalise, prefix_mask
-from xattn.models.fragments import Fragments, chosen
+from xattn.models.fragments import Fragments, select_rows
 from xattn.models.sgraf_pooling import SelfAttention, linear
-from xattn.models.sgraf_reasoning import Filtration, FoldedStep, GraphStep, reasoned
-from xattn.models.sgraf_similarity import compared
+from xattn.models.sgraf_reasoning import AttentionFiltration, FoldedReasoningStep, GraphReasoningStep, graph_reasoning
+from xattn.models.sgraf_similarity import similarity_vectors
 from xattn.runtime.errors import InputError
 
 Module = Literal["sgr", "saf"]
@@ -46,7 +46,7 @@ memory."""
 
 
 @dataclass(frozen=True)
-class SgrafConfig:
+class SGRAFConfig:
     """What makes one SGRAF differ from another."""
 
     name: Literal["sgraf"] = field(default="sgraf", kw_only=True)
@@ -86,7 +86,7 @@ class _Scores(NamedTuple):
     statistics: Tensor | None  # 2 captions: mean and variance of the gates of SAF
 
 
-class Sgraf(MatchingModel):
+class SGRAF(MatchingModel):
     """SGRAF with one of its two modules; the published ensemble is the mean of the scores of one of each.
 
     With SAF the score rests on a batch norm with one channel for a pair's gates. In training `score` takes its
@@ -98,7 +98,7 @@ class Sgraf(MatchingModel):
 
     directions = ("t2i",)
 
-    def __init__(self, config: SgrafConfig, feature_size: int, vocabulary_size: int) -> None:
+    def __init__(self, config: SGRAFConfig, feature_size: int, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
         self.scores_use_batch_statistics = config.module == "saf"
@@ -109,14 +109,14 @@ class Sgraf(MatchingModel):
         self.sim_tranloc = linear(config.dim, config.sim_dim)
         self.sim_tranglo = linear(config.dim, config.sim_dim)
         steps = config.sgr_steps if config.module == "sgr" else 0
-        self.sgr = nn.ModuleList(GraphStep(config.sim_dim) for _ in range(steps))
-        self.saf = Filtration(config.sim_dim) if config.module == "saf" else None
+        self.sgr = nn.ModuleList(GraphReasoningStep(config.sim_dim) for _ in range(steps))
+        self.saf = AttentionFiltration(config.sim_dim) if config.module == "saf" else None
         self.sim_eval = linear(config.sim_dim, 1)
 
     @property
-    def graph_steps(self) -> list[GraphStep]:
+    def graph_steps(self) -> list[GraphReasoningStep]:
         """The steps of graph reasoning; none for SAF."""
-        return [step for step in self.sgr if isinstance(step, GraphStep)]
+        return [step for step in self.sgr if isinstance(step, GraphReasoningStep)]
 
     def encode_images(
         self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
@@ -160,7 +160,10 @@ class Sgraf(MatchingModel):
 
         def scored(block: Tensor) -> _Scores:  # all images with some captions of one length
             length = int(captions.mask[block[0]].sum())
-            words, whole_captions = chosen(captions.vectors, block)[:, :length], chosen(captions.extras["whole"], block)
+            words, whole_captions = (
+                select_rows(captions.vectors, block)[:, :length],
+                select_rows(captions.extras["whole"], block),
+            )
             images_at_once = len(images) if takes_statistics else max(1, tile_size // (len(block) * length))
             tiles: list[_Scores] = []
             for start in range(0, len(images), images_at_once):
@@ -185,10 +188,10 @@ class Sgraf(MatchingModel):
 
     def _statistics_of_all(self, statistics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Those of the captions of all processes, each of which scores its own captions with all images."""
-        if self.processes.count == 1:
+        if self.processes.world_size == 1:
             return statistics, counts
-        n = int(self.processes.total(torch.tensor(len(counts), device=counts.device)))
-        rows, counts = self.processes.gathered(statistics.t().detach(), counts, n=n)
+        n = int(self.processes.all_reduce(torch.tensor(len(counts), device=counts.device)))
+        rows, counts = self.processes.all_gather(statistics.t().detach(), counts, n=n)
         return rows.t(), counts
 
     def match(self, images: Fragments, captions: Fragments) -> Match:
@@ -201,13 +204,15 @@ class Sgraf(MatchingModel):
         scores = []
         for block in blocks:
             length = int(captions.mask[block[0]].sum())
-            weights = chosen(attention.weights, block)[:, :length]  # pairs words regions
-            norm = _content_norm(chosen(attention.content_square, block)[:, :length], chosen(attention.gram, block))
+            weights = select_rows(attention.weights, block)[:, :length]  # pairs words regions
+            norm = _content_norm(
+                select_rows(attention.content_square, block)[:, :length], select_rows(attention.gram, block)
+            )
             nodes = self._nodes(
                 (weights / norm.unsqueeze(2)).unsqueeze(1),
                 images[block],
-                chosen(captions.vectors, block)[:, None, :length],
-                chosen(captions.extras["whole"], block).unsqueeze(1),
+                select_rows(captions.vectors, block)[:, None, :length],
+                select_rows(captions.extras["whole"], block).unsqueeze(1),
                 captions.vectors.dtype,
             )
             scores.append(self._aggregated(nodes, steps, takes_statistics=False).scores.squeeze(1))
@@ -239,7 +244,7 @@ class Sgraf(MatchingModel):
         gram: Tensor,
         words: Tensor,
         whole_captions: Tensor,
-        steps: list[FoldedStep],
+        steps: list[FoldedReasoningStep],
         takes_statistics: bool,
     ) -> _Scores:
         captions, length, dim = words.shape
@@ -270,13 +275,15 @@ class Sgraf(MatchingModel):
         `images`.
         """
         whole = (images.extras["whole"].unsqueeze(1) - whole_captions).square()  # images captions dim
-        local = compared(weights, images.vectors, words, self.sim_tranloc.weight, self.sim_tranloc.bias, dtype)
+        local = similarity_vectors(
+            weights, images.vectors, words, self.sim_tranloc.weight, self.sim_tranloc.bias, dtype
+        )
         return l2_normalise(torch.cat([self.sim_tranglo(whole).unsqueeze(2), local], dim=2))
 
-    def _aggregated(self, nodes: Tensor, steps: list[FoldedStep], takes_statistics: bool) -> _Scores:
+    def _aggregated(self, nodes: Tensor, steps: list[FoldedReasoningStep], takes_statistics: bool) -> _Scores:
         statistics = None
         if self.saf is None:
-            vectors = reasoned(nodes.flatten(0, 1), steps).unflatten(0, nodes.shape[:2])
+            vectors = graph_reasoning(nodes.flatten(0, 1), steps).unflatten(0, nodes.shape[:2])
         else:
             vectors, statistics = self.saf(nodes, takes_statistics)
         return _Scores(self.sim_eval(vectors).squeeze(-1).sigmoid(), statistics)

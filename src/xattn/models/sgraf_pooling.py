@@ -8,8 +8,8 @@ and the whole is `l2(sum_i weight_i v_i)`: the fragments themselves are summed, 
 images there is a batch norm before each `tanh`, one with a channel for each region and one with a channel for each
 dimension; for captions there is none.
 
-Source: Diao et al., "Similarity Reasoning and Filtration for Image-Text Matching", AAAI 2021, section 3.1; layers as in
-its repository.
+Source: Diao et al., "Similarity Reasoning and AttentionFiltration for Image-Text Matching", AAAI 2021, section 3.1;
+layers as in its repository.
 """
 
 import torch
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from xattn.models.encoders import l2_normalise, single_at_least
-from xattn.models.sync_batch_norm import SharedBatchNorm
+from xattn.models.sync_batch_norm import SyncBatchNorm1d
 
 
 class SelfAttention(nn.Module):
@@ -33,9 +33,9 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, dropout: float, regions: int | None = None) -> None:
         super().__init__()
         self.local = linear(dim, dim)
-        self.local_norm = nn.Identity() if regions is None else SharedBatchNorm(regions)
+        self.local_norm = nn.Identity() if regions is None else SyncBatchNorm1d(regions)
         self.whole = linear(dim, dim)
-        self.whole_norm = nn.Identity() if regions is None else SharedBatchNorm(dim)
+        self.whole_norm = nn.Identity() if regions is None else SyncBatchNorm1d(dim)
         self.common = linear(dim, 1)
         self.dropout = nn.Dropout(dropout)
 

@@ -5,8 +5,8 @@
 
 Every layer has a bias; a step of SGR has layers of its own. The logits of SGR's softmax are not scaled.
 
-Source: Diao et al., "Similarity Reasoning and Filtration for Image-Text Matching", AAAI 2021, "Similarity Graph
-Reasoning" and "Similarity Attention Filtration"; biases, scales and the batch norm as in its repository.
+Source: Diao et al., "Similarity Reasoning and AttentionFiltration for Image-Text Matching", AAAI 2021, "Similarity
+Graph Reasoning" and "Similarity Attention AttentionFiltration"; biases, scales and the batch norm as in its repository.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ MOMENTUM = 0.1
 """How far the running averages of SAF's batch norm move towards each caption."""
 
 
-class FoldedStep(NamedTuple):
+class FoldedReasoningStep(NamedTuple):
     """A step of graph reasoning as `relu(softmax((A X + a) X^T) (B X + b))`, every row of `X` a node."""
 
     ask: Float[Tensor, "sim sim"]
@@ -32,7 +32,7 @@ class FoldedStep(NamedTuple):
     tell_bias: Float[Tensor, "sim"]
 
 
-class GraphStep(nn.Module):
+class GraphReasoningStep(nn.Module):
     """The layers of one step of graph reasoning."""
 
     def __init__(self, sim_dim: int) -> None:
@@ -41,7 +41,7 @@ class GraphStep(nn.Module):
         self.key = linear(sim_dim, sim_dim)
         self.graph = linear(sim_dim, sim_dim)
 
-    def folded(self) -> FoldedStep:
+    def folded(self) -> FoldedReasoningStep:
         """The same step with two layers instead of three.
 
         `(Q x + b_q) . (K y + b_k)` is `(K^T Q x + K^T b_q) . y` plus what does not depend on `y`, and a softmax over
@@ -49,10 +49,12 @@ class GraphStep(nn.Module):
         its bias may come before the sum.
         """
         key = self.key.weight.t()
-        return FoldedStep(key @ self.query.weight, key @ self.query.bias, self.graph.weight, self.graph.bias)
+        return FoldedReasoningStep(key @ self.query.weight, key @ self.query.bias, self.graph.weight, self.graph.bias)
 
 
-def reasoned(nodes: Float[Tensor, "pairs nodes sim"], steps: list[FoldedStep]) -> Float[Tensor, "pairs sim"]:
+def graph_reasoning(
+    nodes: Float[Tensor, "pairs nodes sim"], steps: list[FoldedReasoningStep]
+) -> Float[Tensor, "pairs sim"]:
     """The first node of each pair after all steps; the last of them is taken for that node alone."""
     for step in steps[:-1]:
         asking, telling = functional.linear(nodes, step.ask), functional.linear(nodes, step.tell, step.tell_bias)
@@ -68,7 +70,7 @@ def reasoned(nodes: Float[Tensor, "pairs nodes sim"], steps: list[FoldedStep]) -
     return functional.linear(torch.bmm(edges, nodes).squeeze(1), step.tell, step.tell_bias).relu_()
 
 
-class Filtration(nn.Module):
+class AttentionFiltration(nn.Module):
     """Attention filtration: a gate for each node, behind a batch norm with one channel.
 
     In training the batch norm may take its statistics caption by caption: over the nodes of a caption with all images.

@@ -19,7 +19,7 @@ CACHED_WORDS = 256
 core holds."""
 
 
-def compared(
+def similarity_vectors(
     weights: Float[Tensor, "images captions words regions"],
     regions: Float[Tensor, "images regions dim"],
     words: Float[Tensor, "some captions words dim"],
@@ -37,10 +37,10 @@ def compared(
         bias: `b`.
         dtype: in what precision the layer multiplies, without gradient; absent = that of its weights.
     """
-    return _Compared.apply(weights, regions, words, weight, bias, dtype)
+    return _SimilarityVectors.apply(weights, regions, words, weight, bias, dtype)
 
 
-class _Compared(torch.autograd.Function):
+class _SimilarityVectors(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

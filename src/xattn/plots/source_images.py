@@ -11,7 +11,7 @@ from xattn.data.split import ImageRecord, Split, split_file
 from xattn.runtime.errors import InputError
 
 
-def refuse_undrawable(split: Split) -> None:
+def check_drawable(split: Split) -> None:
     """Raise `InputError` unless a split has boxes x1 y1 x2 y2 and an image list."""
     boxes, listed = (split_file(split.folder, split.name, kind) for kind in ("boxes.npy", "images.jsonl"))
     if split.boxes is None:
@@ -29,20 +29,20 @@ def refuse_undrawable(split: Split) -> None:
 
 
 def region_boxes(split: Split, row: int) -> Float[np.ndarray, "regions 4"]:
-    """The boxes of the valid regions of an image, in pixels; see `refuse_undrawable`."""
-    refuse_undrawable(split)
+    """The boxes of the valid regions of an image, in pixels; see `check_drawable`."""
+    check_drawable(split)
     assert split.boxes is not None
     return np.asarray(split.boxes[row][: split.counts[row]], np.float64)
 
 
 def image_record(split: Split, row: int) -> ImageRecord:
-    """What the image list says of an image; see `refuse_undrawable`."""
-    refuse_undrawable(split)
+    """What the image list says of an image; see `check_drawable`."""
+    check_drawable(split)
     assert split.images is not None
     return split.images[row]
 
 
-def original(split: Split, row: int) -> Image.Image:
+def source_image(split: Split, row: int) -> Image.Image:
     """The image itself, upright.
 
     Raises:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import xattn
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_finite, is_whole, shown
+from xattn.runtime.jsonl import is_finite, is_whole, preview
 
 CHECKPOINT = "checkpoint.safetensors"
 FORMAT = 1
@@ -54,8 +54,8 @@ class TrainingState:
     """The epoch that is going on, or the first that is not any more."""
     step: int = 0
     """How many of its steps are done; all of them, if it has not been measured yet."""
-    totals: dict[str, Any] = field(default_factory=dict)
-    """Of its steps; see `Totals.as_dict`."""
+    meters: dict[str, Any] = field(default_factory=dict)
+    """Of its steps; see `Meters.as_dict`."""
     seconds: float = 0.0
     """How long its steps took."""
     log: list[dict[str, Any]] = field(default_factory=list)
@@ -85,7 +85,7 @@ def encoded_checkpoint(
     identity: Identity,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    chances: Mapping[str, Tensor],
+    rng_states: Mapping[str, Tensor],
 ) -> bytes:
     """The content of a checkpoint.
 
@@ -94,13 +94,13 @@ def encoded_checkpoint(
         identity: what it is a run of.
         model: its weights and running averages are saved.
         optimiser: Adam over the parameters of `model`.
-        chances: random states by their names in the file, without `random.`.
+        rng_states: random states by their names in the file, without `random.`.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser.{name}.{key}"] = value
-    tensors |= {f"random.{name}": chance for name, chance in chances.items()}
+    tensors |= {f"random.{name}": random_state for name, random_state in rng_states.items()}
     about = {"format": FORMAT, "xattn": xattn.__version__, "identity": asdict(identity), "state": asdict(state)}
     return save(
         {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, {"training": json.dumps(about)}
@@ -130,7 +130,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
     @property
-    def chances(self) -> dict[str, Tensor]:
+    def rng_states(self) -> dict[str, Tensor]:
         """Random states by name, without `random.`."""
         return {
             name.removeprefix("random."): tensor for name, tensor in self.tensors.items() if name.startswith("random.")
@@ -220,41 +220,41 @@ def _checked(path: Path, header: dict[str, str] | None) -> tuple[TrainingState, 
         raise InputError(f"{path}: expected JSON in the header of the checkpoint, but it is not ({error})") from error
     _require(path, about, {"format", "xattn", "identity", "state"}, "the header")
     if about["format"] != FORMAT:
-        raise InputError(f"{path}: expected a checkpoint of format {FORMAT}, found {shown(about['format'])}")
+        raise InputError(f"{path}: expected a checkpoint of format {FORMAT}, found {preview(about['format'])}")
     identity, state = about["identity"], about["state"]
     _require(path, identity, {"configuration", "data"}, "identity")
     _require(path, state, set(TrainingState.__dataclass_fields__), "state")
-    if isinstance(state["totals"], dict) and state["totals"]:
-        state["totals"] = {"measured": 0} | state["totals"]  # which the first checkpoints lack
+    if isinstance(state["meters"], dict) and state["meters"]:
+        state["meters"] = {"measured": 0} | state["meters"]  # which the first checkpoints lack
     _require(
-        path, state["totals"], {"pairs", "steps", "measured", "sums"} if state["totals"] else set(), "state.totals"
+        path, state["meters"], {"pairs", "steps", "measured", "sums"} if state["meters"] else set(), "state.meters"
     )
     if state["best"] is not None:
         _require(path, state["best"], {"epoch", "rsum"}, "state.best")
     whole = {"epoch": state["epoch"], "step": state["step"], "collapse": state["collapse"]}
-    whole |= {f"totals.{name}": state["totals"][name] for name in ("pairs", "steps", "measured") if state["totals"]}
+    whole |= {f"meters.{name}": state["meters"][name] for name in ("pairs", "steps", "measured") if state["meters"]}
     for name, value in whole.items():
         if not is_whole(value) or value < (name == "epoch"):
             raise InputError(
                 f"{path}: state.{name} must be a whole number of at least {int(name == 'epoch')}, but it is "
-                f"{shown(value)}"
+                f"{preview(value)}"
             )
     numbers = {"seconds": state["seconds"], **({"best.rsum": state["best"]["rsum"]} if state["best"] else {})}
-    sums = state["totals"]["sums"] if state["totals"] else {}
+    sums = state["meters"]["sums"] if state["meters"] else {}
     if not isinstance(sums, dict):
-        raise InputError(f"{path}: state.totals.sums must be an object, but it is {shown(sums)}")
-    numbers |= {f"totals.sums.{name}": value for name, value in sums.items()}
+        raise InputError(f"{path}: state.meters.sums must be an object, but it is {preview(sums)}")
+    numbers |= {f"meters.sums.{name}": value for name, value in sums.items()}
     for name, value in numbers.items():
         if not is_finite(value):
-            raise InputError(f"{path}: state.{name} must be a finite number, but it is {shown(value)}")
+            raise InputError(f"{path}: state.{name} must be a finite number, but it is {preview(value)}")
     _check_log(path, state["log"], state["epoch"])
     if state["best"] and not (is_whole(state["best"]["epoch"]) and 1 <= state["best"]["epoch"] <= len(state["log"])):
         raise InputError(
-            f"{path}: state.best.epoch must be an epoch of the log, but it is {shown(state['best']['epoch'])}"
+            f"{path}: state.best.epoch must be an epoch of the log, but it is {preview(state['best']['epoch'])}"
         )
     if not isinstance(identity["configuration"], dict) or not isinstance(identity["data"], str):
         raise InputError(
-            f"{path}: identity must hold a configuration and a fingerprint of the data, but it is {shown(identity)}"
+            f"{path}: identity must hold a configuration and a fingerprint of the data, but it is {preview(identity)}"
         )
     best = Best(**state["best"]) if state["best"] else None
     return TrainingState(**(state | {"best": best})), Identity(**identity)
@@ -262,7 +262,7 @@ def _checked(path: Path, header: dict[str, str] | None) -> tuple[TrainingState, 
 
 def _require(path: Path, value: object, names: set[str], where: str) -> None:
     if not isinstance(value, dict) or set(value) != names:
-        found = sorted(value) if isinstance(value, dict) else shown(value)
+        found = sorted(value) if isinstance(value, dict) else preview(value)
         raise InputError(f"{path}: {where} must hold exactly the fields {', '.join(sorted(names))}, but found {found}")
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from xattn.attention.attention import GradientTarget
 from xattn.losses.constraints import SwapSource
 from xattn.losses.ranking import Negatives
-from xattn.models.registry import ModelConfig, attended_directions
-from xattn.models.scan import ScanConfig
+from xattn.models.registry import ModelConfig, attention_directions
+from xattn.models.scan import SCANConfig
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_finite
 
@@ -49,7 +49,7 @@ class MatchingConfig:
 # The defaults of the two constraints are what helped on scenes and on photos alike, and on the way there did no harm to
 # either: docs/results.md, "How the defaults were found".
 @dataclass(frozen=True)
-class CcrConfig:
+class CCRConfig:
     """CCR, contrastive content re-sourcing."""
 
     weight: float = 0.1
@@ -71,7 +71,7 @@ class CcrConfig:
 
 
 @dataclass(frozen=True)
-class CcsConfig:
+class CCSConfig:
     """CCS, contrastive content swapping."""
 
     weight: float = 0.3
@@ -126,10 +126,10 @@ class RunConfig:
     do the weights."""
     min_count: int = 4
     """Words seen less often in the training and development captions are <unk>; not used when a vocabulary is given."""
-    model: ModelConfig = field(default_factory=ScanConfig)
+    model: ModelConfig = field(default_factory=SCANConfig)
     matching: MatchingConfig = field(default_factory=MatchingConfig)
-    ccr: CcrConfig = field(default_factory=CcrConfig)
-    ccs: CcsConfig = field(default_factory=CcsConfig)
+    ccr: CCRConfig = field(default_factory=CCRConfig)
+    ccs: CCSConfig = field(default_factory=CCSConfig)
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -150,7 +150,7 @@ class RunConfig:
             f"batch_size must be at least 2 for each of the {self.accumulation} parts of accumulation, but it is "
             f"{self.batch_size}",
         )
-        attended = attended_directions(self.model)
+        attended = attention_directions(self.model)
         for name, constraint in (("ccr", self.ccr), ("ccs", self.ccs)):
             _require(
                 constraint.directions in ("both", *attended),

@@ -139,7 +139,7 @@ def load_run(folder: Path, device: torch.device | str = "cpu", which: WhichWeigh
     model = build_model(config.model, feature_size, len(vocabulary))
     path = run_file(folder, WEIGHTS if which == "last" else BEST)
     weights = _read_weights(path)
-    _refuse_other_weights(path, model, weights)
+    _check_weights_match(path, model, weights)
     model.load_state_dict(weights)
     return Run(folder, config, vocabulary, feature_size, model.to(device).eval(), which)
 
@@ -161,7 +161,7 @@ def is_unfinished(folder: Path) -> bool:
     return (Path(folder) / CHECKPOINT).is_file() and not (Path(folder) / ABOUT).is_file()
 
 
-def can_go_on(folder: Path, config: RunConfig) -> bool:
+def is_resumable(folder: Path, config: RunConfig) -> bool:
     """Whether a folder holds a run of this configuration that is to be gone on with; false where there is no run.
 
     Raises:
@@ -170,15 +170,15 @@ def can_go_on(folder: Path, config: RunConfig) -> bool:
     if not (folder / "config.json").is_file():
         return False
     found = read_configuration(run_file(folder, "config.json"))
-    goes_on = (folder / CHECKPOINT).is_file()
+    resumes = (folder / CHECKPOINT).is_file()
     differences = found.differences(config)
     if differences:
         raise InputError(
-            f"{folder}: holds {'an unfinished run' if goes_on else 'a run'} of another configuration (there and here: "
+            f"{folder}: holds {'an unfinished run' if resumes else 'a run'} of another configuration (there and here: "
             f"{'; '.join(differences[:4])}{f'; and {len(differences) - 4} more' if len(differences) > 4 else ''}); "
             "choose another --out"
         )
-    if not goes_on:
+    if not resumes:
         raise InputError(
             f"{folder}: holds a finished run of this very configuration; use it with `xattn evaluate {folder}`, or "
             "choose another --out"
@@ -211,7 +211,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: the weights cannot be read ({error})") from error
 
 
-def _refuse_other_weights(path: Path, model: MatchingModel, weights: dict[str, torch.Tensor]) -> None:
+def _check_weights_match(path: Path, model: MatchingModel, weights: dict[str, torch.Tensor]) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected == found:

@@ -4,11 +4,11 @@ import dataclasses
 import difflib
 from typing import Literal
 
-from xattn.models.bfan import BfanConfig
-from xattn.models.pfan import PfanConfig
+from xattn.models.bfan import BFANConfig
+from xattn.models.pfan import PFANConfig
 from xattn.models.registry import ModelConfig
-from xattn.models.scan import ScanConfig
-from xattn.models.sgraf import SgrafConfig
+from xattn.models.scan import SCANConfig
+from xattn.models.sgraf import SGRAFConfig
 from xattn.runs.config import MatchingConfig, RunConfig
 from xattn.runtime.errors import InputError
 
@@ -36,16 +36,16 @@ DEPARTURES = (
 """What departs from the papers, and the flags that bring it back."""
 
 _MODELS: dict[str, ModelConfig] = {
-    "scan-t2i-avg": ScanConfig(direction="t2i", aggregation="mean", lambda_softmax=9.0),
-    "scan-t2i-lse": ScanConfig(direction="t2i", aggregation="lse", lambda_softmax=9.0, lambda_lse=6.0),
-    "scan-i2t-avg": ScanConfig(direction="i2t", aggregation="mean", lambda_softmax=4.0, lambda_lse=5.0),
-    "scan-i2t-lse": ScanConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=5.0),
-    "pfan-t2i": PfanConfig(direction="t2i", lambda_softmax=9.0),
-    "pfan-i2t": PfanConfig(direction="i2t", lambda_softmax=4.0),
-    "bfan-equal": BfanConfig(focus="equal"),
-    "bfan-prob": BfanConfig(focus="prob"),
-    "sgraf-sgr": SgrafConfig(module="sgr"),
-    "sgraf-saf": SgrafConfig(module="saf"),
+    "scan-t2i-avg": SCANConfig(direction="t2i", aggregation="mean", lambda_softmax=9.0),
+    "scan-t2i-lse": SCANConfig(direction="t2i", aggregation="lse", lambda_softmax=9.0, lambda_lse=6.0),
+    "scan-i2t-avg": SCANConfig(direction="i2t", aggregation="mean", lambda_softmax=4.0, lambda_lse=5.0),
+    "scan-i2t-lse": SCANConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=5.0),
+    "pfan-t2i": PFANConfig(direction="t2i", lambda_softmax=9.0),
+    "pfan-i2t": PFANConfig(direction="i2t", lambda_softmax=4.0),
+    "bfan-equal": BFANConfig(focus="equal"),
+    "bfan-prob": BFANConfig(focus="prob"),
+    "sgraf-sgr": SGRAFConfig(module="sgr"),
+    "sgraf-saf": SGRAFConfig(module="saf"),
 }
 
 _SCHEDULES: dict[str, dict[str, tuple[int, int, float]]] = {  # epochs, epochs until the decay, learning rate
@@ -78,7 +78,7 @@ def preset(name: str, settings: Settings = "small") -> RunConfig:
         raise InputError(f"there is no preset {name!r}; {advice}")
     model = _MODELS[name]
     if settings == "small":
-        if not isinstance(model, SgrafConfig):
+        if not isinstance(model, SGRAFConfig):
             return RunConfig(preset=name, model=dataclasses.replace(model, dim=256))
         # Thousands of captions make few steps: with 128 pairs in each, and hardest negatives from the second epoch on,
         # SGRAF stayed at a loss of twice the margin. Fewer pairs make more steps, and a step, whose cost grows with
@@ -90,7 +90,7 @@ def preset(name: str, settings: Settings = "small") -> RunConfig:
             batch_size=32,
             learning_rate=1e-3,
         )
-    if isinstance(model, ScanConfig) and name == "scan-i2t-lse" and settings == "coco":
+    if isinstance(model, SCANConfig) and name == "scan-i2t-lse" and settings == "coco":
         model = dataclasses.replace(model, lambda_lse=20.0)
     epochs, decay_every, learning_rate = _SCHEDULES.get(name, _SCHEDULES.get(name.split("-")[0], {}))[settings]
     return RunConfig(

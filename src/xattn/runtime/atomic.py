@@ -92,7 +92,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         InputError: `path` exists and is not an empty folder, its parent cannot be written, or the disk is full.
     """
     path = Path(path)
-    refuse_existing(path)
+    check_absent(path)
     temporary = None
     made = [parent for parent in path.parents if not parent.exists()]
     try:
@@ -114,7 +114,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def refuse_existing(path: Path) -> None:
+def check_absent(path: Path) -> None:
     """Raise `InputError` unless `path` is absent or an empty folder, so that no earlier work is overwritten."""
     path = Path(path)
     if path.is_dir():

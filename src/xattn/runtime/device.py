@@ -6,7 +6,7 @@ import torch
 from accelerate import PartialState
 from torch import distributed
 
-from xattn.runtime.process_group import Processes
+from xattn.runtime.process_group import ProcessGroup
 
 
 def best_device() -> torch.device:
@@ -14,13 +14,13 @@ def best_device() -> torch.device:
     return torch.device(_state().device or "cpu")
 
 
-def launched_processes() -> Processes:
+def launched_process_group() -> ProcessGroup:
     """The processes that `accelerate launch` or `torchrun` started with this one; without them, this one alone."""
     state = _state()
-    return Processes(state.num_processes, state.process_index)
+    return ProcessGroup(state.num_processes, state.process_index)
 
 
-def leave_processes() -> None:
+def leave_process_group() -> None:
     """Part from the other processes; their communication ends."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

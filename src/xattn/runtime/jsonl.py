@@ -48,7 +48,7 @@ def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise InputError(f"{path}, line {number}: expected a JSON object, but it is not JSON ({reason})") from error
         if not isinstance(record, dict):
-            raise InputError(f"{path}, line {number}: expected a JSON object, found {shown(record)}")
+            raise InputError(f"{path}, line {number}: expected a JSON object, found {preview(record)}")
         records.append(record)
     return records
 
@@ -72,7 +72,7 @@ def read_json(path: Path | str, expected: str) -> Any:
         raise InputError(f"{path}: expected {expected} as JSON in UTF-8, but it cannot be read ({error})") from error
 
 
-def shown(value: object, longest: int = 60) -> str:
+def preview(value: object, longest: int = 60) -> str:
     """`value` as JSON where it can be, cut to `longest` characters: what a message says was found."""
     try:
         text = json.dumps(value, ensure_ascii=False)

@@ -7,7 +7,7 @@ import mmap
 import numpy as np
 
 
-def give_back(array: np.ndarray) -> None:
+def release_mapped_pages(array: np.ndarray) -> None:
     """Let go of what was read of a memory-mapped array; it is read from disk again when it is wanted. No effect on
     other arrays.
     """

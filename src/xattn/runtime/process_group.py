@@ -21,26 +21,26 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """How many processes there are, and which of them this one is; one of them is the rule, and then all of this is
     nothing.
     """
 
-    count: int = 1
-    index: int = 0
+    world_size: int = 1
+    rank: int = 0
 
     @property
     def is_main(self) -> bool:
         """Whether this process is the one that writes files and prints."""
-        return self.index == 0
+        return self.rank == 0
 
     def share(self, n: int) -> slice:
         """Which of `n` rows are this process's: an unbroken run of them, the runs of two processes differing by at most
         one row.
         """
-        return self._shares(n)[self.index]
+        return self._shares(n)[self.rank]
 
-    def gathered(self, *tensors: Tensor, n: int) -> tuple[Tensor, ...]:
+    def all_gather(self, *tensors: Tensor, n: int) -> tuple[Tensor, ...]:
         """The rows of all processes, in the order of the processes, on each; differentiable where a tensor is of
         floating point.
 
@@ -49,15 +49,15 @@ class Processes:
                 processes.
             n: rows of all processes together.
         """
-        return tensors if self.count == 1 else _Gathered.apply(self, n, *tensors)
+        return tensors if self.world_size == 1 else _AllGather.apply(self, n, *tensors)
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over the processes, differentiable."""
-        return tensor if self.count == 1 else _Total.apply(tensor)
+        return tensor if self.world_size == 1 else _AllReduce.apply(tensor)
 
     def any_of(self, claims: list[bool]) -> list[bool]:
         """For each claim, whether it is true of any process."""
-        if self.count == 1:
+        if self.world_size == 1:
             return claims
         tensor = torch.tensor(claims, dtype=torch.uint8, device=_device_of_the_group())
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
@@ -65,16 +65,16 @@ class Processes:
 
     def all_of(self, value: Any) -> list[Any]:
         """The plain value that each process has, in their order."""
-        values: list[Any] = [value] * self.count
-        if self.count > 1:
+        values: list[Any] = [value] * self.world_size
+        if self.world_size > 1:
             distributed.all_gather_object(values, value)
         return values
 
     @torch.no_grad()
-    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace the gradient of each parameter by its sum over the processes."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.count == 1 or not gradients:
+        if self.world_size == 1 or not gradients:
             return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
@@ -82,9 +82,9 @@ class Processes:
             gradient.copy_(part.view_as(gradient))
 
     @torch.no_grad()
-    def take_from_main(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Replace the values of each tensor by those that the main process has."""
-        if self.count > 1:
+        if self.world_size > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
@@ -94,7 +94,7 @@ class Processes:
         Raises:
             InputError: `work` raised one on the main process; all processes raise it.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return work()
         outcome: list[Any] = [None, None]
         if self.is_main:
@@ -108,8 +108,8 @@ class Processes:
         return outcome[0]
 
     def _shares(self, n: int) -> list[slice]:
-        size, longer = divmod(n, self.count)
-        starts = [index * size + min(index, longer) for index in range(self.count + 1)]
+        size, longer = divmod(n, self.world_size)
+        starts = [index * size + min(index, longer) for index in range(self.world_size + 1)]
         return [slice(start, end) for start, end in pairwise(starts)]
 
     def _rows_of_all(self, tensor: Tensor, n: int) -> Tensor:
@@ -124,13 +124,13 @@ class Processes:
         return rows.to(tensor.dtype)
 
 
-ALONE = Processes()
+SINGLE_PROCESS = ProcessGroup()
 """The one process that there is."""
 
 
-class _Gathered(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, processes: Processes, n: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, processes: ProcessGroup, n: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.share = processes.share(n)
         gathered = tuple(processes._rows_of_all(tensor, n) for tensor in tensors)
         ctx.mark_non_differentiable(*(tensor for tensor in gathered if not tensor.is_floating_point()))
@@ -152,7 +152,7 @@ class _Gathered(torch.autograd.Function):
         return None, None, *own
 
 
-class _Total(torch.autograd.Function):
+class _AllReduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         total = tensor.clone(memory_format=torch.contiguous_format)

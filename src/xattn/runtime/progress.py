@@ -13,7 +13,7 @@ before the first comma of `what` names the work, and the rest says how it goes."
 
 
 @contextmanager
-def shown_progress(progress: ProgressCallback | None = None) -> Iterator[ProgressCallback]:
+def progress_bars(progress: ProgressCallback | None = None) -> Iterator[ProgressCallback]:
     """Give `progress` back or, for None, a callback that draws a bar for each work on stderr if that is a terminal."""
     if progress is not None:
         yield progress

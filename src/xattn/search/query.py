@@ -21,16 +21,16 @@ from xattn.data.split import Split
 from xattn.data.stopwords import is_content
 from xattn.data.vocabulary import Vocabulary
 from xattn.evaluation.encode import encode_captions, encode_images
-from xattn.evaluation.evaluate import refuse_other_features, refuse_unfit
+from xattn.evaluation.evaluate import check_compatible, check_same_features
 from xattn.models.base import Direction, MatchingModel, evaluating
 from xattn.models.fragments import Fragments
 from xattn.plots.attention_map import save_picture
 from xattn.plots.contact_sheet import Cell, contact_sheet
-from xattn.plots.source_images import original, refuse_undrawable, region_boxes
+from xattn.plots.source_images import check_drawable, region_boxes, source_image
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
-from xattn.runtime.progress import ProgressCallback, shown_progress
+from xattn.runtime.progress import ProgressCallback, progress_bars
 
 MOST_ON_A_SHEET = 100
 """More images than this make no picture that one could look at."""
@@ -90,13 +90,13 @@ def search(
         raise InputError(f"{out}: the picture is written as PNG, so expected a name that ends in .png")
     run = run if isinstance(run, Run) else load_run(Path(run), best_device())
     chosen = replace(read_split(data, split), truth=None)  # of which a search makes no use and asks nothing
-    refuse_other_features(run, chosen)
+    check_same_features(run, chosen)
     if out is not None:
-        _refuse_undrawable(chosen, min(top, chosen.n_images))
+        _check_drawable(chosen, min(top, chosen.n_images))
     asked = EncodedCaptions([sentence], run.vocabulary)
-    refuse_unfit(run.model, chosen)
+    check_compatible(run.model, chosen)
     check_features(chosen)
-    with evaluating(run.model), shown_progress(progress) as shown_on:
+    with evaluating(run.model), progress_bars(progress) as shown_on:
         images = encode_images(run.model, chosen, shown_on)
         encoded = encode_captions(run.model, asked)
         scores = run.model.score(images, encoded)[:, 0].float().cpu()
@@ -133,14 +133,14 @@ def word_weights(
     return "i2t", received / received.sum(2, keepdim=True).clamp_min(torch.finfo(received.dtype).tiny)
 
 
-def _refuse_undrawable(split: Split, n_drawn: int) -> None:
+def _check_drawable(split: Split, n_drawn: int) -> None:
     """Raise `InputError` if a sheet cannot be drawn, before any score is computed for it."""
     if n_drawn > MOST_ON_A_SHEET:
         raise InputError(
             f"a picture shows at most {MOST_ON_A_SHEET} images, but {n_drawn} were asked for; choose a lower --top, or "
             "no --out"
         )
-    refuse_undrawable(split)
+    check_drawable(split)
 
 
 def _sheet(
@@ -169,5 +169,9 @@ def _sheet(
 def _cell(split: Split, hit: Hit, weights: Float[np.ndarray, "words regions"]) -> Cell:
     boxes = region_boxes(split, hit.row)
     return Cell(
-        original(split, hit.row), hit.name, f"score {hit.score:.3f}", boxes, weights[:, : len(boxes)].astype(np.float64)
+        source_image(split, hit.row),
+        hit.name,
+        f"score {hit.score:.3f}",
+        boxes,
+        weights[:, : len(boxes)].astype(np.float64),
     )

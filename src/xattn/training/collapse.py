@@ -15,7 +15,7 @@ STEPS = 100
 """For how many steps on end."""
 
 
-def steps_at_collapse(before: int, match: float, pairs: int, matching: MatchingConfig, kind: Negatives) -> int:
+def collapsed_steps(before: int, match: float, pairs: int, matching: MatchingConfig, kind: Negatives) -> int:
     """For how many steps on end, this one included, the ranking loss has been that of equal scores.
 
     Args:

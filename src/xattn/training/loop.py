@@ -12,12 +12,12 @@ from xattn.evaluation.evaluate import measure
 from xattn.models.base import MatchingModel, sharing
 from xattn.runs.checkpoint import Best, TrainingState
 from xattn.runs.config import CountedQueries, RunConfig
-from xattn.runtime.process_group import ALONE, Processes
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from xattn.runtime.progress import ProgressCallback
-from xattn.training.collapse import STEPS, steps_at_collapse
+from xattn.training.collapse import STEPS, collapsed_steps
 from xattn.training.data import TrainingData
-from xattn.training.loss import WordWeights, kind_of_negatives
-from xattn.training.meters import Totals
+from xattn.training.loss import WordWeights, negatives_in_epoch
+from xattn.training.meters import Meters
 from xattn.training.step import training_step
 
 GRADIENTS_EVERY = 20
@@ -42,7 +42,7 @@ class Training:
         model: MatchingModel,
         config: RunConfig,
         data: TrainingData,
-        processes: Processes = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
         after_step: tuple[Callable[[], object], ...] = (),
     ) -> None:
         self.model, self.config, self.data, self.processes, self.after_step = model, config, data, processes, after_step
@@ -50,7 +50,7 @@ class Training:
         self.optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         self.swaps = torch.Generator()
         self.state = TrainingState()
-        self.totals = Totals()
+        self.meters = Meters()
         self.last_terms: dict[str, float] = {}
         queries = config.ccr.queries, config.ccs.queries
         self.word_weights = WordWeights(*(_word_weights(kind, data).to(self.device) for kind in queries))
@@ -71,9 +71,9 @@ class Training:
                 self.optimiser.param_groups[0]["lr"] = rate
                 if state.step == 0:
                     self.swaps.manual_seed(config.seed * 1_000_003 + state.epoch)
-                self.totals = Totals(**state.totals)
+                self.meters = Meters(**state.meters)
                 self._steps(progress)
-                entry: dict[str, Any] = {"epoch": state.epoch, "learning_rate": rate, **self.totals.means()}
+                entry: dict[str, Any] = {"epoch": state.epoch, "learning_rate": rate, **self.meters.means()}
                 if state.collapse >= STEPS:
                     entry["collapsed"] = True
                 entry["seconds"] = round(state.seconds, 3)
@@ -82,7 +82,7 @@ class Training:
                     if state.best is None or entry["dev"]["rsum"] > state.best.rsum:
                         state.best = Best(state.epoch, entry["dev"]["rsum"])
                 state.log.append(entry)
-                state.epoch, state.step, state.totals, state.seconds = state.epoch + 1, 0, {}, 0.0
+                state.epoch, state.step, state.meters, state.seconds = state.epoch + 1, 0, {}, 0.0
                 yield entry
 
     @property
@@ -94,13 +94,13 @@ class Training:
     def _steps(self, progress: ProgressCallback) -> None:
         """The steps of an epoch that are not done yet."""
         state, config, captions = self.state, self.config, self.data.train_captions
-        kind = kind_of_negatives(config, state.epoch)
+        kind = negatives_in_epoch(config, state.epoch)
         batches = epoch_batches(len(captions), config.batch_size, config.seed, state.epoch)
-        seen, began = self.totals.pairs, time.perf_counter()
+        seen, began = self.meters.pairs, time.perf_counter()
         for rows in batches[state.step :]:
             started = time.perf_counter()
             parts = [part.to(self.device) for part in self._parts(rows)]
-            objective = training_step(
+            computed = training_step(
                 self.model,
                 self.optimiser,
                 parts,
@@ -111,16 +111,14 @@ class Training:
                 step=state.step + 1,
                 measures_gradients=state.step % GRADIENTS_EVERY == 0,
             )
-            self.totals.add(objective, len(rows))
-            self.last_terms = Totals.of(objective, len(rows)).means()
-            state.collapse = steps_at_collapse(
-                state.collapse, objective.terms["match"], len(rows), config.matching, kind
-            )
+            self.meters.add(computed, len(rows))
+            self.last_terms = Meters.of(computed, len(rows)).means()
+            state.collapse = collapsed_steps(state.collapse, computed.terms["match"], len(rows), config.matching, kind)
             state.step += 1
-            state.totals = self.totals.as_dict()
+            state.meters = self.meters.as_dict()
             state.seconds += time.perf_counter() - started
-            speed = (self.totals.pairs - seen) / (time.perf_counter() - began)
-            done = (state.epoch - 1) * len(captions) + self.totals.pairs
+            speed = (self.meters.pairs - seen) / (time.perf_counter() - began)
+            done = (state.epoch - 1) * len(captions) + self.meters.pairs
             progress(f"training, {self._said()}, {speed:.0f} pairs/s", done, config.epochs * len(captions))
             for call in self.after_step:
                 call()
@@ -132,12 +130,12 @@ class Training:
         for number in range(count):
             start = number * size + min(number, longer)
             part = rows[start : start + size + (number < longer)]
-            is_shared = 1 < self.processes.count <= len(part)
+            is_shared = 1 < self.processes.world_size <= len(part)
             share = self.processes.share(len(part)) if is_shared else None
             yield pair_batch(self.data.train, self.data.train_captions, part, share)
 
     def _said(self) -> str:
-        said = f"epoch {self.state.epoch} of {self.config.epochs}, {self.totals.summary()}"
+        said = f"epoch {self.state.epoch} of {self.config.epochs}, {self.meters.summary()}"
         dev = self.state.log[-1].get("dev") if self.state.log else None
         return (
             said
@@ -150,7 +148,7 @@ class Training:
         assert self.data.dev_captions is not None
         # Several processes could be told to stop between two of their exchanges, and so are not asked before they have
         # measured.
-        calls = self.after_step[-1:] if self.processes.count == 1 else ()
+        calls = self.after_step[-1:] if self.processes.world_size == 1 else ()
 
         def heed(*_: object) -> None:
             for call in calls:

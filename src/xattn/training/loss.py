@@ -28,9 +28,9 @@ from xattn.attention.attention import Attention
 from xattn.losses.constraints import Hinges, ccr_hinges, ccs_hinges, different_words, swap_partners
 from xattn.losses.ranking import Negatives, hinge_ranking_loss, negative_pairs
 from xattn.models.base import Direction, MatchingModel
-from xattn.models.fragments import Fragments, chosen
+from xattn.models.fragments import Fragments, select_rows
 from xattn.runs.config import RunConfig
-from xattn.runtime.process_group import Processes
+from xattn.runtime.process_group import ProcessGroup
 
 SPARSE_SHARE = 1 / 8
 """Score pairs one by one up to this share of the batch's pairs, and all at once beyond it."""
@@ -43,7 +43,7 @@ class WordWeights(NamedTuple):
     ccs: Float[Tensor, "vocabulary"]
 
 
-class Objective(NamedTuple):
+class BatchLoss(NamedTuple):
     """The loss of a batch and what it is made of."""
 
     loss: Float[Tensor, ""]
@@ -55,7 +55,7 @@ class Objective(NamedTuple):
     asked for."""
 
 
-def batch_objective(
+def batch_loss(
     model: MatchingModel,
     images: Fragments,
     captions: Fragments,
@@ -66,7 +66,7 @@ def batch_objective(
     word_weights: WordWeights,
     generator: torch.Generator | None = None,
     measures_gradients: bool = False,
-) -> Objective:
+) -> BatchLoss:
     """The loss of aligned pairs.
 
     Args:
@@ -79,7 +79,7 @@ def batch_objective(
         epoch: from 1; decides which constraints act and which negatives count.
         word_weights: how much each word counts as a query.
         generator: the source of chance for random swaps, in the same state on all processes.
-        measures_gradients: fill `Objective.gradients`: for each term `T` with weight `c` the norm of `d(c T)/dv` over
+        measures_gradients: fill `BatchLoss.gradients`: for each term `T` with weight `c` the norm of `d(c T)/dv` over
             the vectors `v` of all images' and captions' fragments. Costs one more backward pass, but for the encoders.
             Where a caption or an image is twice in a batch, the norm depends on which of the two is taken for the
             hardest; the loss and its gradient do not.
@@ -89,27 +89,27 @@ def batch_objective(
     images, captions = batch.own_images, batch.own_captions
     matching = config.matching
     negatives = negative_pairs(batch.image_ids, count_siblings=matching.siblings == "count")
-    kind = kind_of_negatives(config, epoch)
+    kind = negatives_in_epoch(config, epoch)
     if model.scores_use_batch_statistics:
         own_columns = model.score(batch.images, captions)
-        (scores,) = model.processes.gathered(own_columns.detach().t(), n=batch.pairs)
+        (scores,) = model.processes.all_gather(own_columns.detach().t(), n=batch.pairs)
         scores = scores.t()
         match, coefficients = _ranking(scores, negatives, matching.margin, kind)
         share = (coefficients[:, batch.own] * own_columns).sum()
         attentions = model.attentions(images, captions)
     else:
         with torch.no_grad():
-            (scores,) = model.processes.gathered(model.score(images, batch.captions), n=batch.pairs)
+            (scores,) = model.processes.all_gather(model.score(images, batch.captions), n=batch.pairs)
         match, coefficients = _ranking(scores, negatives, matching.margin, kind)
         own_scores, attentions = model.match(images, captions)
         share = _same_gradient(model, images, batch.captions, own_scores, coefficients, batch.own)
     constraints: dict[str, tuple[float, Hinges]] = {}
     for direction, attention in attentions.items():
         if config.uses_ccr and epoch >= config.ccr.from_epoch and config.ccr.directions in ("both", direction):
-            counted = word_weights.ccr[tokens] if direction == "t2i" else None
+            query_weights = word_weights.ccr[tokens] if direction == "t2i" else None
             constraints[f"ccr_{direction}"] = (
                 config.ccr.weight,
-                ccr_hinges(attention, config.ccr.margin, counted, config.ccr.gradient),
+                ccr_hinges(attention, config.ccr.margin, query_weights, config.ccr.gradient),
             )
         if config.uses_ccs and epoch >= config.ccs.from_epoch and config.ccs.directions in ("both", direction):
             partners, found = swap_partners(scores, negatives, config.ccs.swap, direction, generator)
@@ -126,7 +126,7 @@ def batch_objective(
     return _summed(model.processes, match, share, constraints)._replace(gradients=gradients)
 
 
-def kind_of_negatives(config: RunConfig, epoch: int) -> Negatives:
+def negatives_in_epoch(config: RunConfig, epoch: int) -> Negatives:
     """Which negatives an epoch ranks against."""
     return "all" if epoch <= config.matching.all_negatives_epochs else config.matching.negatives
 
@@ -154,10 +154,10 @@ def _gathered(
     model: MatchingModel, images: Fragments, captions: Fragments, tokens: Tensor, image_ids: Tensor, swaps_regions: bool
 ) -> _Batch:
     processes = model.processes
-    if processes.count == 1:
+    if processes.world_size == 1:
         return _Batch(images, captions, tokens, image_ids, len(tokens), slice(0, len(tokens)), images, captions)
-    n = int(processes.total(torch.tensor(len(tokens), device=tokens.device)))
-    tokens, image_ids = processes.gathered(tokens, image_ids, n=n)
+    n = int(processes.all_reduce(torch.tensor(len(tokens), device=tokens.device)))
+    tokens, image_ids = processes.all_gather(tokens, image_ids, n=n)
     needs_images = model.scores_use_batch_statistics or swaps_regions
     own = processes.share(n)
     together = _gathered_fragments(processes, [captions, images] if needs_images else [captions], n)
@@ -170,11 +170,11 @@ def _gathered(
     )
 
 
-def _gathered_fragments(processes: Processes, kinds: list[Fragments], n: int) -> list[Fragments]:
+def _gathered_fragments(processes: ProcessGroup, kinds: list[Fragments], n: int) -> list[Fragments]:
     """All in one, so that the processes differentiate them in one and the same order."""
     names = [list(kind.extras) for kind in kinds]
     tensors = [tensor for kind in kinds for tensor in (kind.vectors, kind.mask, *kind.extras.values())]
-    rows = iter(processes.gathered(*tensors, n=n))
+    rows = iter(processes.all_gather(*tensors, n=n))
     return [Fragments(next(rows), next(rows), {name: next(rows) for name in extras}) for extras in names]
 
 
@@ -219,42 +219,42 @@ def _swapped_hinges(
 ) -> Hinges:
     ccs = config.ccs
     if direction == "t2i":
-        counted = word_weights[tokens]
+        query_weights = word_weights[tokens]
         of_partners = batch.tokens[partners]
         allowed = different_words(tokens, of_partners, word_weights[of_partners] > 0) & found[:, None, None]
-        swapped = chosen(batch.captions.vectors, partners)
-        return ccs_hinges(attention, swapped, allowed, ccs.margin, counted, ccs.gradient, ccs.temperature)
+        swapped = select_rows(batch.captions.vectors, partners)
+        return ccs_hinges(attention, swapped, allowed, ccs.margin, query_weights, ccs.gradient, ccs.temperature)
     if ccs.swap == "sentence":
         n_regions = attention.queries.shape[1]
         allowed = attention.query_mask.unsqueeze(1) & ~torch.eye(n_regions, dtype=torch.bool, device=tokens.device)
         return ccs_hinges(attention, attention.queries, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
     allowed = batch.images.mask[partners].unsqueeze(1) & found[:, None, None]
-    swapped = chosen(batch.images.vectors, partners)
+    swapped = select_rows(batch.images.vectors, partners)
     return ccs_hinges(attention, swapped, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
 
 
-def _gradient_norm(processes: Processes, term: Tensor, vectors: tuple[Tensor, ...]) -> float:
+def _gradient_norm(processes: ProcessGroup, term: Tensor, vectors: tuple[Tensor, ...]) -> float:
     gradients = torch.autograd.grad(term, vectors, retain_graph=True, allow_unused=True)
     squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
-    return processes.total(torch.stack(squares).sum()).sqrt().item()
+    return processes.all_reduce(torch.stack(squares).sum()).sqrt().item()
 
 
 def _summed(
-    processes: Processes, match: Tensor, share: Tensor, constraints: dict[str, tuple[float, Hinges]]
-) -> Objective:
+    processes: ProcessGroup, match: Tensor, share: Tensor, constraints: dict[str, tuple[float, Hinges]]
+) -> BatchLoss:
     """Add the constraints: of this process's pairs to what is differentiated, of all pairs to the values."""
     sums = {name: hinges.reduce("sum") for name, (_, hinges) in constraints.items()}
     terms, loss = {"match": match.item()}, match
     if constraints:
         each = [
-            torch.stack([sums[name].detach(), *hinges.active_and_counting()])
+            torch.stack([sums[name].detach(), *hinges.active_and_counted()])
             for name, (_, hinges) in constraints.items()
         ]
         for (name, (weight, _)), total in zip(
-            constraints.items(), processes.total(torch.stack(each)).tolist(), strict=True
+            constraints.items(), processes.all_reduce(torch.stack(each)).tolist(), strict=True
         ):
             value, active, counting = total
             share = share + weight * sums[name]
             loss = loss + weight * value
             terms |= {name: value, f"{name}_active": active / max(counting, 1)}
-    return Objective(share - share.detach() + loss, terms)
+    return BatchLoss(share - share.detach() + loss, terms)

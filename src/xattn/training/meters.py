@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from xattn.training.loss import Objective
+from xattn.training.loss import BatchLoss
 
 
-class Totals:
+class Meters:
     """Sums of the loss and its terms over an epoch, and their means."""
 
     def __init__(self, pairs: int = 0, steps: int = 0, measured: int = 0, sums: dict[str, float] | None = None) -> None:
@@ -15,21 +15,21 @@ class Totals:
         self.sums: dict[str, float] = dict(sums or {})
 
     @classmethod
-    def of(cls, objective: Objective, pairs: int) -> "Totals":
+    def of(cls, computed: BatchLoss, pairs: int) -> "Meters":
         """Of one step."""
-        totals = cls()
-        totals.add(objective, pairs)
-        return totals
+        meters = cls()
+        meters.add(computed, pairs)
+        return meters
 
-    def add(self, objective: Objective, pairs: int) -> None:
+    def add(self, computed: BatchLoss, pairs: int) -> None:
         """Add a step: terms are sums over its pairs, shares and norms of gradients are the step's own; not every step
         measures these.
         """
         self.pairs += pairs
         self.steps += 1
-        self.measured += bool(objective.gradients)
-        gradients = {f"{name}_gradient": norm for name, norm in objective.gradients.items()}
-        for name, value in {"loss": objective.loss.item(), **objective.terms, **gradients}.items():
+        self.measured += bool(computed.gradients)
+        gradients = {f"{name}_gradient": norm for name, norm in computed.gradients.items()}
+        for name, value in {"loss": computed.loss.item(), **computed.terms, **gradients}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def means(self) -> dict[str, float]:
@@ -42,7 +42,7 @@ class Totals:
         return " ".join(f"{name} {value:.3f}" for name, value in means.items() if name != "match" or len(means) > 2)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values that `Totals(**values)` is made of again."""
+        """Plain values that `Meters(**values)` is made of again."""
         return {"pairs": self.pairs, "steps": self.steps, "measured": self.measured, "sums": dict(self.sums)}
 
     def _count(self, name: str) -> int:

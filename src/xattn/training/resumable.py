@@ -64,7 +64,7 @@ class Interrupted(KeyboardInterrupt):
         self.folder, self.epoch, self.step = folder, epoch, step
 
 
-class KeptRun:
+class ResumableRun:
     """A training and the folder that keeps it; of several processes only the main one writes."""
 
     def __init__(
@@ -117,7 +117,7 @@ class KeptRun:
         training = self.training
         checkpoint.restore(training.model, training.optimiser)
         training.state = state = checkpoint.state
-        self._set_chances(checkpoint.path, checkpoint.chances)
+        self._set_rng_states(checkpoint.path, checkpoint.rng_states)
         self._saved_at = (state.epoch, state.step)
 
         def put_right() -> None:
@@ -166,7 +166,7 @@ class KeptRun:
         self._saved_when = time.monotonic()
 
     @contextmanager
-    def failing_well(self, was_begun: bool) -> Iterator[None]:
+    def removed_on_early_failure(self, was_begun: bool) -> Iterator[None]:
         """Add to what an `InputError` says which checkpoint is left; a run that was just begun and has no step yet is
         taken away again.
         """
@@ -202,10 +202,10 @@ class KeptRun:
 
     def _checkpoint(self) -> bytes:
         """The content of a checkpoint of what is now; on the main process alone, though all take part."""
-        training, chances = self.training, self._chances()
+        training, rng_states = self.training, self._rng_states()
         if not self.processes.is_main:
             return b""
-        return encoded_checkpoint(training.state, self.identity, training.model, training.optimiser, chances)
+        return encoded_checkpoint(training.state, self.identity, training.model, training.optimiser, rng_states)
 
     def _write_best(self) -> None:
         """Keep the weights of the epoch that has just ended, if it is the best; they are those of the checkpoint."""
@@ -228,28 +228,28 @@ class KeptRun:
         what = f"was cut in the middle of line {line}" if is_cut else "was not the log of the run's checkpoint"
         self.note(f"{path}: {what}; it has been written again from the checkpoint")
 
-    def _chances(self) -> dict[str, Tensor]:
+    def _rng_states(self) -> dict[str, Tensor]:
         """Every random state, of all processes."""
         device = self.training.device
         own = {"torch": torch.get_rng_state()}
         if device.type != "cpu":
             own["device"] = torch.get_device_module(device).get_rng_state()
-        chances = {"swaps": self.training.swaps.get_state()}
+        rng_states = {"swaps": self.training.swaps.get_state()}
         for index, states in enumerate(self.processes.all_of(own)):
-            chances |= {f"{name}.{index}": state for name, state in states.items()}
-        return chances
+            rng_states |= {f"{name}.{index}": state for name, state in states.items()}
+        return rng_states
 
-    def _set_chances(self, path: Path, chances: dict[str, Tensor]) -> None:
-        index, device = self.processes.index, self.training.device
+    def _set_rng_states(self, path: Path, rng_states: dict[str, Tensor]) -> None:
+        index, device = self.processes.rank, self.training.device
         try:
-            self.training.swaps.set_state(chances["swaps"])
-            count = sum(name.startswith("torch.") for name in chances)
-            if count not in (0, self.processes.count):
+            self.training.swaps.set_state(rng_states["swaps"])
+            count = sum(name.startswith("torch.") for name in rng_states)
+            if count not in (0, self.processes.world_size):
                 self._draw_anew(count)
                 return
-            torch.set_rng_state(chances[f"torch.{index}"])
+            torch.set_rng_state(rng_states[f"torch.{index}"])
             if device.type != "cpu":
-                torch.get_device_module(device).set_rng_state(chances[f"device.{index}"])
+                torch.get_device_module(device).set_rng_state(rng_states[f"device.{index}"])
         except (KeyError, RuntimeError, TypeError) as error:
             raise InputError(f"{path}: the random states of the run are missing or damaged ({error})") from error
 
@@ -258,11 +258,11 @@ class KeptRun:
         same.
         """
         state = self.training.state
-        seed_process(self.training.config.seed, self.processes.index, state.epoch, state.step)
+        seed_process(self.training.config.seed, self.processes.rank, state.epoch, state.step)
         if self.processes.is_main:
             self.note(
                 f"{self.folder}: was trained by {count} process{'es' if count > 1 else ''} and goes on with "
-                f"{self.processes.count}; "
+                f"{self.processes.world_size}; "
                 "dropout will differ from what it would have been"
             )
 

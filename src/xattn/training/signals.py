@@ -16,7 +16,7 @@ class Request:
 
 
 @contextmanager
-def signals_noted() -> Iterator[Request]:
+def deferred_signals() -> Iterator[Request]:
     """Inside, the first Ctrl-C or SIGTERM is noted and does nothing else; the second raises `KeyboardInterrupt`
     wherever it comes.
 

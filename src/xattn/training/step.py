@@ -13,8 +13,8 @@ from xattn.models.base import MatchingModel, evaluating, sharing
 from xattn.models.fragments import Fragments
 from xattn.runs.config import RunConfig
 from xattn.runtime.errors import InputError
-from xattn.runtime.process_group import ALONE
-from xattn.training.loss import Objective, WordWeights, batch_objective
+from xattn.runtime.process_group import SINGLE_PROCESS
+from xattn.training.loss import BatchLoss, WordWeights, batch_loss
 
 _TERM_NAMES = {"match": "matching", "ccr": "CCR", "ccs": "CCS"}
 
@@ -29,7 +29,7 @@ def training_step(
     swaps: torch.Generator,
     step: int = 1,
     measures_gradients: bool = False,
-) -> Objective:
+) -> BatchLoss:
     """One step of the optimiser; the loss and its terms are those of the whole batch, on every process.
 
     Args:
@@ -42,21 +42,23 @@ def training_step(
         word_weights: how much each word counts as a query.
         swaps: the source of chance for random swaps.
         step: of the epoch, from 1; for the message.
-        measures_gradients: of each term on the fragments, see `batch_objective`.
+        measures_gradients: of each term on the fragments, see `batch_loss`.
 
     Raises:
         InputError: the loss or its gradient is not finite; the terms and the captions are named, and nothing is
             updated.
     """
     optimiser.zero_grad(set_to_none=True)
-    objectives = [_add_gradient(model, part, config, epoch, word_weights, swaps, measures_gradients) for part in parts]
-    model.processes.add_gradients(model.parameters())
+    parts_computed = [
+        _add_gradient(model, part, config, epoch, word_weights, swaps, measures_gradients) for part in parts
+    ]
+    model.processes.all_reduce_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    objective = _together(objectives)
-    if not bool(torch.isfinite(objective.loss) & torch.isfinite(norm)):
-        raise InputError(_not_finite(model, parts, objective, config, f"epoch {epoch}, step {step}"))
+    computed = _together(parts_computed)
+    if not bool(torch.isfinite(computed.loss) & torch.isfinite(norm)):
+        raise InputError(_not_finite(model, parts, computed, config, f"epoch {epoch}, step {step}"))
     optimiser.step()
-    return objective
+    return computed
 
 
 def _add_gradient(
@@ -67,23 +69,23 @@ def _add_gradient(
     word_weights: WordWeights,
     swaps: torch.Generator,
     measures_gradients: bool,
-) -> Objective:
+) -> BatchLoss:
     """Differentiate the loss of a part, adding to the gradients that there are.
 
     A part of fewer pairs than there are processes, the last of an epoch, cannot be shared out: each process has all of
     it, and a share of its gradient counts.
     """
     processes = model.processes
-    with sharing(model, processes if part.is_shared else ALONE):
+    with sharing(model, processes if part.is_shared else SINGLE_PROCESS):
         images, captions = _encoded(model, part, config)
         tokens, image_ids = part.captions.tokens, part.image_ids
-        objective = batch_objective(
+        computed = batch_loss(
             model, images, captions, tokens, image_ids, config, epoch, word_weights, swaps, measures_gradients
         )
-        (objective.loss if part.is_shared else objective.loss / processes.count).backward()
+        (computed.loss if part.is_shared else computed.loss / processes.world_size).backward()
     if not part.is_shared:
-        processes.take_from_main(model.buffers())  # dropout has made statistics differ
-    return objective._replace(loss=objective.loss.detach())
+        processes.broadcast_(model.buffers())  # dropout has made statistics differ
+    return computed._replace(loss=computed.loss.detach())
 
 
 def _encoded(model: MatchingModel, part: PairBatch, config: RunConfig) -> tuple[Fragments, Fragments]:
@@ -92,27 +94,28 @@ def _encoded(model: MatchingModel, part: PairBatch, config: RunConfig) -> tuple[
         return model.encode_images(*part.images), model.encode_captions(part.captions.tokens, part.captions.lengths)
 
 
-def _together(objectives: list[Objective]) -> Objective:
+def _together(parts_computed: list[BatchLoss]) -> BatchLoss:
     """Terms are sums over pairs and add up; shares are means over the parts; gradients on different fragments add up in
     squares.
     """
-    if len(objectives) == 1:
-        return objectives[0]
-    terms = {name: math.fsum(objective.terms[name] for objective in objectives) for name in objectives[0].terms}
-    shares = {name: value / len(objectives) for name, value in terms.items() if name.endswith("_active")}
+    if len(parts_computed) == 1:
+        return parts_computed[0]
+    terms = {name: math.fsum(computed.terms[name] for computed in parts_computed) for name in parts_computed[0].terms}
+    shares = {name: value / len(parts_computed) for name, value in terms.items() if name.endswith("_active")}
     gradients = {
-        name: math.hypot(*(objective.gradients[name] for objective in objectives)) for name in objectives[0].gradients
+        name: math.hypot(*(computed.gradients[name] for computed in parts_computed))
+        for name in parts_computed[0].gradients
     }
-    return Objective(torch.stack([objective.loss for objective in objectives]).sum(), terms | shares, gradients)
+    return BatchLoss(torch.stack([computed.loss for computed in parts_computed]).sum(), terms | shares, gradients)
 
 
 def _not_finite(
-    model: MatchingModel, parts: Sequence[PairBatch], objective: Objective, config: RunConfig, when: str
+    model: MatchingModel, parts: Sequence[PairBatch], computed: BatchLoss, config: RunConfig, when: str
 ) -> str:
     """The sentence that names the terms, and the captions and images that they fail on."""
-    wrong = [name for name, value in objective.terms.items() if not math.isfinite(value)]
+    wrong = [name for name, value in computed.terms.items() if not math.isfinite(value)]
     what = f"the {' and '.join(_TERM_NAMES[name.split('_')[0]] for name in wrong)} loss" if wrong else "the gradient"
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in objective.terms.items() if not name.endswith("_active"))
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in computed.terms.items() if not name.endswith("_active"))
     captions, images = [], []
     for part in parts:
         culprits = _culprits(model, part, config)

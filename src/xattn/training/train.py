@@ -11,20 +11,20 @@ from typing import Any
 import torch
 
 import xattn
-from xattn.evaluation.evaluate import refuse_unfit
+from xattn.evaluation.evaluate import check_compatible
 from xattn.models.base import MatchingModel
 from xattn.models.registry import build_model
 from xattn.runs.config import RunConfig
-from xattn.runs.folder import can_go_on
+from xattn.runs.folder import is_resumable
 from xattn.runtime import atomic
-from xattn.runtime.device import best_device, launched_processes
+from xattn.runtime.device import best_device, launched_process_group
 from xattn.runtime.errors import InputError
-from xattn.runtime.process_group import Processes
-from xattn.runtime.progress import ProgressCallback, shown_progress
+from xattn.runtime.process_group import ProcessGroup
+from xattn.runtime.progress import ProgressCallback, progress_bars
 from xattn.training.data import TrainingData, prepare_data
 from xattn.training.loop import Training
-from xattn.training.resumable import KeptRun, NoteCallback, Saving, print_note, seed_process
-from xattn.training.signals import signals_noted
+from xattn.training.resumable import NoteCallback, ResumableRun, Saving, print_note, seed_process
+from xattn.training.signals import deferred_signals
 from xattn.training.tensorboard import TensorBoard
 
 EpochCallback = Callable[[dict[str, Any]], None]
@@ -76,23 +76,24 @@ def train(
             last checkpoint stays; a run that fails in its first step leaves no folder.
         Interrupted: Ctrl-C or SIGTERM; the run has been saved. A second one does not wait for that.
     """
-    out, processes = Path(out), launched_processes()
-    goes_on = processes.on_main(lambda: _goes_on(out, config))
+    out, processes = Path(out), launched_process_group()
+    resumes = processes.on_main(lambda: _resumes(out, config))
     prepared = prepare_data(config, Path(data), vocabulary)
     model = _new_model(config, prepared, processes)
     for split in (prepared.train, prepared.dev):
         if split is not None:
-            refuse_unfit(model, split)
-    if config.batch_size // config.accumulation < processes.count:
+            check_compatible(model, split)
+    if config.batch_size // config.accumulation < processes.world_size:
         per_part = config.batch_size // config.accumulation
         raise InputError(
-            f"{processes.count} processes cannot share out {per_part} pairs; raise --batch-size or lower --accumulation"
+            f"{processes.world_size} processes cannot share out {per_part} pairs; raise --batch-size or lower "
+            "--accumulation"
         )
     training = Training(model, config, prepared, processes)
-    with signals_noted() as request, shown_progress(progress if processes.is_main else lambda *_: None) as shown_on:
-        kept = KeptRun(out, training, saving or Saving(), request, on_note)
+    with deferred_signals() as request, progress_bars(progress if processes.is_main else lambda *_: None) as shown_on:
+        kept = ResumableRun(out, training, saving or Saving(), request, on_note)
         with closing(kept):
-            if goes_on:
+            if resumes:
                 kept.go_on()
                 if processes.is_main:
                     epoch, step = min(training.state.epoch, config.epochs), training.state.step
@@ -105,7 +106,7 @@ def train(
             with watched_by as board:
                 if board:
                     training.after_step = board.add_step, kept.after_step
-                with kept.failing_well(was_begun=not goes_on):
+                with kept.removed_on_early_failure(was_begun=not resumes):
                     for entry in training.epochs(shown_on):
                         kept.after_epoch()
                         if board:
@@ -117,18 +118,18 @@ def train(
     return out
 
 
-def _goes_on(out: Path, config: RunConfig) -> bool:
-    if can_go_on(out, config):
+def _resumes(out: Path, config: RunConfig) -> bool:
+    if is_resumable(out, config):
         return True
-    atomic.refuse_existing(out)
+    atomic.check_absent(out)
     return False
 
 
-def _new_model(config: RunConfig, data: TrainingData, processes: Processes) -> MatchingModel:
+def _new_model(config: RunConfig, data: TrainingData, processes: ProcessGroup) -> MatchingModel:
     torch.manual_seed(config.seed)
     model = build_model(config.model, data.train.feature_size, len(data.vocabulary)).train().to(best_device())
     if not processes.is_main:
-        seed_process(config.seed, processes.index)  # what others drop out is another matter
+        seed_process(config.seed, processes.rank)  # what others drop out is another matter
     return model
 
 

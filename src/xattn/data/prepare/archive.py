@@ -28,8 +28,8 @@ from xattn.data.tokenizer import tokenize
 from xattn.data.writer import write_about
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import read_lines, shown
-from xattn.runtime.progress import ProgressCallback, shown_progress
+from xattn.runtime.jsonl import preview, read_lines
+from xattn.runtime.progress import ProgressCallback, progress_bars
 
 JoinBy = Literal["ids", "captions"]
 IMAGES_AT_ONCE = 64
@@ -80,7 +80,7 @@ def write_archive_folder(
             the archive.
     """
     archive, out = Path(archive), Path(out)
-    atomic.refuse_existing(out)
+    atomic.check_absent(out)
     names = split_names(archive)
     for kind, other in (("ims.npy", "caps.txt"), ("caps.txt", "ims.npy")):
         for path in sorted(archive.glob(f"*_{kind}")):
@@ -93,7 +93,7 @@ def write_archive_folder(
             f"{archive}: expected a precomp archive with files such as train_ims.npy and train_caps.txt, found no split"
         )
     summary = ArchiveSummary(out)
-    with shown_progress(progress) as shown_on, atomic.new_folder(out) as folder:
+    with progress_bars(progress) as shown_on, atomic.new_folder(out) as folder:
         splits = [_linked(archive, folder, name, summary, shown_on) for name in names]
         keys = {split.name: _keys(archive, split, captions, join, summary) for split in splits}
         if boxes_from and not any(keys.values()):
@@ -211,7 +211,7 @@ def _keys(
         ids = _ids(path, split)
         if captions and not set(ids) & {image_key(caption.image_id or caption.image) for caption in captions}:
             raise InputError(
-                f"{path}: none of its ids, the first {shown(ids[0])}, is of an image of --captions; join by --join "
+                f"{path}: none of its ids, the first {preview(ids[0])}, is of an image of --captions; join by --join "
                 "captions"
             )
         return list(ids)
@@ -243,8 +243,8 @@ def _ids(path: Path, split: Split) -> list[str]:
                     first = place - place % repeats
                     raise InputError(
                         f"{path}, line {place + 1}: expected the id of the same image as on line {first + 1}, "
-                        f"{shown(ids[first])}, "
-                        f"found {shown(name)}; if these are ids of captions, join by --join captions"
+                        f"{preview(ids[first])}, "
+                        f"found {preview(name)}; if these are ids of captions, join by --join captions"
                     )
             return [image_key(name) for name in ids[::repeats]]
     raise InputError(

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32
 
 from xattn.data import boxes as geometry
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_finite, read_json_lines, shown
+from xattn.runtime.jsonl import is_finite, preview, read_json_lines
 
 _SLACK = 0.5
 """By how many pixels a box may stick out of its image, as rounding and detectors make it; it is clipped."""
@@ -27,15 +27,15 @@ def read_boxes(path: Path, names: list[str]) -> dict[str, tuple[int, Float[np.nd
         where = f"{path}, line {line}"
         name, boxes = record.get("image"), record.get("boxes")
         if not isinstance(name, str):
-            raise InputError(f'{where}: expected "image" to be the name of an image, found {shown(name)}')
+            raise InputError(f'{where}: expected "image" to be the name of an image, found {preview(name)}')
         if name in given:
             raise InputError(f"{where}: {name} has boxes on line {given[name][0]} already")
         if not isinstance(boxes, list) or not boxes:
-            raise InputError(f'{where}: expected "boxes" to be a list of at least one box, found {shown(boxes)}')
+            raise InputError(f'{where}: expected "boxes" to be a list of at least one box, found {preview(boxes)}')
         for box in boxes:
             if not isinstance(box, list) or len(box) != 4 or not all(is_finite(number) for number in box):
                 raise InputError(
-                    f"{where}: expected a box to be four finite numbers x1, y1, x2, y2, found {shown(box)}"
+                    f"{where}: expected a box to be four finite numbers x1, y1, x2, y2, found {preview(box)}"
                 )
         given[name] = line, np.array(boxes, dtype=np.float64)
     missing = [name for name in names if name not in given]
@@ -58,7 +58,7 @@ def boxes_inside(
     if is_wrong.any():
         box = boxes[int(is_wrong.argmax())].tolist()
         wrong = "has no area" if box[0] >= box[2] or box[1] >= box[3] else "is not inside it"
-        raise InputError(f"{where}: the image {name} is {width} x {height} pixels, and the box {shown(box)} {wrong}")
+        raise InputError(f"{where}: the image {name} is {width} x {height} pixels, and the box {preview(box)} {wrong}")
     return clipped.astype(np.float32)
 
 

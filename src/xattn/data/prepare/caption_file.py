@@ -12,7 +12,7 @@ from xattn.data.phrases import Span, span_as_json, span_from_json
 from xattn.data.tokenizer import tokenize
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_whole, read_json_lines, read_lines, shown
+from xattn.runtime.jsonl import is_whole, preview, read_json_lines, read_lines
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,9 @@ def _caption(row: dict[str, Any], where: str, line: int) -> Caption:
     if row.get("split") not in (None, ""):
         split = _text(row, "split", where)
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", split):
-            raise InputError(f'{where}: expected "split" to be a word such as train, dev or test, found {shown(split)}')
+            raise InputError(
+                f'{where}: expected "split" to be a word such as train, dev or test, found {preview(split)}'
+            )
         split = "dev" if split in _DEV else split
     image_id, caption_id = (_id(row, name, where) for name in ("image_id", "caption_id"))
     return Caption(image, text, line, split, _spans(row.get("spans", []), text, where), image_id, caption_id)
@@ -131,13 +133,13 @@ def _id(row: dict[str, Any], name: str, where: str) -> str | None:
     if value in (None, ""):
         return None
     if not is_whole(value) and not (isinstance(value, str) and value.strip()):
-        raise InputError(f'{where}: expected "{name}" to be text or a whole number, found {shown(value)}')
+        raise InputError(f'{where}: expected "{name}" to be text or a whole number, found {preview(value)}')
     return str(value).strip()
 
 
 def _spans(value: Any, text: str, where: str) -> tuple[Span, ...]:
     if not isinstance(value, list):
-        raise InputError(f'{where}: expected "spans" to be a list, found {shown(value)}')
+        raise InputError(f'{where}: expected "spans" to be a list, found {preview(value)}')
     spans = tuple(span_from_json(span, where) for span in value)
     tokens = tokenize(text) if spans else []
     for span in spans:
@@ -150,7 +152,7 @@ def _spans(value: Any, text: str, where: str) -> tuple[Span, ...]:
 
 def _text(row: dict[str, Any], name: str, where: str) -> str:
     if not isinstance(row[name], str):
-        raise InputError(f'{where}: expected "{name}" to be text, found {shown(row[name])}')
+        raise InputError(f'{where}: expected "{name}" to be text, found {preview(row[name])}')
     text = " ".join(row[name].split()) if name == "caption" else row[name].strip()
     if not text:
         raise InputError(f"{where}: the {name} is empty")

@@ -9,7 +9,7 @@ from xattn.data.prepare.image_keys import image_key
 from xattn.data.prepare.karpathy import karpathy_captions
 from xattn.runtime import json_shapes as shapes
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import shown
+from xattn.runtime.jsonl import preview
 
 
 def captions_from(paths: Path | Sequence[Path]) -> list[Caption]:
@@ -65,5 +65,5 @@ def _captions_of(path: Path) -> list[Caption]:
         return coco_captions(path, dataset)
     raise InputError(
         f"{path}: expected captions, either Karpathy's (images with sentences) or COCO's (annotations with captions), "
-        f"found an object with the keys {shown(', '.join(dataset))}"
+        f"found an object with the keys {preview(', '.join(dataset))}"
     )

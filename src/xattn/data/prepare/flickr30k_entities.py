@@ -24,7 +24,7 @@ from xattn.data.prepare.caption_matching import letters, tokens_covering
 from xattn.data.prepare.image_keys import image_key
 from xattn.data.tokenizer import tokenize
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import read_lines, shown
+from xattn.runtime.jsonl import preview, read_lines
 
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+)\s*([^\[\]]*)\]")
 
@@ -149,7 +149,8 @@ def read_sentences(path: Path) -> list[Sentence]:
         so_far += letters(line[done:])
         if "/EN#" in _PHRASE.sub("", line):
             raise InputError(
-                f"{path}, line {number}: expected phrases as [/EN#id/type words], found {shown(_PHRASE.sub('', line))}"
+                f"{path}, line {number}: expected phrases as [/EN#id/type words], found "
+                f"{preview(_PHRASE.sub('', line))}"
             )
         sentences.append(Sentence(so_far, tuple(phrases)))
     return sentences
@@ -173,7 +174,7 @@ def read_entities(path: Path) -> Entities:
         where = f"{path}: object {number}"
         names = [(name.text or "").strip() for name in thing.findall("name")]
         if not names or not all(name.isdigit() for name in names):
-            raise InputError(f"{where}: expected the numbers of entities as <name>, found {shown(names)}")
+            raise InputError(f"{where}: expected the numbers of entities as <name>, found {preview(names)}")
         if thing.find("bndbox") is not None:
             x1, y1, x2, y2 = (_whole(thing, f"bndbox/{edge}", where) for edge in ("xmin", "ymin", "xmax", "ymax"))
             box = max(x1 - 1, 0), max(y1 - 1, 0), min(x2, width), min(y2, height)
@@ -210,5 +211,5 @@ def _span(phrase: Phrase, tokens: list[str], entities: Entities, summary: Entiti
 def _whole(root: ElementTree.Element, path: str, where: str) -> int:
     found = (root.findtext(path) or "").strip()
     if not re.fullmatch(r"\d{1,6}", found):
-        raise InputError(f"{where}: expected {path} to be a whole number of pixels, found {shown(found)}")
+        raise InputError(f"{where}: expected {path} to be a whole number of pixels, found {preview(found)}")
     return int(found)

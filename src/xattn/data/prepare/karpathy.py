@@ -13,7 +13,7 @@ from typing import Any
 from xattn.data.prepare.caption_file import Caption
 from xattn.runtime import json_shapes as shapes
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import shown
+from xattn.runtime.jsonl import preview
 
 MOST_CAPTIONS = 5
 _SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
@@ -38,7 +38,7 @@ def karpathy_captions(path: Path, dataset: dict[str, Any], most: int = MOST_CAPT
         image_id = shapes.identifier(where, image, "cocoid") if "cocoid" in image else PurePosixPath(name).stem
         split = shapes.text(where, image, "split")
         if split not in _SPLITS:
-            raise InputError(f'{where}: expected "split" to be {", ".join(_SPLITS)}, found {shown(split)}')
+            raise InputError(f'{where}: expected "split" to be {", ".join(_SPLITS)}, found {preview(split)}')
         sentences = shapes.entries(path, image, "sentences", within=f"{where.removeprefix(f'{path}: ')}.")
         for said_at, sentence in islice(sentences, most):
             captions.append(

@@ -23,7 +23,7 @@ from xattn.data.split import ImageRecord
 from xattn.data.writer import SplitWriter
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.progress import ProgressCallback, shown_progress
+from xattn.runtime.progress import ProgressCallback, progress_bars
 
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -101,8 +101,8 @@ def write_regions(
 
     """
     started, out = time.perf_counter(), Path(out)
-    atomic.refuse_existing(out)
-    with shown_progress(progress) as shown_on, warnings.catch_warnings():
+    atomic.check_absent(out)
+    with progress_bars(progress) as shown_on, warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", module=r"PIL\."
         )  # an oddity in an image's metadata is no concern of the reader's

@@ -29,9 +29,9 @@ def prepare_coco(captions: Sequence[Path], instances: Sequence[Path], out: Path)
     found = with_category_truth(captions_from(captions), boxes)
     write_captions(out, found)
     kinds = Counter(span.type or "" for caption in found for span in caption.spans)
-    left_out = f"Left out: {boxes.crowds} crowds, {boxes.without_area} boxes without area."
+    skipped = f"Left out: {boxes.crowds} crowds, {boxes.without_area} boxes without area."
     by_type = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()) or "none"
-    return "\n".join([counted(out, found), truth_counted(found), f"by type: {by_type}", left_out])
+    return "\n".join([counted(out, found), truth_counted(found), f"by type: {by_type}", skipped])
 
 
 def prepare_entities(captions: Path, annotations: Path, out: Path) -> str:

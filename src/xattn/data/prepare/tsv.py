@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from xattn.data.boxes import clip
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import shown
+from xattn.runtime.jsonl import preview
 
 COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 _SLACK = 1.0
@@ -103,7 +103,7 @@ def _row(text: bytes, where: str, line: int, end: int) -> Row:
     if is_wrong.any():
         box = [round(float(edge), 2) for edge in boxes[int(is_wrong.argmax())]]
         raise InputError(
-            f"{where}: expected boxes x1 y1 x2 y2 inside an image of {width} x {height} pixels, found {shown(box)}"
+            f"{where}: expected boxes x1 y1 x2 y2 inside an image of {width} x {height} pixels, found {preview(box)}"
         )
     return Row(image_id, width, height, clipped, features, line, end)
 
@@ -114,7 +114,8 @@ _CUT = "the line is cut short or damaged"
 def _whole(value: str, name: str, where: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 9 and int(value) > 0):
         raise InputError(
-            f"{where}: expected {name} to be a whole number above 0, found {shown(value)}; this is another extractor's "
+            f"{where}: expected {name} to be a whole number above 0, found {preview(value)}; this is another "
+            "extractor's "
             "file"
         )
     return int(value)

@@ -26,7 +26,7 @@ from xattn.data.split import ImageRecord, split_file
 from xattn.data.writer import write_texts
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.progress import ProgressCallback, shown_progress
+from xattn.runtime.progress import ProgressCallback, progress_bars
 
 ROWS_A_SAVE = 500
 """After how many rows the work is flushed to disk and noted, so that it can be taken up there."""
@@ -97,7 +97,7 @@ def write_tsv_folder(
         KeyboardInterrupt: on Ctrl-C, saying how to go on.
     """
     out = Path(out)
-    atomic.refuse_existing(out)
+    atomic.check_absent(out)
     splits = placed(captions)
     if images is not None:
         for split in splits.values():
@@ -105,7 +105,7 @@ def write_tsv_folder(
     summary = TsvSummary(out, n_regions=n_regions)
     asked = _asked(tsv, captions, n_regions, dtype)
     work = _Work(out.with_name(f"{out.name}.partial"), list(tsv), splits, n_regions, np.dtype(dtype), asked)
-    with shown_progress(progress) as shown_on:
+    with progress_bars(progress) as shown_on:
         try:
             summary.resumed_at = work.open()
             work.fill(shown_on)

@@ -18,7 +18,7 @@ from xattn.runs.imported.settings import configured, plain_settings, told_by_set
 from xattn.runs.imported.unpickle import read_checkpoint
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import shown
+from xattn.runtime.jsonl import preview
 
 
 def import_checkpoint(
@@ -51,7 +51,7 @@ def import_checkpoint(
             cannot be written.
     """
     checkpoint, vocabulary, out = Path(checkpoint), Path(vocabulary), Path(out)
-    atomic.refuse_existing(out)
+    atomic.check_absent(out)
     words = Vocabulary.load(vocabulary)
     content = read_checkpoint(checkpoint)
     try:
@@ -93,7 +93,7 @@ def import_summary(run: Path | str) -> str:
     if imported["unknown_settings"]:
         lines.append(
             "settings that nothing is known about, kept in run.json: "
-            f"{', '.join(map(shown, imported['unknown_settings']))}"
+            f"{', '.join(map(preview, imported['unknown_settings']))}"
         )
     return "\n".join(lines)
 

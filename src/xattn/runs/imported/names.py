@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import shown
+from xattn.runtime.jsonl import preview
 
 ModelName = Literal["scan", "bfan", "pfan", "sgraf"]
 
@@ -91,12 +91,12 @@ def renamed(model: ModelName, parts: StateDicts) -> dict[str, Tensor]:
         for name, tensor in plain.items():
             module, _, leaf = name.rpartition(".")
             if module not in names:
-                raise InputError(f"its {part} holds {shown(name)}, for which {model.upper()} has no place")
+                raise InputError(f"its {part} holds {preview(name)}, for which {model.upper()} has no place")
             if tensor.is_floating_point() == (leaf == _COUNTER):
-                raise InputError(f"its {part} holds {shown(name)} as {tensor.dtype}, which is no type for it")
+                raise InputError(f"its {part} holds {preview(name)} as {tensor.dtype}, which is no type for it")
             converted = tensor.to(torch.int64 if leaf == _COUNTER else torch.float32).clone().contiguous()
             if not converted.isfinite().all():
-                raise InputError(f"its {part} holds {shown(name)} with a value that is NaN or infinite")
+                raise InputError(f"its {part} holds {preview(name)} with a value that is NaN or infinite")
             found[f"{names[module]}.{leaf}"] = converted
     for name in [name for name in found if name.endswith(".running_mean")]:
         found.setdefault(f"{name.removesuffix('running_mean')}{_COUNTER}", torch.tensor(0))
@@ -111,7 +111,7 @@ def published_name(model: ModelName, ours: str) -> str:
         for part, names in zip(PARTS, _MODULES[model], strict=False)
         for name, mine in names.items()
     }
-    return f"{named[module]}.{shown(leaf)[1:-1]}"
+    return f"{named[module]}.{preview(leaf)[1:-1]}"
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ def _without_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             or tuple(length.shape) not in ((), (1,), (1, 1), (rows, 1))
             or direction.dim() != 2
         ):
-            raise InputError(f"it holds {shown(name)}, which is no weight norm of a matrix beside it")
+            raise InputError(f"it holds {preview(name)}, which is no weight norm of a matrix beside it")
         square = direction.double().square()
         norm = (square.sum() if length.numel() == 1 else square.sum(1, keepdim=True)).sqrt()
         plain[module] = (direction.double() * (length.double() / norm)).to(direction.dtype)

@@ -25,7 +25,7 @@ from xattn.runs import config as configuration
 from xattn.runs.config import MatchingConfig, RunConfig
 from xattn.runs.imported.names import ModelName
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import shown
+from xattn.runtime.jsonl import preview
 
 Plain = None | bool | int | float | str
 
@@ -122,12 +122,13 @@ def configured(
     for name, value in only.items():
         if name in published and published[name] != value:
             raise InputError(
-                f"was trained with {name} {shown(published[name])}, but {model.upper()} is here with {shown(value)} "
+                f"was trained with {name} {preview(published[name])}, but {model.upper()} is here with "
+                f"{preview(value)} "
                 "only"
             )
     for name, ours in _SIZES.items():
         if name in published and ours in sizes and published[name] != sizes[ours]:
-            raise InputError(f"its settings say {name} {shown(published[name])}, but its tensors say {sizes[ours]}")
+            raise InputError(f"its settings say {name} {preview(published[name])}, but its tensors say {sizes[ours]}")
 
     values: dict[str, Any] = {"model.name": model, **{name: value for name, value in sizes.items() if "." in name}}
     for name, (ours, choices) in _ARCHITECTURE[model].items():
@@ -135,8 +136,8 @@ def configured(
             value = _chosen(name, published[name], choices)
             if values.setdefault(ours, value) != value:
                 raise InputError(
-                    f"its settings say {name} {shown(published[name])}, but its tensors are of {ours} "
-                    f"{shown(values[ours])}"
+                    f"its settings say {name} {preview(published[name])}, but its tensors are of {ours} "
+                    f"{preview(values[ours])}"
                 )
     for name, ours in _TRAINING.items():
         if name in published:
@@ -153,7 +154,9 @@ def configured(
         if name == "preset" or not _has(plain, name):
             raise InputError(f"{model.upper()} has no setting {name}")
         if values.setdefault(name, value) != value:
-            raise InputError(f"{name} {shown(value)} was given, but the checkpoint is of {name} {shown(values[name])}")
+            raise InputError(
+                f"{name} {preview(value)} was given, but the checkpoint is of {name} {preview(values[name])}"
+            )
     _refuse_missing(model, values)
     for name, value in values.items():
         _place(plain, name, value)
@@ -166,7 +169,7 @@ def _chosen(name: str, value: Plain, choices: dict[str, str] | None) -> Any:
     if choices is None:
         return value
     if value not in choices:
-        raise InputError(f"its settings say {name} {shown(value)}, but expected {' or '.join(choices)}")
+        raise InputError(f"its settings say {name} {preview(value)}, but expected {' or '.join(choices)}")
     return choices[str(value)]
 
 

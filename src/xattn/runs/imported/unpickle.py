@@ -26,7 +26,7 @@ from torch import Tensor
 
 from xattn.runs.imported.plain_pickle import PLAIN, Global, read_pickle
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import shown
+from xattn.runtime.jsonl import preview
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _OLD_LAYOUT = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
@@ -138,16 +138,16 @@ class _Tensors:
         whole = _Storage(key, dtype, 0, elements)
         if not 0 <= whole.n_bytes <= self.file_size:
             raise InputError(
-                f"is damaged: storage {shown(key)} should have {elements} elements, which is more than the whole file"
+                f"is damaged: storage {preview(key)} should have {elements} elements, which is more than the whole file"
             )
         if self.storages.setdefault(key, whole) != whole:
-            raise InputError(f"is damaged: storage {shown(key)} is declared twice, differently")
+            raise InputError(f"is damaged: storage {preview(key)} is declared twice, differently")
         match view:
             case [] | [None]:
                 return whole
             case [(str(), int() as start, int() as part)] if 0 <= start <= start + part <= elements:
                 return _Storage(key, dtype, start, part)
-        raise InputError(f"is damaged: a part of storage {shown(key)} reaches beyond it")
+        raise InputError(f"is damaged: a part of storage {preview(key)} reaches beyond it")
 
     def tensor(self, arguments: tuple[Any, ...]) -> Tensor:
         """A tensor, to be filled when its storage has been read."""
@@ -159,7 +159,7 @@ class _Tensors:
         if not _fits(storage.elements, offset, size, stride):
             raise InputError(
                 f"is damaged: a tensor does not lie within the {storage.elements} elements of storage "
-                f"{shown(storage.key)}"
+                f"{preview(storage.key)}"
             )
         tensor = torch.empty(0, dtype=storage.dtype)
         self.placed.setdefault(storage.key, []).append(_Placed(tensor, storage.start + offset, size, stride))
@@ -169,7 +169,7 @@ class _Tensors:
         """Put the tensors that lie in a storage into what was read of it."""
         storage = self.storages[key]
         if len(content) < storage.n_bytes:
-            raise InputError(f"is cut short: it ends within storage {shown(key)}")
+            raise InputError(f"is cut short: it ends within storage {preview(key)}")
         elements = (
             torch.frombuffer(bytearray(content), dtype=storage.dtype)
             if content
@@ -231,12 +231,12 @@ def _read_old_layout(file: io.BufferedReader, head: bytes, size: int) -> Any:
     for key in keys:
         header = file.read(8)
         if len(header) < 8:
-            raise InputError(f"is cut short: it ends before storage {shown(key)}")
+            raise InputError(f"is cut short: it ends before storage {preview(key)}")
         (elements,) = struct.unpack("<q", header)
         storage = tensors.storages[key]
         if elements != storage.elements:
             raise InputError(
-                f"is damaged: storage {shown(key)} has {elements} elements, but should have {storage.elements}"
+                f"is damaged: storage {preview(key)} has {elements} elements, but should have {storage.elements}"
             )
         tensors.fill(key, file.read(storage.n_bytes))
     return contents
@@ -280,6 +280,6 @@ def _read_archive(archive: zipfile.ZipFile, size: int) -> Any:
     for key, storage in tensors.storages.items():
         entry = entries.get(f"{prefix}data/{key}")
         if entry is None or entry.file_size != storage.n_bytes:
-            raise InputError(f"is damaged: storage {shown(key)} is missing or not of {storage.elements} elements")
+            raise InputError(f"is damaged: storage {preview(key)} is missing or not of {storage.elements} elements")
         tensors.fill(key, archive.read(entry))
     return value

@@ -23,7 +23,7 @@ from xattn.data.prepare.scenes.layout import SceneStyle, propose_boxes, random_l
 from xattn.data.prepare.scenes.pictures import draw_scene
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.progress import ProgressCallback, shown_progress
+from xattn.runtime.progress import ProgressCallback, progress_bars
 
 FEWEST_SCENES = 10
 HELD_OUT = 0.1
@@ -58,7 +58,7 @@ def write_scenes(
         raise InputError(f"expected a seed of 0 or more, found {seed}")
     threads = available_cores() if backbone is None else 1
     backbone = backbone or EfficientNetLite0(size=NETWORK_SIZE)
-    with shown_progress(progress) as shown_on, atomic.new_folder(out) as folder:
+    with progress_bars(progress) as shown_on, atomic.new_folder(out) as folder:
         render_scenes(folder, n_images, seed, style or SceneStyle(), shown_on)
         plan = checked_plan(folder / "images", folder / "captions.jsonl", folder / "boxes.jsonl", 0, shown_on)
         n_regions, feature_size = fill(folder, plan, backbone, threads, shown_on)
