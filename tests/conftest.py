@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from xattn.data.phrases import Span
@@ -13,6 +14,10 @@ from xattn.data.split import ImageRecord
 from xattn.data.writer import SplitWriter
 from xattn.runs.presets import preset
 from xattn.training.train import train
+
+# How fast a busy machine is just now is no property of the code.
+settings.register_profile("xattn", deadline=None, print_blob=True)
+settings.load_profile("xattn")
 
 NOUNS = (
     "dog",

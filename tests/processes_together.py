@@ -11,6 +11,7 @@ import traceback
 import numpy as np
 import torch
 
+from waiting import LONGEST_WAIT
 from xattn.data.batches import epoch_batches, pair_batch, read_regions
 from xattn.evaluation.encode import encode_captions, score_all
 from xattn.models.base import evaluating, sharing
@@ -40,9 +41,9 @@ def together(count, work, *arguments):
     ]
     for process in processes:
         process.start()
-    results = dict(queue.get(timeout=240) for _ in processes)
+    results = dict(queue.get(timeout=LONGEST_WAIT) for _ in processes)
     for process in processes:
-        process.join(60)
+        process.join(LONGEST_WAIT)
         assert process.exitcode == 0
     return [results[index] for index in range(count)]
 

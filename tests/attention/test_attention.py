@@ -82,7 +82,7 @@ sizes = st.tuples(SEEDS, st.integers(1, 4), st.integers(1, 5), st.integers(1, 6)
 
 class TestAttention:
     @given(sizes)
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     def test_relevance_is_the_cosine_with_the_built_content(self, size):
         case = random_case(*size)
         attention = Attention(*case)
@@ -95,7 +95,7 @@ class TestAttention:
         close(single.relevance.double(), attention.relevance, 5e-6)
 
     @given(sizes)
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     def test_other_weights_and_other_queries(self, size):
         queries, keys, weights, query_mask, key_mask = random_case(*size)
         generator = torch.Generator().manual_seed(size[0] + 1)
@@ -146,7 +146,7 @@ class TestAttention:
         close(quarter.relevance, ours.relevance / 2)
 
     @given(sizes, st.integers(1, 3), st.integers(1, 3))
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     def test_padded_equals_unpadded(self, size, more_queries, more_keys):
         queries, keys, weights, _, _ = random_case(*size)
         weights = weights.nan_to_num().clamp_min(1e-9)
@@ -234,7 +234,7 @@ class TestAttention:
         assert (queries.grad[:3] == 0).all()
 
     @given(SEEDS, st.floats(1e-9, 1e-2))
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     def test_contents_that_nearly_cancel_stay_cosines(self, seed, nearly):
         generator = torch.Generator().manual_seed(seed)
         key = torch.randn(1, 64, generator=generator)
@@ -245,7 +245,7 @@ class TestAttention:
         assert relevance.abs().max() <= 1.5
 
     @given(SEEDS, st.integers(2, 40), st.sampled_from([4, 64]))
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     def test_contents_that_cancel_have_no_relevance_and_no_gradient(self, seed, n, dim):
         """What rounding leaves of a zero vector has no direction, and dividing by its length would make gradients of
         1e4."""
@@ -388,7 +388,7 @@ class TestCosine:
 
 class TestScanWeights:
     @given(sizes, st.floats(0.1, 35))
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     def test_oracle(self, size, lambda_softmax):
         queries, keys, _, query_mask, key_mask = random_case(*size)
         weights = scan_weights(
@@ -452,7 +452,7 @@ class TestAllPairs:
     @given(
         SEEDS, st.integers(1, 5), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6), st.integers(1, 6), st.data()
     )
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     def test_oracle_whatever_the_blocks(self, seed, querysets, keysets, q, k, dim, data):
         generator = torch.Generator().manual_seed(seed)
         queries = ragged(generator, querysets, q, dim)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from folder_contents import contents
+from waiting import LONGEST_WAIT
 from xattn.cli.main import main
 
 SMALL = ["--model.dim", "16", "--model.word-dim", "8", "--batch-size", "8", "--min-count", "1", "--epochs", "1"]
@@ -289,7 +290,7 @@ def limited(n_bytes, arguments):
     )
     command = [sys.executable, "-c", code, *map(str, arguments)]
     # Python ignores the signal that a write beyond the limit sends, so that it fails with an error instead.
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT, check=False)
     assert done.returncode == 2, done.stderr
     return done.stdout, the_sentence(done.stderr)
 
@@ -335,7 +336,7 @@ def test_ctrl_c(data, tmp_path):
             assert process.stdout.readline().startswith("epoch  1/100000  loss ")
             assert contents(tmp_path) != before, "the run is being written"
             process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=60)
+            _, stderr = process.communicate(timeout=LONGEST_WAIT)
         finally:
             process.kill()
     assert process.returncode == 2

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import xattn.__main__
+from waiting import LONGEST_WAIT
 from xattn.cli import main as cli
 from xattn.cli.main import main
 from xattn.models import bfan, pfan, scan, sgraf
@@ -90,14 +91,14 @@ def configured_by(monkeypatch, tmp_path):
 def test_the_version():
     """As a stranger asks for it, in a process of its own."""
     asked = subprocess.run(
-        [sys.executable, "-m", "xattn", "--version"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "xattn", "--version"], capture_output=True, text=True, timeout=LONGEST_WAIT, check=False
     )
     assert (asked.returncode, asked.stdout, asked.stderr) == (0, f"xattn {xattn.__version__}\n", "")
 
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "xattn", "evaluate", "run", "--data", "data"]
-    asked = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    asked = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT, check=False, cwd=tmp_path)
     assert (asked.returncode, asked.stdout, asked.stderr) == (2, "", "xattn: run: there is no such run folder\n")
 
 
@@ -439,5 +440,7 @@ def test_ctrl_c_while_pytorch_is_imported():
         "from xattn.__main__ import main\n"
         "main()\n"
     )
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    asked = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LONGEST_WAIT, check=False
+    )
     assert (asked.returncode, asked.stdout, asked.stderr) == (2, "", "xattn: interrupted; nothing had been begun\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from waiting import LONGEST_WAIT
 from xattn.compare import running
 from xattn.compare.cell import main, run_cell
 from xattn.compare.data_identity import data_identity, is_same_data
@@ -467,7 +468,7 @@ def test_a_grid_that_is_killed_and_started_again_gives_the_same_tables(finished,
             assert process.poll() is None
         time.sleep(1)
         process.kill()
-    until = time.monotonic() + 20
+    until = time.monotonic() + LONGEST_WAIT
     while is_at_work(out):
         assert time.monotonic() < until, "cells outlive the grid"
         time.sleep(0.1)
@@ -497,12 +498,12 @@ def test_ctrl_c_stops_the_cells(tiny_data, tmp_path):
     command = [sys.executable, "-m", "xattn", "compare", "--data", str(tiny_data), "--out", str(out), *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     output = out / "cells" / "scan-t2i-avg_none_seed0" / "output.txt"
-    until = time.monotonic() + 60
+    until = time.monotonic() + LONGEST_WAIT
     while not (output.exists() and output.read_text()):
         assert time.monotonic() < until
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=LONGEST_WAIT)
     assert process.returncode == 2
     assert said.startswith("xattn: interrupted")
     assert not is_at_work(out)

@@ -62,7 +62,7 @@ def test_clip_cuts_at_the_border_and_keeps_the_type():
     assert area(clipped).tolist() == [112, 1, 0]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(any_boxes, any_boxes)
 def test_iou_agrees_with_loops_is_symmetric_and_bounded(a, b):
     values = iou(a, b)
@@ -71,7 +71,7 @@ def test_iou_agrees_with_loops_is_symmetric_and_bounded(a, b):
     assert ((values >= 0) & (values <= 1)).all()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(any_boxes.map(proper))
 def test_a_box_covers_itself_and_no_other_fully(boxes):
     values = iou(boxes, boxes)
@@ -79,14 +79,14 @@ def test_a_box_covers_itself_and_no_other_fully(boxes):
     np.testing.assert_array_equal(values == 1, same)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(any_boxes, any_boxes, corners, corners)
 def test_iou_does_not_change_when_both_sides_move(a, b, x, y):
     shift = np.array([x, y, x, y])
     np.testing.assert_array_equal(iou(a + shift, b + shift), iou(a, b))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(any_boxes.map(proper), st.integers(1, 50), st.integers(1, 50))
 def test_clip_is_the_intersection_with_the_image(boxes, width, height):
     clipped = clip(boxes, width, height)
@@ -97,7 +97,7 @@ def test_clip_is_the_intersection_with_the_image(boxes, width, height):
     np.testing.assert_allclose(iou(boxes, image)[:, 0], area(clipped) / shared, rtol=1e-12)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(*[st.integers(0, 40)] * 4), min_size=1, max_size=6),
     st.integers(1, 40),

@@ -149,7 +149,7 @@ def cells(box):
     return {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(phrases, max_size=4),
     st.lists(whole_boxes, min_size=1, max_size=5),

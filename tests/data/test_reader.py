@@ -442,7 +442,7 @@ def test_everything_is_written_and_read_back(tmp_path):
     assert not split.boxes[1, 2].any()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(1, 3), min_size=1, max_size=5),
     st.lists(st.tuples(st.text(min_size=1, max_size=8).filter(str.strip), st.integers(0, 4)), min_size=1, max_size=8),

@@ -87,7 +87,7 @@ def valid_importance(attention, importance):
 
 class TestCCR:
     @given(sizes, MARGINS)
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     def test_oracle(self, size, margin):
         attention = random_attention(*size)
         expected = oracle_ccr(attention, margin)
@@ -98,7 +98,7 @@ class TestCCR:
             assert torch.equal(CCR(margin, reduction)(attention), ccr_loss(attention, margin, reduction=reduction))
 
     @given(sizes)
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     def test_queries_count_as_much_as_they_are_said_to(self, size):
         attention = random_attention(*size)
         importance = torch.rand(attention.query_mask.shape, dtype=torch.double).mul(4).floor() / 2  # 0, 0.5, 1, 1.5
@@ -110,7 +110,7 @@ class TestCCR:
             assert torch.equal(CCR(0.5, reduction)(attention, queries=importance), ours)
 
     @given(sizes)
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     def test_closed_form(self, size):
         """With 1 over the valid keys: q.a' = (sum s - w.s) / (n - 1), |a'|^2 = (1'G1 - 2 1'Gw + w'Gw) / (n - 1)^2."""
         attention = random_attention(*size, at_least=1)
@@ -158,7 +158,7 @@ class TestCCR:
 
 class TestCCS:
     @given(sizes, st.integers(1, 4), MARGINS)
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     def test_oracle(self, size, swaps, margin):
         attention = random_attention(*size)
         generator = torch.Generator().manual_seed(size[0] + 1)
@@ -223,7 +223,7 @@ class TestCCS:
         close(ccs_loss(attention, swapped.expand(3, 2, 5), allowed), whole)
 
     @given(sizes, st.integers(1, 4), MARGINS, st.sampled_from([0.05, 0.3, 1.5]))
-    @settings(deadline=None, max_examples=25)
+    @settings(max_examples=25)
     def test_the_smooth_form_is_that_of_the_oracle(self, size, swaps, margin, temperature):
         attention = random_attention(*size)
         generator = torch.Generator().manual_seed(size[0] + 1)
@@ -455,7 +455,7 @@ class TestHinges:
 
 class TestSwapPartners:
     @given(SEEDS, st.integers(1, 8), st.integers(1, 8))
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     def test_hard_and_random(self, seed, pairs, images):
         generator = torch.Generator().manual_seed(seed)
         scores = torch.randn(pairs, pairs, generator=generator)

@@ -21,7 +21,7 @@ SEEDS = st.integers(0, 2**32 - 1)
     st.sampled_from(["hardest", "all"]),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_oracle(seed, pairs, images, margin, kind, count_siblings):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(pairs, pairs, generator=generator, dtype=torch.double)

@@ -112,7 +112,7 @@ thresholds = st.one_of(st.none(), st.floats(0, 1), st.sampled_from([0.0, 0.25, 0
 
 
 @given(cases(), thresholds)
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 def test_report_is_the_oracles_and_bounded(case, threshold):
     weights, relevant, query_mask, key_mask = case
     report = attention_report(weights, relevant, query_mask, key_mask, threshold=threshold, iou=0.5).as_dict()
@@ -123,7 +123,7 @@ def test_report_is_the_oracles_and_bounded(case, threshold):
 
 
 @given(cases(), thresholds)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_each_query_is_the_oracles_and_nan_where_nothing_is_relevant(case, threshold):
     weights, relevant, _, key_mask = case
     everywhere = torch.ones(weights.shape[:2], dtype=torch.bool)
@@ -140,7 +140,7 @@ def test_each_query_is_the_oracles_and_nan_where_nothing_is_relevant(case, thres
 
 
 @given(cases(), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_order_of_the_keys_does_not_matter(case, seed):
     weights, relevant, query_mask, key_mask = case
     order = torch.randperm(weights.shape[-1], generator=torch.Generator().manual_seed(seed))
@@ -149,7 +149,7 @@ def test_the_order_of_the_keys_does_not_matter(case, seed):
 
 
 @given(cases(), st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.0, 1.0, 7.0, math.nan]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_padding_of_keys_and_queries_changes_nothing_whatever_it_holds(case, keys, queries, filling):
     weights, relevant, query_mask, key_mask = case
     pad = torch.nn.functional.pad
@@ -164,7 +164,7 @@ def test_padding_of_keys_and_queries_changes_nothing_whatever_it_holds(case, key
 
 
 @given(cases(), st.sampled_from([lambda w: w**2, lambda w: w.sqrt(), lambda w: w / 3 + 0.5, lambda w: w.sin()]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_an_increasing_map_of_the_weights_leaves_average_precision_and_pointing(case, increasing):
     weights, relevant, _, key_mask = case
     for function in (average_precision, pointing):
@@ -173,7 +173,7 @@ def test_an_increasing_map_of_the_weights_leaves_average_precision_and_pointing(
 
 
 @given(cases())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_recall_falls_with_the_threshold_and_is_one_at_zero(case):
     recalls = [attention_report(*case, threshold=threshold).recall for threshold in (0.0, 0.1, 0.3, 0.6, 1.0)]
     assert recalls[0] == 1
@@ -181,7 +181,7 @@ def test_recall_falls_with_the_threshold_and_is_one_at_zero(case):
 
 
 @given(cases(), st.integers(0, 5))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_best_threshold_has_the_largest_f1_that_any_weight_gives(case, seed):
     weights, relevant, query_mask, key_mask = case
     best = best_threshold(*case)
@@ -327,7 +327,7 @@ def test_a_weight_with_a_gradient_is_measured_and_its_graph_let_go():
 
 
 @given(st.lists(cases(measurable=False), max_size=3), cases(), thresholds)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_batches_of_different_sizes_are_one_report_also_merged_and_again_after_reset(others, sure, threshold):
     batches = [*others, sure]
     metrics, second = AttentionMetrics(threshold, iou=0.7), AttentionMetrics(threshold, iou=0.7)

@@ -63,7 +63,7 @@ def retrievals(draw, few_values=True):
 
 
 @given(retrievals(), st.sampled_from([1, 7, 2**22]), st.sampled_from([torch.float32, torch.float64, torch.float16]))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_ranks_are_the_oracles_whatever_the_block(case, block, dtype):
     scores, caption_image = case
     with pytest.MonkeyPatch.context() as patch:
@@ -75,7 +75,7 @@ def test_ranks_are_the_oracles_whatever_the_block(case, block, dtype):
 
 
 @given(retrievals())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_report_is_the_oracles_and_has_exactly_the_promised_names(case):
     scores, caption_image = case
     report = retrieval_report(scores, caption_image).as_dict()
@@ -89,7 +89,7 @@ def test_report_is_the_oracles_and_has_exactly_the_promised_names(case):
 
 
 @given(retrievals(few_values=False), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_order_of_images_and_captions_does_not_matter(case, seed):
     scores, caption_image = case
     generator = torch.Generator().manual_seed(seed)
@@ -102,7 +102,7 @@ def test_the_order_of_images_and_captions_does_not_matter(case, seed):
 
 
 @given(retrievals())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_recall_grows_with_k_and_an_increasing_map_of_the_scores_changes_nothing(case):
     scores, caption_image = case
     report = retrieval_report(scores, caption_image)
@@ -114,7 +114,7 @@ def test_recall_grows_with_k_and_an_increasing_map_of_the_scores_changes_nothing
 
 
 @given(st.integers(1, 9), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_with_one_caption_an_image_the_directions_are_each_others_transpose(n, seed):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(4, (n, n), generator=generator).float()
@@ -186,7 +186,7 @@ def test_five_fold_report_by_hand_every_figure_under_its_own_name():
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_five_folds_are_the_means_of_five_separate_oracles(seed):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(12, (60, 180), generator=generator)

@@ -25,7 +25,7 @@ def blocks_of(scores, row_cuts, column_cuts, order):
         yield some, others, scores[some][:, others]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_the_same_ranks_in_any_blocks_and_any_order(data):
     """Few distinct scores, so that most are ties; images without captions and captions in any order."""

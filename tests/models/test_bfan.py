@@ -73,7 +73,7 @@ class TestScores:
         st.integers(2, 8),
         st.floats(1, 35),
     )
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     def test_oracle(self, focus, dtype, tolerance, seed, images, captions, regions, words, dim, lambda_softmax):
         generator = torch.Generator().manual_seed(seed)
         bfan_model = model(focus, lambda_softmax)
@@ -251,7 +251,7 @@ class TestFocalWeights:
 
     @both_kinds
     @given(SEEDS, st.integers(1, 40), st.integers(1, 12), st.floats(0.1, 35), st.sampled_from([0.0, 1e-6, 1.0]))
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     def test_every_query_keeps_a_key_and_no_padding(self, focus, seed, keys, queries, lambda_softmax, spread):
         """Whatever the rounding; the largest weight is always kept."""
         generator = torch.Generator().manual_seed(seed)

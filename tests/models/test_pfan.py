@@ -79,7 +79,7 @@ def caption_data(generator, n, words):
 
 class TestRegions:
     @given(SEEDS, st.integers(1, 3), st.integers(1, 4), st.booleans())
-    @settings(deadline=None, max_examples=15)
+    @settings(max_examples=15)
     def test_oracle(self, seed, n, regions, are_published):
         generator = torch.Generator().manual_seed(seed)
         pfan_model = model(seed=seed % 1000)
@@ -182,7 +182,7 @@ class TestScores:
     @BOTH
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.double, 1e-10), (torch.float32, 1e-4)])
     @given(SEEDS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(1, 6))
-    @settings(deadline=None, max_examples=8)
+    @settings(max_examples=8)
     def test_oracle(self, direction, dtype, tolerance, seed, images, captions, regions, words, dim):
         generator = torch.Generator().manual_seed(seed)
         pfan_model = model(direction, dtype)

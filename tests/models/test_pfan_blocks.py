@@ -28,7 +28,7 @@ def sixteenths(*box, dtype=torch.double):
 
 class TestOverlappedBlocks:
     @given(st.lists(BOXES.map(proper), min_size=1, max_size=6))
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     def test_oracle(self, boxes):
         found = overlapped_blocks(torch.tensor(boxes, dtype=torch.double))
         for box, ids, overlaps in zip(boxes, found.ids.tolist(), found.overlaps.tolist(), strict=True):
@@ -37,7 +37,7 @@ class TestOverlappedBlocks:
             assert overlaps == pytest.approx(expected_overlaps, rel=0, abs=1e-12)
 
     @given(BOXES.map(proper))
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     def test_overlaps_are_the_shares_of_the_largest_areas(self, box):
         """Against areas of coordinates as they are, which says nothing of ties."""
         areas = [oracles_pfan.area(box, block) for block in range(256)]

@@ -53,7 +53,7 @@ def oracle(scan_model, image, caption):
 class TestScores:
     @pytest.mark.parametrize(("direction", "aggregation"), KINDS)
     @given(SEEDS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(1, 6))
-    @settings(deadline=None, max_examples=8)
+    @settings(max_examples=8)
     def test_oracle(self, direction, aggregation, seed, images, captions, regions, words, dim):
         generator = torch.Generator().manual_seed(seed)
         scan_model = model(direction, aggregation)

@@ -125,7 +125,7 @@ class TestScores:
         st.integers(1, 5),
         st.integers(1, 3),
     )
-    @settings(deadline=None, max_examples=15)
+    @settings(max_examples=15)
     def test_oracle(self, module, seed, n_images, n_captions, regions, words, dim, steps):
         sgraf_model = model(
             module, seed, dim=dim, regions=regions, sim_dim=dim + 1, sgr_steps=steps, lambda_softmax=6.0
@@ -144,7 +144,7 @@ class TestScores:
             close(sgraf_model.score(images, captions), oracle_scores(sgraf_model, images, captions), 1e-4)
 
     @given(SEEDS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5))
-    @settings(deadline=None, max_examples=10)
+    @settings(max_examples=10)
     def test_oracle_of_saf_in_training(self, seed, n_images, n_captions, regions, words):
         sgraf_model = model("saf", seed, dim=4, regions=regions).train()
         images, captions = encoded(torch.Generator().manual_seed(seed), n_images, n_captions, regions, words, 4)
@@ -358,7 +358,7 @@ class TestAttention:
 
 class TestWholes:
     @given(SEEDS, st.integers(2, 4), st.integers(1, 4), st.integers(1, 4), st.booleans())
-    @settings(deadline=None, max_examples=15)
+    @settings(max_examples=15)
     def test_of_images(self, seed, n_images, regions, dim, is_training):
         sgraf_model = model("sgr", seed, dim=dim, regions=regions, dropout=0.0).train(is_training)
         values = parameters(sgraf_model)
@@ -376,7 +376,7 @@ class TestWholes:
         close(images.vectors, encoded_regions)
 
     @given(SEEDS, st.integers(1, 4), st.integers(2, 5), st.booleans())
-    @settings(deadline=None, max_examples=15)
+    @settings(max_examples=15)
     def test_of_captions(self, seed, n_captions, words, is_training):
         sgraf_model = model("sgr", seed, dropout=0.0).train(is_training)
         generator = torch.Generator().manual_seed(seed)

@@ -160,7 +160,7 @@ def test_labels_of_folders_with_one_name_hold_the_path():
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["t2i", "i2t"]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_lighting_against_a_loop_over_pixels(seed, direction):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-1, 13, size=(3, 2, 2))

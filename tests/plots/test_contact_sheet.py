@@ -113,7 +113,7 @@ def share_a_side(a, b, tolerance):
 
 
 @given(st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), max_size=6))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_boxes_that_share_a_side_are_on_different_levels_and_others_on_the_first(corners):
     boxes = [[min(x1, x2), min(y1, y2), max(x1, x2) + 1, max(y1, y2) + 1] for x1, y1, x2, y2 in corners]
     levels = nesting(np.array(boxes, np.float64).reshape(-1, 4), tolerance=0.5)

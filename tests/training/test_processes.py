@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from processes_together import interrupted_run, together, trained_in_double, whole_run
+from waiting import LONGEST_WAIT
 from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import read_split
 from xattn.evaluation.encode import encode_captions, encode_images, score_all
@@ -228,7 +229,7 @@ def test_accelerate_launch_starts_them(tmp_path, even_data, configured):
         "0",
     ]
     command = [*launch, "-m", "xattn", "train", "--data", str(even_data), "--out", str(tmp_path / "run"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line[:10] for line in lines] == ["epoch  1/1", str(tmp_path / "run")[:10]], "one process prints"

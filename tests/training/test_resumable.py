@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from killed_run import MOMENTS, finished, started
+from waiting import LONGEST_WAIT
 from xattn.runs.checkpoint import CHECKPOINT, read_checkpoint, read_state
 from xattn.runs.folder import load_run
 from xattn.runs.presets import DESCRIPTIONS
@@ -181,12 +182,12 @@ def test_the_command_itself(tmp_path, even_data, number):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=LONGEST_WAIT)
     assert process.returncode == (-number if number == signal.SIGKILL else 2)
     if number != signal.SIGKILL:
         assert said.startswith(f"xattn: interrupted; {tmp_path / 'run'} is saved in epoch ")
     for out in ("run", "undisturbed"):
-        subprocess.run(command(tmp_path / out), check=True, capture_output=True, timeout=120)
+        subprocess.run(command(tmp_path / out), check=True, capture_output=True, timeout=LONGEST_WAIT)
     assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
 
 

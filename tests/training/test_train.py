@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import xattn
+from waiting import LONGEST_WAIT
 from xattn.data.reader import read_split
 from xattn.data.vocabulary import Vocabulary
 from xattn.evaluation.encode import EncodedCaptions, encode_captions, encode_images, score_all
@@ -257,7 +258,9 @@ def test_a_moved_run_gives_the_same_scores_in_another_process(tmp_path, tiny_dat
         "captions = encode_captions(run.model, EncodedCaptions(split, run.vocabulary))\n"
         "numpy.save(sys.argv[3], score_all(run.model, encode_images(run.model, split), captions).numpy())\n"
     )
-    subprocess.run([sys.executable, "-c", code, moved, tiny_data, tmp_path / "scores.npy"], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code, moved, tiny_data, tmp_path / "scores.npy"], check=True, timeout=LONGEST_WAIT
+    )
     expected = all_scores(load_run(tiny_run), tiny_data).numpy()
     assert expected.shape == (6, 13)
     np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected, rtol=0, atol=1e-6)

@@ -61,7 +61,7 @@ def test_there_are_the_eighty_categories_and_each_is_named_by_its_own_name():
         assert len(named(f"many {category}s and a {category}")) >= 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.sampled_from(
@@ -329,7 +329,7 @@ def test_boxes_at_and_beyond_the_border(tmp_path):
 words = st.text(alphabet="abc.,'\"!- ", min_size=1, max_size=8)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(words, min_size=1, max_size=6), st.data())
 def test_tokens_cover_the_letters_of_a_phrase_and_no_others(parts, data):
     """However a caption is spaced and quoted: the letters of the tokens found are those of the range, but for tokens

@@ -665,7 +665,7 @@ WHOLE = OldLayout({**SCAN, "Eiters": Long(1)}).encode()
 FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=3)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(FLIPS, st.floats(0, 1))
 def test_a_file_that_was_changed_or_cut_is_imported_or_leaves_nothing(tmp_path_factory, flips, end):
     folder = tmp_path_factory.mktemp("changed")

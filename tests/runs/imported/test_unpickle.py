@@ -198,7 +198,7 @@ LAYOUTS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LAYOUTS, st.booleans())
 def test_tensors_however_they_lie_in_their_storages(tmp_path, tensors, is_zip):
     """Of any shape, transposed, or a part of a longer one."""
@@ -618,7 +618,7 @@ def test_contents_without_end(refused, monkeypatch):
 
 WHOLE = {is_zip: whole_file(is_zip) for is_zip in (False, True)}
 FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4)
-UNBOTHERED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+UNBOTHERED = {"suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
 def read_or_refused(path):

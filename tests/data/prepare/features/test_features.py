@@ -32,7 +32,7 @@ class Corners:
 
 
 @given(width=st.integers(1, 5000), height=st.integers(1, 5000), count=st.integers(1, 36))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_windows_are_distinct_and_inside_the_image(width, height, count):
     boxes = windows(width, height, count)
     assert boxes.shape == (count, 4)
@@ -90,7 +90,7 @@ def pooled_with_loops(feature_map, box, cell):
 
 
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 6), columns=st.integers(1, 6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_pooling_is_the_area_average(seed, rows, columns):
     rng = np.random.default_rng(seed)
     feature_map, cell = rng.normal(size=(3, rows, columns)), (float(rng.uniform(1, 9)), float(rng.uniform(1, 9)))
