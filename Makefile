@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint benchmark clean
+.PHONY: demo test test-slow lint docs benchmark clean
 
 demo: $(INSTALLED)  ## Render scenes, train SCAN without and with the constraints, compare, draw (two to six minutes on 2 cores)
 	$(VENV)/bin/xattn demo --out demo
@@ -20,13 +20,16 @@ lint: $(INSTALLED)
 	$(VENV)/bin/pyright
 	$(VENV)/bin/lint-imports
 
+docs: $(INSTALLED)  ## The documentation as a site, in docs/_build/html; runs the tutorials, and warnings are errors
+	OMP_NUM_THREADS=1 $(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
 benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/pairs.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo dist
+	rm -rf $(VENV) demo dist docs/_build

@@ -5,12 +5,14 @@
 | `{split}_ims.npy` | images x regions x features, float32 or float16 |
 | `{split}_caps.txt` | UTF-8, one caption a line |
 | `{split}_caption_image.txt` | the row of each caption's image; absent: the captions divide evenly among the images, in
-order | | `{split}_counts.npy` | valid regions of each image, the first of its row; absent: all |
+order |
+| `{split}_counts.npy` | valid regions of each image, the first of its row; absent: all |
 | `{split}_boxes.npy` | x1 y1 x2 y2 in pixels, or PFAN's 15 block ids and 15 overlaps (last dimension 30) |
 | `{split}_images.jsonl` | id, file name, width and height of each image |
 | `{split}_truth.jsonl` | word-to-box truth, see `xattn.data.phrases` |
 | `{split}_caption_ids.txt` | what the data's own annotations call each caption, one id a line (COCO's numbers); absent:
-not known | | `{split}_every.txt` | n: each image stands in n rows of the features, one after another, and in one of all
+not known |
+| `{split}_every.txt` | n: each image stands in n rows of the features, one after another, and in one of all
 other files; absent: 1 |
 
 The first two are the format in which SCAN (Lee et al., ECCV 2018) and its successors publish their features. There a

@@ -249,9 +249,8 @@ def swap_partners(
     """The pair that each pair's swapped queries come from, and whether there is one.
 
     `hard`: for `t2i` the captions' words swap, so the hardest negative caption of the image, the one with the highest
-        score; for `i2t` the
-    hardest negative image of the caption. `random`: any pair that is a negative. `sentence`: the pair itself, whose
-    other fragments then serve.
+    score; for `i2t` the hardest negative image of the caption. `random`: any pair that is a negative. `sentence`: the
+    pair itself, whose other fragments then serve.
 
     Args:
         scores: image `i` with caption `j`, pairs on the diagonal.
