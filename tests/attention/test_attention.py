@@ -1,4 +1,3 @@
-import doctest
 from contextlib import contextmanager
 from functools import partial
 
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import oracles
-from xattn.attention import attention as module
 from xattn.attention.attention import Attention, cosine, scan_weights
 from xattn.attention.pairwise import pairwise_scores
 
@@ -584,13 +582,6 @@ class TestAllPairs:
             )
 
         assert torch.autograd.gradcheck(scores, [queries.requires_grad_(), keys.requires_grad_()])
-
-
-def test_examples_of_the_docstrings_run():
-    with torch.random.fork_rng():
-        results = doctest.testmod(module)
-    assert results.attempted > 0
-    assert results.failed == 0
 
 
 def test_threads_with_blocks_of_their_own_give_the_same_scores_and_leave_no_trace():

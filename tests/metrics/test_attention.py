@@ -1,4 +1,3 @@
-import doctest
 import math
 import random
 
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from xattn.metrics import (
     AttentionMetrics,
     attended_keys,
-    attention,
     attention_report,
     average_precision,
     best_threshold,
@@ -412,24 +410,3 @@ def test_shapes_that_do_not_fit_are_refused_without_the_type_checks_of_the_tests
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
     assert str(caught.value) == f"{name} of shape {shape} does not fit the weights, which need {needed}"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "uniform_threshold",
-        "attended_keys",
-        "precision_recall_f1",
-        "average_precision",
-        "pointing",
-        "attention_report",
-        "best_threshold",
-        "AttentionMetrics",
-    ],
-)
-def test_examples_of_the_docstrings_run(name):
-    runner = doctest.DocTestRunner()
-    for test in doctest.DocTestFinder().find(getattr(attention, name), name, module=False, globs=dict(vars(attention))):
-        runner.run(test)
-    assert runner.tries > 0
-    assert runner.failures == 0

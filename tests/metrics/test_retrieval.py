@@ -1,4 +1,3 @@
-import doctest
 import math
 import statistics
 
@@ -279,15 +278,3 @@ def test_shapes_that_do_not_fit_are_refused_without_the_type_checks_of_the_tests
             retrieval_report(torch.rand(3, 4), torch.tensor([0, 1, 2]))
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.mark.parametrize(
-    "name", ["image_to_text_ranks", "text_to_image_ranks", "retrieval_report", "five_fold_report", "RetrievalMetrics"]
-)
-def test_examples_of_the_docstrings_run(name):
-    runner = doctest.DocTestRunner()
-    tests = doctest.DocTestFinder().find(getattr(retrieval, name), name, module=False, globs=dict(vars(retrieval)))
-    for test in tests:
-        runner.run(test)
-    assert runner.tries > 0
-    assert runner.failures == 0

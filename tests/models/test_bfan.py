@@ -1,4 +1,3 @@
-import doctest
 import functools
 
 import jaxtyping
@@ -492,7 +491,3 @@ class TestConfig:
         finally:
             jaxtyping.config.update("jaxtyping_disable", False)
         assert str(caught.value) == message
-
-
-def test_examples_of_the_docstrings_run():
-    assert doctest.testmod(bfan).failed == 0

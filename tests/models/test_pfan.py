@@ -1,5 +1,4 @@
 import dataclasses
-import doctest
 
 import jaxtyping
 import pytest
@@ -11,7 +10,6 @@ from torch.nn import functional
 import oracles
 import oracles_pfan
 from xattn.metrics import retrieval_report
-from xattn.models import pfan
 from xattn.models.base import Direction
 from xattn.models.encoders import prefix_mask
 from xattn.models.fragments import Fragments
@@ -516,7 +514,3 @@ class TestErrors:
             "name": "pfan", "direction": "t2i", "lambda_softmax": 9.0, "dim": 1024, "word_dim": 300,
             "position_dim": 200,
         }  # fmt: skip
-
-
-def test_examples_of_the_docstrings_run():
-    assert doctest.testmod(pfan).failed == 0

@@ -1,12 +1,9 @@
-import doctest
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracles_pfan
-from xattn.models import pfan_blocks as blocks
 from xattn.models.pfan_blocks import overlapped_blocks, region_blocks
 from xattn.runtime.errors import InputError
 
@@ -200,7 +197,3 @@ class TestRegionBlocks:
         assert str(caught.value) == (
             f"expected the overlaps of blocks to lie in [0, 1], found {shown}{zeros} in image 1 of the batch, region 0"
         )
-
-
-def test_examples_of_the_docstrings_run():
-    assert doctest.testmod(blocks).failed == 0

@@ -1,4 +1,3 @@
-import doctest
 import itertools
 
 import jaxtyping
@@ -11,7 +10,6 @@ import oracles
 from xattn.losses.constraints import ccr_loss, ccs_loss, different_words, swap_partners
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
 from xattn.metrics import retrieval_report
-from xattn.models import base, encoders, fragments, scan
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.scan import SCAN, SCANConfig, aggregate
@@ -271,8 +269,3 @@ def test_learns_sixteen_pairs_by_heart(direction, constraint_weight):
     image_to_text, text_to_image, losses = learned(direction, constraint_weight)
     assert (image_to_text, text_to_image) == (100.0, 100.0)
     assert losses[-1] < losses[0] / 4
-
-
-@pytest.mark.parametrize("module", [encoders, fragments, base, scan])
-def test_examples_of_the_docstrings_run(module):
-    assert doctest.testmod(module).failed == 0

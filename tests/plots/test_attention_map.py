@@ -1,7 +1,6 @@
 """Pictures of attention and tables of numbers."""
 
 import dataclasses
-import doctest
 import json
 
 import numpy as np
@@ -27,7 +26,6 @@ from xattn.models.base import Match, MatchingModel
 from xattn.models.fragments import Fragments
 from xattn.models.registry import build_model
 from xattn.models.scan import SCANConfig
-from xattn.plots import labels
 from xattn.plots.attention_map import Strip, attention_picture, lighting, save_picture
 from xattn.plots.labels import distinct_labels
 from xattn.runs.config import RunConfig
@@ -142,14 +140,6 @@ GREY = np.dot(COLOUR, (0.299, 0.587, 0.114))
 def mixed(share):
     """The colour that a share of the largest light gives: the image's own, and a grey at 0.4 of its brightness."""
     return np.array(COLOUR) * share + 0.4 * GREY * (1 - share)
-
-
-# Labels
-
-
-def test_labels_doctests():
-    assert doctest.testmod(labels).failed == 0
-    assert doctest.testmod(labels).attempted > 0
 
 
 def test_labels_of_folders_with_one_name_hold_the_path():
