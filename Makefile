@@ -21,7 +21,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/lint-imports
 
 docs: $(INSTALLED)  ## The documentation as a site, in docs/_build/html; runs the tutorials, and warnings are errors
-	OMP_NUM_THREADS=1 $(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(VENV)/bin/sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
 
 benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/pairs.py

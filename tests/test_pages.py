@@ -26,7 +26,7 @@ from xattn.training.train import train
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 PAGES = [page for page in PAGES if "_build" not in page.parts]
-LANGUAGES = {"python", "bash", "console", "text", "csv", "json", "bibtex", ""}
+LANGUAGES = {"python", "bash", "console", "text", "json", "bibtex", ""}
 """Of the fences in pages, beside MyST's directives: `py` or `sh` would not be looked at."""
 SHELL_WORDS = {"cd", "curl", "git", "ls", "mkdir", "pip", "python3", "source", "tar", "tensorboard", "unzip", "wget"}
 """Commands of a reader's machine, of which only the first word is looked at."""

@@ -19,6 +19,9 @@ RULE = re.compile(r"\|[-|: ]+\|$")
 
 def translate(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Replace the lines of a docstring by reStructuredText."""
+    if lines and lines[0].startswith("Alias for field number"):  # of a NamedTuple's field without a docstring
+        lines[:] = []
+        return
     translated = list(_indented_blocks(list(_tables(list(_fences(lines))))))
     # The docstring of an attribute is a sentence, of which napoleon would take all before a colon for a type.
     if what not in ("attribute", "data", "property"):
