@@ -145,6 +145,15 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
+def test_tests_that_the_pages_name_exist():
+    """A promise points to the test that shows it."""
+    named = {match for page in PAGES for match in re.findall(r"tests/[\w/]+\.py(?:::\w+)?", page.read_text("utf-8"))}
+    assert len(named) > 20
+    for path, _, name in (match.partition("::") for match in named):
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(rf"^ *(def|class) {name}\b", source, re.MULTILINE) if name else source, f"{path}::{name}"
+
+
 def test_the_command_line_page_has_every_command():
     text = (ROOT / "docs/command_line.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## `xattn (\w+)`$", text, re.MULTILINE)
