@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xattn.models.base import Direction
+from xattn.models.config import Direction
 from xattn.models.fragments import Fragments
 
 

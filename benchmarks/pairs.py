@@ -19,15 +19,16 @@ from torch.nn import functional
 
 from xattn.data.batches import CaptionBatch, ImageBatch, PairBatch
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
-from xattn.models.base import Direction, MatchingModel
-from xattn.models.bfan import BFAN, BFANConfig
+from xattn.models.base import MatchingModel
+from xattn.models.bfan import BFAN
+from xattn.models.config import BFANConfig, Direction, PFANConfig, SCANConfig, SGRAFConfig
+from xattn.models.config import Module as SimilarityModule
 from xattn.models.encoders import prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.pfan import PFAN, PFANConfig
+from xattn.models.pfan import PFAN
 from xattn.models.registry import build_model
-from xattn.models.scan import SCAN, SCANConfig
-from xattn.models.sgraf import SGRAF, SGRAFConfig
-from xattn.models.sgraf import Module as SimilarityModule
+from xattn.models.scan import SCAN
+from xattn.models.sgraf import SGRAF
 from xattn.runs.config import ConstraintSet, MatchingConfig, RunConfig
 from xattn.training.loss import WordWeights, batch_loss
 from xattn.training.step import training_step

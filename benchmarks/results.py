@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from xattn.compare.comparison import Comparison, Row, figures
-from xattn.compare.experiment import compared_folder
-from xattn.compare.statistics import paired_difference
-from xattn.compare.table import NOTHING, difference_text, summary_text
-from xattn.compare.writing import markdown
+from xattn.comparison.comparison import Comparison, Row, figures
+from xattn.comparison.experiment import compared_folder
+from xattn.comparison.statistics import paired_difference
+from xattn.comparison.table import NOTHING, difference_text, summary_text
+from xattn.comparison.writing import markdown
 from xattn.runs.config import RunConfig, flattened
 
 ROOT = Path(__file__).parents[1]

@@ -21,15 +21,15 @@ from torch.nn import functional
 
 import xattn
 from xattn.attention.attention import Attention
-from xattn.compare.attention_measure import AttentionMeasure
-from xattn.compare.comparison import Comparison
-from xattn.compare.data_identity import data_identity
-from xattn.compare.experiment import compared_folder
-from xattn.compare.measuring import rounded_retrieval
-from xattn.compare.pictures import draw_all
-from xattn.compare.records import Record, write_record
-from xattn.compare.table import print_comparison
-from xattn.compare.writing import write_tables
+from xattn.comparison.attention_measure import AttentionMeasure
+from xattn.comparison.comparison import Comparison
+from xattn.comparison.data_identity import data_identity
+from xattn.comparison.experiment import compared_folder
+from xattn.comparison.measuring import rounded_retrieval
+from xattn.comparison.pictures import draw_all
+from xattn.comparison.records import Record, write_record
+from xattn.comparison.table import print_comparison
+from xattn.comparison.writing import write_tables
 from xattn.data.batches import CaptionBatch, EncodedCaptions, ImageBatch, content_weights, pair_batches, read_regions
 from xattn.data.reader import read_split
 from xattn.data.split import Split

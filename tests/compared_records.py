@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from xattn.compare.records import Record
+from xattn.comparison.records import Record
 from xattn.runs.presets import preset
 
 DATA = {

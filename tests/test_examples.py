@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from xattn.cli.main import main
-from xattn.compare.records import read_records
+from xattn.comparison.records import read_records
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -10,11 +10,11 @@ import pytest
 
 from compared_records import made_record
 from xattn.cli import main as cli
-from xattn.compare.comparison import compared
-from xattn.compare.data_identity import DataIdentity, is_same_data
-from xattn.compare.grid import CONSTRAINT_SECTIONS, Grid, grid_cells
-from xattn.compare.plan import planned_cells
-from xattn.compare.records import read_records
+from xattn.comparison.comparison import compared
+from xattn.comparison.data_identity import DataIdentity, is_same_data
+from xattn.comparison.grid import CONSTRAINT_SECTIONS, Grid, grid_cells
+from xattn.comparison.plan import planned_cells
+from xattn.comparison.records import read_records
 from xattn.runs.config import RunConfig, flattened
 
 ROOT = Path(__file__).parents[1]

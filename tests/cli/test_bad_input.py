@@ -68,7 +68,7 @@ def data(tmp_path, tiny_data):
 
 @pytest.fixture
 def train(tmp_path, data):
-    return ["train", "--data", data, "--out", tmp_path / "deep" / "run", *SMALL]
+    return ["train", "scan-t2i-avg", "--data", data, "--out", tmp_path / "deep" / "run", *SMALL]
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_a_run_folder_from_another_feature_size(refused, run, write_data, tmp_pa
 
 
 def test_an_output_folder_that_holds_a_finished_run(refused, data, tmp_path, capsys):
-    arguments = ["train", "--data", str(data), "--out", str(tmp_path / "run"), *SMALL]
+    arguments = ["train", "scan-t2i-avg", "--data", str(data), "--out", str(tmp_path / "run"), *SMALL]
     main(arguments)
     capsys.readouterr()
     assert refused(*arguments) == (
@@ -325,7 +325,7 @@ def test_ctrl_c(data, tmp_path):
     )
     flags = ["--data", data, "--out", tmp_path / "deep" / "run", *SMALL, "--epochs", "100000"]
     with subprocess.Popen(
-        [sys.executable, "-c", code, "train", *map(str, flags)],
+        [sys.executable, "-c", code, "train", "scan-t2i-avg", *map(str, flags)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

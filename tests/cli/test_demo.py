@@ -9,7 +9,8 @@ import pytest
 from xattn.cli.demo_run import Demonstration, demonstrate
 from xattn.cli.main import main
 from xattn.evaluation.evaluate import Evaluation
-from xattn.metrics import AttentionReport, RetrievalDirection, RetrievalReport
+from xattn.metrics.attention import AttentionReport
+from xattn.metrics.retrieval import RetrievalDirection, RetrievalReport
 
 ATTENTION = AttentionReport(
     *(0.4, 0.5, 0.625, 0.4, 0.5, 0.6, 0.7),

@@ -18,7 +18,7 @@ import xattn.__main__
 from waiting import LONGEST_WAIT
 from xattn.cli import main as cli
 from xattn.cli.main import main
-from xattn.models import bfan, pfan, scan, sgraf
+from xattn.models import config as model_configs
 from xattn.runs import config as configuration
 from xattn.runs.presets import DESCRIPTIONS, preset
 from xattn.training import loop
@@ -82,7 +82,7 @@ def configured_by(monkeypatch, tmp_path):
     monkeypatch.setattr("xattn.training.train.train", lambda config, data, out, *_, **__: found.append(config) or out)
 
     def configured_by(*flags):
-        main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), *flags])
+        main(["train", *flags, "--data", str(tmp_path), "--out", str(tmp_path / "run")])
         return found.pop()
 
     return configured_by
@@ -104,19 +104,19 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
 
 def test_the_command_is_installed():
     (command,) = (entry for entry in entry_points(group="console_scripts") if entry.name == "xattn")
-    assert command.load() is xattn.__main__.main
+    assert command.load() is main
 
 
 def test_help_lists_the_commands(helped):
     text = helped()
-    for name, command in cli.COMMANDS.items():
+    for name in cli.COMMANDS:
         assert f"• {name} " in text
-        assert " ".join((inspect.getdoc(command) or "?").split()) in text
+        assert " ".join((inspect.getdoc(cli.command(name)) or "?").split()) in text
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_a_command_explains_every_flag(helped, name):
-    text, command = helped(name), cli.COMMANDS[name]
+    text, command = helped(name), cli.command(name)
     assert " ".join((inspect.getdoc(command) or "?").split()) in text
     explanations = documented_fields(sys.modules[command.__module__])[command.__name__]
     assert set(explanations) == {field.name for field in dataclasses.fields(command)} - {"config", "model", "source"}
@@ -143,22 +143,22 @@ def documented_fields(module):
 
 
 @pytest.mark.parametrize(
-    ("name", "module", "kind", "fields"),
+    ("name", "kind", "fields"),
     [
-        ("scan-t2i-avg", scan, "SCANConfig", 36),
-        ("pfan-t2i", pfan, "PFANConfig", 35),
-        ("bfan-prob", bfan, "BFANConfig", 34),
-        ("sgraf-sgr", sgraf, "SGRAFConfig", 38),
+        ("scan-t2i-avg", "SCANConfig", 35),
+        ("pfan-t2i", "PFANConfig", 34),
+        ("bfan-prob", "BFANConfig", 33),
+        ("sgraf-sgr", "SGRAFConfig", 37),
     ],
 )
-def test_help_of_train_explains_every_field_of_the_configuration(helped, name, module, kind, fields):
-    text = helped("train", "--preset", name)
-    explained = documented_fields(configuration) | documented_fields(module)
+def test_help_of_train_explains_every_field_of_the_configuration(helped, name, kind, fields):
+    text = helped("train", name)
+    explained = documented_fields(configuration) | documented_fields(model_configs)
     parts = {"": "RunConfig", "model.": kind, "matching.": "MatchingConfig", "ccr.": "CCRConfig", "ccs.": "CCSConfig"}
     flags = []
     for prefix, part in parts.items():
-        for field in dataclasses.fields(getattr(configuration, part, None) or getattr(module, part)):
-            if dataclasses.is_dataclass(field.default_factory):
+        for field in dataclasses.fields(getattr(configuration, part, None) or getattr(model_configs, part)):
+            if dataclasses.is_dataclass(field.default_factory) or field.name == "preset":  # which stands first
                 continue
             flag = f"--{prefix}{field.name.replace('_', '-')}"
             flags.append(flag)
@@ -168,8 +168,8 @@ def test_help_of_train_explains_every_field_of_the_configuration(helped, name, m
 
 
 def test_help_of_train_has_the_defaults_of_the_preset(helped):
-    assert "9 for t2i, 4 for i2t. (default: 9.0)" in helped("train")
-    assert "9 for t2i, 4 for i2t. (default: 4.0)" in helped("train", "--preset", "scan-i2t-avg")
+    assert "9 for t2i, 4 for i2t. (default: 9.0)" in helped("train", "scan-t2i-avg")
+    assert "9 for t2i, 4 for i2t. (default: 4.0)" in helped("train", "scan-i2t-avg")
 
 
 def test_the_presets_are_listed(run):
@@ -179,15 +179,14 @@ def test_the_presets_are_listed(run):
     assert any("siblings" in line for line in departures)
     for flag in re.findall(r"(--\S+ \S+)", " ".join(departures)):
         cli.parse(
-            ["train", "--data", "d", "--out", "o", *flag.rstrip(",;").split()]
+            ["train", "scan-t2i-avg", "--data", "d", "--out", "o", *flag.rstrip(",;").split()]
         )  # the flags that bring it back exist
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 @pytest.mark.parametrize("settings", ["small", "f30k", "coco"])
 def test_a_preset_decides_the_defaults(configured_by, name, settings):
-    assert configured_by("--preset", name, "--settings", settings) == preset(name, settings)
-    assert configured_by(f"--settings={settings}", f"--preset={name}") == preset(name, settings)
+    assert configured_by(name if settings == "small" else f"{name}-{settings}") == preset(name, settings)
 
 
 def test_flags_decide_over_the_preset(configured_by):
@@ -212,39 +211,49 @@ def test_flags_decide_over_the_preset(configured_by):
         ccs=dataclasses.replace(base.ccs, swap="sentence"),
         model=dataclasses.replace(base.model, lambda_softmax=5.0),
     )
-    assert configured_by("--preset", "scan-i2t-lse", "--settings", "f30k", *flags) == expected
-    assert configured_by(*flags, "--settings", "f30k", "--preset", "scan-i2t-lse") == expected
-    assert configured_by() == preset("scan-t2i-avg")
+    assert configured_by("scan-i2t-lse-f30k", *flags) == expected
 
 
-def test_an_unknown_preset_is_answered_with_the_nearest(refused):
-    sentence = "xattn: there is no preset 'scan-t2i-av'; did you mean scan-t2i-avg or scan-t2i-lse or scan-i2t-avg?"
-    assert refused("train", "--data", "d", "--out", "o", "--preset", "scan-t2i-av") == sentence
-    assert refused("train", "--preset=scan-t2i-av", "--data", "d", "--out", "o") == sentence
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("trian --data d", "there is no command 'trian'; did you mean train?"),
+        ("bogus", f"there is no command 'bogus'; there are {', '.join(cli.COMMANDS)}"),
+        (
+            "train bfan-equl --data d --out o",
+            "there is no preset 'bfan-equl'; did you mean bfan-equal or bfan-equal-f30k or bfan-equal-coco?",
+        ),
+        ("prepare phtos --out o", "there is no source 'phtos'; did you mean photos?"),
+        (
+            "train --data d --out o",
+            "train needs a preset, such as `xattn train scan-t2i-avg`; `xattn presets` lists them",
+        ),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_the_nearest(refused, arguments, sentence):
+    assert refused(*arguments.split()) == f"xattn: {sentence}"
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (
-            "train --data d --out o --ccr.margin 3",
+            "train scan-t2i-avg --data d --out o --ccr.margin 3",
             "ccr.margin is a difference of cosines and must lie in [0, 2], but it is 3.0",
         ),
         (
-            "train --data d --out o --model.lambda-softmax 99",
+            "train scan-t2i-avg --data d --out o --model.lambda-softmax 99",
             "model.lambda_softmax must be above 0 and at most 35, but it is 99.0",
         ),
-        ("train --data d --out o --epochs 0", "epochs must be at least 1, but it is 0"),
+        ("train scan-t2i-avg --data d --out o --epochs 0", "epochs must be at least 1, but it is 0"),
         (
-            "train --data d --out o --epochs many",
+            "train scan-t2i-avg --data d --out o --epochs many",
             "Error parsing --epochs: invalid literal for int() with base 10: 'many'",
         ),
-        ("train --data d --out o --ccs.swap soft", "invalid choice 'soft' for argument '--ccs.swap'"),
-        ("train --data d --out o --epochz 3", "Unrecognized options: --epochz"),
-        ("train --data d --out o --epochz 3", "Perhaps you meant: --epochs INT"),
-        ("train --data d --out o --preset", "--preset"),
-        ("train --data d", "--out PATH"),
-        ("trian", "Unrecognized options: trian"),
+        ("train scan-t2i-avg --data d --out o --ccs.swap soft", "invalid choice 'soft' for argument '--ccs.swap'"),
+        ("train scan-t2i-avg --data d --out o --epochz 3", "Unrecognized options: --epochz"),
+        ("train scan-t2i-avg --data d --out o --epochz 3", "Perhaps you meant: --epochs INT"),
+        ("train scan-t2i-avg --data d", "--out PATH"),
         (
             "",
             "Expected one of {scenes, prepare, regions, train, runs, evaluate, attend, compare, import, score, search, "
@@ -267,7 +276,19 @@ def test_from_training_to_a_table_and_a_picture(run, tiny_data, tmp_path):
     """The same numbers on the screen and in the file, and all that `train` is told in the configuration."""
     folder, numbers, picture = tmp_path / "run", tmp_path / "numbers.json", tmp_path / "a.png"
     out = run(
-        "train", "--data", tiny_data, "--out", folder, "--constraints", "ccr", "--epochs", "2", "--seed", "5", *SMALL
+        "train",
+        "scan-t2i-avg",
+        "--data",
+        tiny_data,
+        "--out",
+        folder,
+        "--constraints",
+        "ccr",
+        "--epochs",
+        "2",
+        "--seed",
+        "5",
+        *SMALL,
     )
     *epochs, last = out.splitlines()
     assert (
@@ -375,7 +396,7 @@ def test_a_signal_in_the_middle_of_training(run, refused, capsys, tiny_data, tmp
     """The run is saved, and the same command goes on; here the signal comes while the first epoch is measured."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     folder, measured = tmp_path / "deep" / "run", loop.measure
-    command = ["train", "--data", tiny_data, "--out", folder, "--epochs", "2", *SMALL]
+    command = ["train", "scan-t2i-avg", "--data", tiny_data, "--out", folder, "--epochs", "2", *SMALL]
 
     def interrupted(*arguments, **options):
         os.kill(os.getpid(), number)
@@ -401,7 +422,7 @@ def test_a_signal_in_the_middle_of_training(run, refused, capsys, tiny_data, tmp
     out, err = capsys.readouterr()
     assert err == f"xattn: {folder}: going on in epoch 1, of which 3 steps are done\n"
     assert out.startswith("epoch  1/2 ")
-    run("train", "--data", tiny_data, "--out", tmp_path / "undisturbed", "--epochs", "2", *SMALL)
+    run("train", "scan-t2i-avg", "--data", tiny_data, "--out", tmp_path / "undisturbed", "--epochs", "2", *SMALL)
     assert (folder / "weights.safetensors").read_bytes() == (
         tmp_path / "undisturbed" / "weights.safetensors"
     ).read_bytes()
@@ -437,10 +458,10 @@ def test_ctrl_c_while_pytorch_is_imported():
         "        if name == 'torch':\n"
         "            signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Interrupting())\n"
-        "from xattn.__main__ import main\n"
-        "main()\n"
+        "from xattn.cli.main import main\n"
+        "main(['scenes', '--out', 'never'])\n"
     )
     asked = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=LONGEST_WAIT, check=False
     )
-    assert (asked.returncode, asked.stdout, asked.stderr) == (2, "", "xattn: interrupted; nothing had been begun\n")
+    assert (asked.returncode, asked.stdout, asked.stderr) == (2, "", "xattn: interrupted; nothing had been started\n")

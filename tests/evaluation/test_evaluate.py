@@ -12,7 +12,7 @@ from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import read_split
 from xattn.evaluation.evaluate import evaluate, evaluate_all, measure
 from xattn.evaluation.grounding import word_relevance
-from xattn.metrics import retrieval_report
+from xattn.metrics.retrieval import retrieval_report
 from xattn.runs.folder import load_run
 from xattn.runtime.errors import InputError
 from xattn.training.train import train

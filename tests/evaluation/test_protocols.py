@@ -14,7 +14,7 @@ from xattn.data.split import Split
 from xattn.evaluation.encode import encode_captions, encode_images, score_all, score_blocks, store_captions
 from xattn.evaluation.evaluate import evaluate, evaluate_all, measure
 from xattn.evaluation.protocols import PROTOCOLS, check_protocol, split_of
-from xattn.metrics import five_fold_report, retrieval_report
+from xattn.metrics.retrieval import five_fold_report, retrieval_report
 from xattn.models.base import evaluating
 from xattn.runs.folder import load_run
 from xattn.runtime.errors import InputError

@@ -17,9 +17,9 @@ from xattn.data.vocabulary import SPECIALS, Vocabulary
 from xattn.evaluation.encode import encode_captions, encode_images
 from xattn.evaluation.score import Scored, score_image, unknown_words
 from xattn.models.base import MatchingModel, evaluating
+from xattn.models.config import SCANConfig
 from xattn.models.fragments import Fragments
 from xattn.models.registry import build_model
-from xattn.models.scan import SCANConfig
 from xattn.runs.config import RunConfig
 from xattn.runs.folder import Run, load_run, save_run
 from xattn.runtime.errors import InputError

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xattn.metrics import (
+from xattn.metrics.attention import (
     AttentionMetrics,
     attended_keys,
     attention_report,

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xattn.metrics import (
+from xattn.metrics import retrieval
+from xattn.metrics.retrieval import (
     RetrievalMetrics,
     five_fold_report,
     image_to_text_ranks,
-    retrieval,
     retrieval_report,
     text_to_image_ranks,
 )

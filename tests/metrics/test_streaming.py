@@ -6,14 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xattn.metrics import (
-    StreamingRanks,
-    folds_of,
-    image_to_text_ranks,
-    retrieval_report,
-    streaming_report,
-    text_to_image_ranks,
-)
+from xattn.metrics.retrieval import folds_of, image_to_text_ranks, retrieval_report, text_to_image_ranks
+from xattn.metrics.streaming import StreamingRanks, streaming_report
 from xattn.runtime.errors import InputError
 
 

@@ -9,11 +9,11 @@ from torch.nn import functional
 
 import oracles
 import oracles_pfan
-from xattn.metrics import retrieval_report
-from xattn.models.base import Direction
+from xattn.metrics.retrieval import retrieval_report
+from xattn.models.config import Direction, PFANConfig
 from xattn.models.encoders import prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.pfan import PFAN, PFANConfig, pair_scores
+from xattn.models.pfan import PFAN, pair_scores
 from xattn.models.pfan_blocks import overlapped_blocks
 from xattn.runs.config import RunConfig
 from xattn.runtime.errors import InputError

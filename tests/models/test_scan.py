@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 import oracles
 from xattn.losses.constraints import ccr_loss, ccs_loss, different_words, swap_partners
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
-from xattn.metrics import retrieval_report
+from xattn.metrics.retrieval import retrieval_report
+from xattn.models.config import SCANConfig
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.scan import SCAN, SCANConfig, aggregate
+from xattn.models.scan import SCAN, aggregate
 
 SEEDS = st.integers(0, 2**32 - 1)
 KINDS = list(itertools.product(["t2i", "i2t"], ["mean", "lse", "max", "sum"]))

@@ -13,11 +13,12 @@ import oracles
 import oracles_sgraf
 from xattn.losses.constraints import ccr_loss, ccs_loss, different_words, swap_partners
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
-from xattn.metrics import retrieval_report
+from xattn.metrics.retrieval import retrieval_report
 from xattn.models import sgraf, sgraf_similarity
+from xattn.models.config import SGRAFConfig
 from xattn.models.encoders import WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.sgraf import SGRAF, SGRAFConfig
+from xattn.models.sgraf import SGRAF
 from xattn.models.sgraf_pooling import SelfAttention
 from xattn.runtime.errors import InputError
 

@@ -21,11 +21,12 @@ from xattn.evaluation import attend as attend_module
 from xattn.evaluation.attend import attend, attention_of
 from xattn.evaluation.evaluate import Evaluation
 from xattn.evaluation.tables import attention_table, evaluation_table, print_tables
-from xattn.metrics import AttentionReport, RetrievalDirection, RetrievalReport
+from xattn.metrics.attention import AttentionReport
+from xattn.metrics.retrieval import RetrievalDirection, RetrievalReport
 from xattn.models.base import Match, MatchingModel
+from xattn.models.config import SCANConfig
 from xattn.models.fragments import Fragments
 from xattn.models.registry import build_model
-from xattn.models.scan import SCANConfig
 from xattn.plots.attention_map import Strip, attention_picture, lighting, save_picture
 from xattn.plots.labels import distinct_labels
 from xattn.runs.config import RunConfig

@@ -6,10 +6,7 @@ import re
 
 import pytest
 
-from xattn.models.bfan import BFANConfig
-from xattn.models.pfan import PFANConfig
-from xattn.models.scan import SCANConfig
-from xattn.models.sgraf import SGRAFConfig
+from xattn.models.config import BFANConfig, PFANConfig, SCANConfig, SGRAFConfig
 from xattn.runs.config import CCRConfig, CCSConfig, MatchingConfig, RunConfig, read_configuration, write_configuration
 from xattn.runtime.errors import InputError
 

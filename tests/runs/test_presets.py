@@ -4,11 +4,8 @@ import dataclasses
 
 import pytest
 
-from xattn.models.bfan import BFANConfig
-from xattn.models.pfan import PFANConfig
+from xattn.models.config import BFANConfig, PFANConfig, SCANConfig, SGRAFConfig
 from xattn.models.registry import build_model
-from xattn.models.scan import SCANConfig
-from xattn.models.sgraf import SGRAFConfig
 from xattn.runs.presets import DESCRIPTIONS, preset
 from xattn.runtime.errors import InputError
 

@@ -8,8 +8,8 @@ import torch
 from xattn.data.vocabulary import END, PAD, START
 from xattn.losses.constraints import ccr_loss, ccs_loss
 from xattn.losses.ranking import hinge_ranking_loss
-from xattn.models.base import Direction
-from xattn.models.scan import SCAN, Aggregation, SCANConfig
+from xattn.models.config import Aggregation, Direction, SCANConfig
+from xattn.models.scan import SCAN
 from xattn.training import loss as objective_module
 from xattn.training.loss import WordWeights, batch_loss
 

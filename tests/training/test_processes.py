@@ -195,7 +195,6 @@ def test_a_loss_that_is_not_finite_stops_all_with_one_sentence(tmp_path, write_d
 def test_accelerate_launch_starts_them(tmp_path, even_data, configured):
     """As a person types it."""
     flags = [
-        "--preset",
         "sgraf-saf",
         "--epochs",
         "1",
@@ -228,7 +227,18 @@ def test_accelerate_launch_starts_them(tmp_path, even_data, configured):
         "--main_process_port",
         "0",
     ]
-    command = [*launch, "-m", "xattn", "train", "--data", str(even_data), "--out", str(tmp_path / "run"), *flags]
+    command = [
+        *launch,
+        "-m",
+        "xattn",
+        "train",
+        "scan-t2i-avg",
+        "--data",
+        str(even_data),
+        "--out",
+        str(tmp_path / "run"),
+        *flags,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

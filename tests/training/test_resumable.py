@@ -160,7 +160,6 @@ def test_killed_in_the_middle_of_a_save(tmp_path, config, even_data, undisturbed
 def test_the_command_itself(tmp_path, even_data, number):
     """As a person types it twice."""
     flags = [
-        "--preset",
         "bfan-equal",
         "--epochs",
         "12",
@@ -175,7 +174,18 @@ def test_the_command_itself(tmp_path, even_data, number):
     ]
 
     def command(out):
-        return [sys.executable, "-m", "xattn", "train", "--data", str(even_data), "--out", str(out), *flags]
+        return [
+            sys.executable,
+            "-m",
+            "xattn",
+            "train",
+            "scan-t2i-avg",
+            "--data",
+            str(even_data),
+            "--out",
+            str(out),
+            *flags,
+        ]
 
     process = subprocess.Popen(command(tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run" / CHECKPOINT).is_file() or read_state(tmp_path / "run" / CHECKPOINT).epoch < 3:

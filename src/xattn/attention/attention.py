@@ -20,14 +20,13 @@ Gram form is ours.
 """
 
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-GradientTarget = Literal["all", "weights", "content", "query"]
+from xattn.attention.options import GradientTarget
 
 SUM_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """How far a row of weights may be from 1: rounding of a long softmax passes, a row that went through dropout does

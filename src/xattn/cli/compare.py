@@ -11,8 +11,8 @@ from xattn.runs.presets import Settings
 from xattn.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from xattn.compare.plan import Planned
-    from xattn.compare.records import Record
+    from xattn.comparison.plan import Planned
+    from xattn.comparison.records import Record
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Compare:
     """Print the cells and how long they will take, and run nothing."""
 
     def run(self) -> None:
-        """Call `xattn.compare.experiment.compare`, or `compared_folder` for records alone, and write tables and
+        """Call `xattn.comparison.experiment.compare`, or `compared_folder` for records alone, and write tables and
         pictures.
         """
-        from xattn.compare.experiment import compare, compared_folder
-        from xattn.compare.grid import Grid
-        from xattn.compare.pictures import draw_all
-        from xattn.compare.table import print_comparison
-        from xattn.compare.writing import write_tables
+        from xattn.comparison.experiment import compare, compared_folder
+        from xattn.comparison.grid import Grid
+        from xattn.comparison.pictures import draw_all
+        from xattn.comparison.table import print_comparison
+        from xattn.comparison.writing import write_tables
 
         if self.records is not None:
             if self.data is not None:

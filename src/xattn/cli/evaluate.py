@@ -6,9 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from xattn.evaluation.protocols import ProtocolName
-from xattn.runs.config import Precision
-from xattn.runs.folder import WhichWeights, load_run
+from xattn.evaluation.options import ProtocolName
+from xattn.runs.config import Precision, WhichWeights
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
 
@@ -49,6 +48,7 @@ class Evaluate:
         """Call `xattn.evaluation.evaluate.evaluate_all`."""
         from xattn.evaluation.evaluate import evaluate_all
         from xattn.evaluation.tables import print_tables
+        from xattn.runs.folder import load_run
         from xattn.runtime.device import best_device
 
         if not self.run_folders:

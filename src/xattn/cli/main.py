@@ -1,45 +1,45 @@
 """`xattn`: which command, and what becomes of a mistake."""
 
+import difflib
+import os
 import signal
 import sys
-from typing import Any
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+from typing import Any, NoReturn
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
 import xattn
-from xattn.cli.attend import Attend
-from xattn.cli.compare import Compare
-from xattn.cli.demo import Demo
-from xattn.cli.evaluate import Evaluate
-from xattn.cli.imported import Import
-from xattn.cli.prepare import Prepare
-from xattn.cli.presets import Presets
 from xattn.cli.printing import speaks
-from xattn.cli.regions import Regions
-from xattn.cli.runs import Runs
-from xattn.cli.scenes import Scenes
-from xattn.cli.score import Score
-from xattn.cli.search import Search
-from xattn.cli.train import Train, preset_defaults
 from xattn.runtime.errors import InputError
 
 COMMANDS = {
-    "scenes": Scenes,
-    "prepare": Prepare,
-    "regions": Regions,
-    "train": Train,
-    "runs": Runs,
-    "evaluate": Evaluate,
-    "attend": Attend,
-    "compare": Compare,
-    "import": Import,
-    "score": Score,
-    "search": Search,
-    "demo": Demo,
-    "presets": Presets,
+    "scenes": "xattn.cli.scenes:Scenes",
+    "prepare": "xattn.cli.prepare:Prepare",
+    "regions": "xattn.cli.prepare:Photos",
+    "train": "xattn.cli.train:Train",
+    "runs": "xattn.cli.runs:Runs",
+    "evaluate": "xattn.cli.evaluate:Evaluate",
+    "attend": "xattn.cli.attend:Attend",
+    "compare": "xattn.cli.compare:Compare",
+    "import": "xattn.cli.import_checkpoint:Import",
+    "score": "xattn.cli.score:Score",
+    "search": "xattn.cli.search:Search",
+    "demo": "xattn.cli.demo:Demo",
+    "presets": "xattn.cli.presets:Presets",
 }
+"""By name, where the dataclass of the command is; it is imported when the command is asked for."""
+
+
+def command(name: str) -> type:
+    """The dataclass of a command: its fields are the flags, and `run` does the work."""
+    module, _, kind = COMMANDS[name].partition(":")
+    return getattr(import_module(module), kind)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,7 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
         return
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        parse(arguments).run()
+        asked = parse(arguments)
+        if not isinstance(asked, command("presets")):
+            with leaving_at_once():
+                import torch  # noqa: F401 - the commands need it; here an interrupt can be handled
+        asked.run()
     except (InputError, OSError) as error:
         if not speaks():
             raise SystemExit(2) from None
@@ -69,18 +73,63 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse(arguments: list[str]) -> Any:
-    """The command that the arguments name, ready to `run`; leaves with a message and status 2 if they name none."""
-    if not arguments or arguments[0] not in COMMANDS:
-        # No command: the list of commands, and what is wrong with this one.
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=arguments, prog="xattn", description=xattn.__doc__)
-    name, rest = arguments[0], arguments[1:]
-    default = {"default": preset_defaults(rest)} if name == "train" else {}
-    try:
-        return tyro.cli(
-            COMMANDS[name], args=rest, prog=f"xattn {name}", config=(tyro.conf.AvoidSubcommands,), **default
-        )
-    except ValueError as error:  # of a configuration as a whole; those of its parts are told by tyro
-        raise InputError(str(error)) from error
+    """The command that the arguments name, ready to `run`; leaves with a message and status 2 if they name none.
+
+    Raises:
+        InputError: a command, source or preset is misspelt, or the configuration as a whole is refused.
+    """
+    first = arguments[0] if arguments else ""
+    if first in COMMANDS:
+        name, rest = first, arguments[1:]
+        if name == "train":
+            from xattn.cli.train import PRESETS
+
+            _refuse_misspelt(rest, PRESETS, "preset")
+            if not {*rest} & {*PRESETS, "-h", "--help"}:
+                raise InputError("train needs a preset, such as `xattn train scan-t2i-avg`; `xattn presets` lists them")
+        elif name == "prepare":
+            from xattn.cli.prepare import SOURCES
+
+            _refuse_misspelt(rest, SOURCES, "source")
+        settings = (tyro.conf.AvoidSubcommands, tyro.conf.CascadeSubcommandArgs, tyro.conf.SuppressFixed)
+        try:
+            return tyro.cli(command(name), args=rest, prog=f"xattn {name}", config=settings)
+        except ValueError as error:  # of a configuration as a whole; those of its parts are reported by tyro
+            raise InputError(str(error)) from error
+    _refuse_misspelt(arguments, COMMANDS, "command")
+    # No command, or a flag: the list of commands.
+    commands = {name: command(name) for name in COMMANDS}
+    description = (xattn.__doc__ or "").partition("\n")[0]
+    return tyro.extras.subcommand_cli_from_dict(
+        commands, args=arguments, prog="xattn", description=description, sort_subcommands=False
+    )
+
+
+def _refuse_misspelt(arguments: list[str], known: Collection[str], kind: str) -> None:
+    """Raise `InputError` with the nearest name if the first argument is no flag and none of the known names."""
+    if not arguments or arguments[0].startswith("-") or arguments[0] in known:
+        return
+    near = difflib.get_close_matches(arguments[0], known, n=3, cutoff=0.6)
+    advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    raise InputError(f"there is no {kind} {arguments[0]!r}; {advice}")
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Inside, Ctrl-C ends the process: nothing has been started that would have to be cleared away.
+
+    An exception that is raised while a library is being imported may come out as any other, and PyTorch takes a second.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # a shell's background job ignores the signal, and still does
+        signal.signal(signal.SIGINT, _leave)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    os.write(2, b"xattn: interrupted; nothing had been started\n")
+    os._exit(2)
 
 
 def _interrupt(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""`xattn prepare`: from the field's own files to a data folder, or to captions with truth."""
+"""`xattn prepare`: from photos, or the field's own files, to a data folder, or to captions with truth."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,8 +6,34 @@ from typing import Annotated
 
 import tyro
 
-from xattn.data.prepare.archive import JoinBy
-from xattn.data.prepare.tsv_folder import FloatType
+from xattn.data.prepare.options import FloatType, JoinBy
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Turn a folder of captioned photos into a data folder: boxes, and EfficientNet-Lite0 features pooled for each box.
+
+    `xattn regions` is another name of `xattn prepare photos`.
+    """
+
+    images: Path
+    """The folder of images, subfolders included."""
+    captions: Path
+    """A CSV or JSONL file with image, caption and, optionally, split; without splits, a tenth each goes to dev and
+    test."""
+    out: Path
+    """The data folder to write."""
+    boxes: Path | None = None
+    """JSONL with the boxes of each image, {"image": "a.jpg", "boxes": [[x1, y1, x2, y2], ...]} in pixels, in place of
+    windows."""
+    n_boxes: int = 36
+    """How many of the 36 multi-scale windows to take of each image; without meaning when --boxes is given."""
+
+    def run(self) -> None:
+        """Call `xattn.data.prepare.photos.write_regions`."""
+        from xattn.data.prepare.photos import write_regions
+
+        print(write_regions(self.images, self.captions, self.out, boxes=self.boxes, n_boxes=self.n_boxes))
 
 
 @dataclass(frozen=True)
@@ -77,7 +103,8 @@ class Tsv:
 
 @dataclass(frozen=True)
 class Karpathy:
-    """Captions, splits and file names of Karpathy's split file, as a captions file for `xattn regions`.
+    """Captions, splits and file names of Karpathy's split file, as a captions file for `xattn prepare
+    photos`.
 
     Needs dataset_flickr30k.json or dataset_coco.json, of Karpathy's caption_datasets.zip at
     cs.stanford.edu/people/karpathy/deepimagesent. The other sources also read such a file as it is.
@@ -109,7 +136,7 @@ class Coco:
     instances: tuple[Path, ...]
     """COCO's instances files."""
     out: Path
-    """The captions file to write, in JSONL, for `xattn regions` or `xattn prepare tsv`."""
+    """The captions file to write, in JSONL, for `xattn prepare photos` or `xattn prepare tsv`."""
 
     def run(self) -> None:
         """Call `xattn.data.prepare.preparing.prepare_coco`."""
@@ -132,7 +159,7 @@ class Entities:
     annotations: Path
     """The folder that holds Sentences and Annotations."""
     out: Path
-    """The captions file to write, in JSONL, for `xattn regions` or `xattn prepare tsv`."""
+    """The captions file to write, in JSONL, for `xattn prepare photos` or `xattn prepare tsv`."""
 
     def run(self) -> None:
         """Call `xattn.data.prepare.preparing.prepare_entities`."""
@@ -141,14 +168,26 @@ class Entities:
         print(prepare_entities(self.captions, self.annotations, self.out))
 
 
+SOURCES: dict[str, type] = {
+    "photos": Photos,
+    "archive": Archive,
+    "tsv": Tsv,
+    "karpathy": Karpathy,
+    "coco": Coco,
+    "entities": Entities,
+}
+
+
 @dataclass(frozen=True)
 class Prepare:
-    """Turn the field's own files into a data folder, or into captions with truth; `xattn prepare --help` lists the
-    sources.
+    """Turn photos, or the field's own files, into a data folder, or into captions with truth.
+
+    `xattn prepare SOURCE --help` explains each source.
     """
 
     source: Annotated[
-        Annotated[Archive, tyro.conf.subcommand("archive", prefix_name=False)]
+        Annotated[Photos, tyro.conf.subcommand("photos", prefix_name=False)]
+        | Annotated[Archive, tyro.conf.subcommand("archive", prefix_name=False)]
         | Annotated[Tsv, tyro.conf.subcommand("tsv", prefix_name=False)]
         | Annotated[Karpathy, tyro.conf.subcommand("karpathy", prefix_name=False)]
         | Annotated[Coco, tyro.conf.subcommand("coco", prefix_name=False)]

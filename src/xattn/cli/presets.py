@@ -14,8 +14,8 @@ class Presets:
         for name, description in DESCRIPTIONS.items():
             print(f"{name:14}  {description}")
         print(
-            "\nWith --settings f30k or coco the rest is as published; --settings small, the default, has dimension 256 "
-            "and 15 epochs."
+            "\nThese are for small data: dimension 256 and 15 epochs. With -f30k or -coco at the end of the name "
+            "(sgraf-sgr-f30k) all settings are those of the papers for Flickr30K or MS-COCO."
         )
         print("What departs from the papers, and how to bring it back:")
         for departure in DEPARTURES:

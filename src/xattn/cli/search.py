@@ -31,11 +31,11 @@ class Search:
     """Write the same list here."""
 
     def run(self) -> None:
-        """Call `xattn.search.query.search`."""
+        """Call `xattn.retrieval.query.search`."""
         from xattn.evaluation.score import unknown_note, unknown_words
+        from xattn.retrieval.query import search
         from xattn.runs.folder import load_run
         from xattn.runtime.device import best_device
-        from xattn.search.query import search
 
         run = load_run(self.run_folder, best_device())
         hits = search(run, self.data, self.sentence, self.split, self.top, self.out)

@@ -2,32 +2,49 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from xattn.cli.printing import EpochPrinter, speaks
 from xattn.runs.config import RunConfig
-from xattn.runs.presets import Settings, preset
+from xattn.runs.presets import DESCRIPTIONS, SETTINGS, preset
+
+PRESETS = {
+    (name if settings == "small" else f"{name}-{settings}"): (name, settings)
+    for settings in SETTINGS
+    for name in DESCRIPTIONS
+}
+"""What stands behind `xattn train`: a preset with the settings for small data, or those of the papers."""
+
+if TYPE_CHECKING:
+    Configured = RunConfig
+else:
+    Configured = tyro.extras.subcommand_type_from_defaults(
+        {shown: preset(*chosen) for shown, chosen in PRESETS.items()},
+        {shown: DESCRIPTIONS[name] + SETTINGS[settings] for shown, (name, settings) in PRESETS.items()},
+        prefix_names=False,
+        sort_subcommands=False,
+    )
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a model on a data folder and write a run folder. Every field of the configuration is a flag; --preset sets
-    their defaults.
+    """Train a model on a data folder and write a run folder.
 
-    A run that was interrupted, or killed, goes on when the same command is given again. `accelerate launch -m xattn
+    A preset stands first: `xattn train scan-t2i-avg --data DIR --out DIR`. Every field of the configuration is a flag
+    behind it, whose default is the preset's: `xattn train scan-t2i-avg --help`.
+
+    A run that was interrupted, or killed, resumes when the same command is given again. `accelerate launch -m xattn
     train ...` trains with several processes or machines.
     """
 
     data: Path
-    """A data folder with train and, if there is one, dev: written by `xattn scenes` or `xattn regions`, or published
+    """A data folder with train and, if there is one, dev: written by `xattn scenes` or `xattn prepare`, or published
     features."""
     out: Path
     """The run folder to write: configuration, vocabulary, weights and log."""
-    config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    settings: Settings = "small"
-    """Which of the preset's settings: the papers' for Flickr30K or COCO, or one for small data and a processor."""
+    config: Annotated[Configured, tyro.conf.arg(name="")]
     vocabulary: Path | None = None
     """A vocabulary in the published JSON format; by default one is built from the captions."""
     save_minutes: float = 10.0
@@ -62,19 +79,3 @@ class Train:
                 f"{folder}: the run is complete; measure it with `xattn evaluate {folder} --data {self.data} --split "
                 "test`"
             )
-
-
-def preset_defaults(arguments: list[str]) -> Any:
-    """The preset decides the defaults of all other flags, and so is looked for before they are parsed."""
-    chosen = {"--preset": "scan-t2i-avg", "--settings": "small"}
-    for place, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name in chosen and (equals or place + 1 < len(arguments)):
-            chosen[name] = value if equals else arguments[place + 1]
-    settings = chosen["--settings"]
-    config = preset(chosen["--preset"], settings if settings in ("small", "f30k", "coco") else "small")  # pyright: ignore[reportArgumentType]
-    # Not by its constructor, which may check types: data and out have no value yet.
-    default = object.__new__(Train)
-    vars(default).update(data=tyro.MISSING, out=tyro.MISSING, config=config, settings="small", vocabulary=None)
-    vars(default).update(save_minutes=10.0, save_steps=None, tensorboard=False)
-    return default

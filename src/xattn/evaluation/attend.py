@@ -16,7 +16,8 @@ from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import UNKNOWN
 from xattn.evaluation.evaluate import check_same_features
 from xattn.evaluation.grounding import word_relevance
-from xattn.models.base import Direction, evaluating
+from xattn.models.base import evaluating
+from xattn.models.config import Direction
 from xattn.plots.attention_map import Strip, attention_picture, save_picture
 from xattn.plots.labels import distinct_labels
 from xattn.plots.source_images import image_record, region_boxes, source_image

@@ -18,7 +18,8 @@ from xattn.data.reader import check_features, read_split
 from xattn.data.split import Split, split_file
 from xattn.evaluation.encode import StoredCaptions, encode_images, score_blocks, store_captions
 from xattn.evaluation.grounding import grounding_batches
-from xattn.evaluation.protocols import PROTOCOLS, ProtocolName, check_protocol, split_of
+from xattn.evaluation.options import ProtocolName
+from xattn.evaluation.protocols import PROTOCOLS, check_protocol, split_of
 from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.eccv import TopRanked, coco_image_ids, eccv_metrics, eccv_report
 from xattn.metrics.retrieval import RetrievalReport, folds_of, mean_report, retrieval_report

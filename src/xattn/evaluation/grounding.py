@@ -14,7 +14,8 @@ from xattn.data.batches import EncodedCaptions
 from xattn.data.phrases import relevant_regions
 from xattn.data.split import Split, split_file
 from xattn.evaluation.encode import StoredCaptions
-from xattn.models.base import Direction, MatchingModel
+from xattn.models.base import MatchingModel
+from xattn.models.config import Direction
 from xattn.models.fragments import Fragments
 from xattn.runtime.errors import InputError
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -10,7 +9,6 @@ from xattn.data.reader import split_names
 from xattn.data.split import Split, split_file
 from xattn.runtime.errors import InputError
 
-ProtocolName = Literal["f30k-1k", "coco-1k", "coco-5k"]
 CAPTIONS_AN_IMAGE = 5
 
 

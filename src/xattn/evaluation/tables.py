@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from xattn.evaluation.evaluate import Evaluation
-from xattn.metrics import AttentionReport, RetrievalDirection
+from xattn.metrics.attention import AttentionReport
+from xattn.metrics.retrieval import RetrievalDirection
 from xattn.plots.labels import distinct_labels
 
 PLAIN_WIDTH = 100

@@ -27,12 +27,11 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from xattn.attention.attention import Attention, GradientTarget
-
-Reduction = Literal["sum", "mean", "none"]
-SwapSource = Literal["hard", "random", "sentence"]
+from xattn.attention.attention import Attention
+from xattn.attention.options import GradientTarget
+from xattn.losses.options import Reduction, SwapSource
 
 
 class Hinges(NamedTuple):
@@ -196,21 +195,26 @@ def ccs_loss(
     return ccs_hinges(attention, swapped, allowed, margin, queries, gradient, temperature).reduce(reduction)
 
 
-class CCR:
+class CCR(nn.Module):
     """`ccr_loss` with its options held and checked: `CCR(margin=0.2)(attention)`."""
 
     def __init__(self, margin: float = 0.2, reduction: Reduction = "sum", gradient: GradientTarget = "all") -> None:
+        super().__init__()
         _check_options(margin, reduction, gradient)
         self.margin = margin
         self.reduction: Reduction = reduction
         self.gradient: GradientTarget = gradient
 
-    def __call__(self, attention: Attention, queries: Tensor | None = None) -> Tensor:
+    def forward(self, attention: Attention, queries: Tensor | None = None) -> Tensor:
         """See `ccr_loss`."""
         return ccr_loss(attention, self.margin, queries, self.reduction, self.gradient)
 
+    def extra_repr(self) -> str:
+        """The options, for `print(model)`."""
+        return f"margin={self.margin}, reduction={self.reduction!r}, gradient={self.gradient!r}"
 
-class CCS:
+
+class CCS(nn.Module):
     """`ccs_loss` with its options held and checked: `CCS(margin=0.2)(attention, swapped=other_words,
     allowed=other_mask)`.
     """
@@ -222,6 +226,7 @@ class CCS:
         gradient: GradientTarget = "all",
         temperature: float = 0.0,
     ) -> None:
+        super().__init__()
         _check_options(margin, reduction, gradient)
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"temperature must be at least 0, but it is {temperature}")
@@ -230,13 +235,18 @@ class CCS:
         self.gradient: GradientTarget = gradient
         self.temperature = temperature
 
-    def __call__(
+    def forward(
         self, attention: Attention, swapped: Tensor, allowed: Tensor | None = None, queries: Tensor | None = None
     ) -> Tensor:
         """See `ccs_loss`."""
         return ccs_loss(
             attention, swapped, allowed, self.margin, queries, self.reduction, self.gradient, self.temperature
         )
+
+    def extra_repr(self) -> str:
+        """The options, for `print(model)`."""
+        options = f"margin={self.margin}, reduction={self.reduction!r}, gradient={self.gradient!r}"
+        return f"{options}, temperature={self.temperature}"
 
 
 def swap_partners(

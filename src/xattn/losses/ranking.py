@@ -4,13 +4,11 @@ Source: the hinge with the hardest negative is that of Faghri et al., "VSE++: Im
 Hard Negatives", BMVC 2018, equation 6, which SCAN, PFAN, BFAN and SGRAF all train with, as a sum over the batch.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Negatives = Literal["hardest", "all"]
+from xattn.losses.options import Negatives
 
 
 def negative_pairs(image_ids: Int[Tensor, "pairs"], count_siblings: bool = False) -> Bool[Tensor, "pairs pairs"]:

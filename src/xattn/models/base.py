@@ -3,18 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xattn.attention.attention import Attention
+from xattn.models.config import Direction
 from xattn.models.fragments import Fragments
 from xattn.models.sync_batch_norm import SyncBatchNorm1d
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
-
-Direction = Literal["t2i", "i2t"]
 
 
 class Match(NamedTuple):

@@ -9,9 +9,7 @@ With SCAN's weights `w_ij` over the valid keys and a weight `g_il` for the judge
 The score is the mean relevance of the words to the regions plus that of the regions to the words, both with `w*`.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,43 +18,15 @@ from torch.nn import functional
 
 from xattn.attention.attention import Attention, scan_weights
 from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
-from xattn.models.base import Direction, Match, MatchingModel
+from xattn.models.base import Match, MatchingModel
+from xattn.models.config import BFANConfig, Direction, Focus
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.scan import aggregate
 
-Focus = Literal["equal", "prob"]
-
 TIE = 3e-5
 """Keys below their limit by less than this share of it count as tied with it. In float32 the weights of a uniform row
 were seen to differ by up to 5e-6 of themselves, since `lambda` up to 35 multiplies the rounding of `s^`."""
-
-
-@dataclass(frozen=True)
-class BFANConfig:
-    """What makes one BFAN differ from another."""
-
-    name: Literal["bfan"] = field(default="bfan", kw_only=True)
-    """The model that this configures."""
-    focus: Focus = "equal"
-    """How much the other keys count when they judge a key: equal, all alike; prob, each by the square root of its
-    attention."""
-    lambda_softmax: float = 20.0
-    """Inverse temperature of the attention, above 0 and at most 35; published: 20."""
-    dim: int = 1024
-    """Size of the common space of words and regions."""
-    word_dim: int = 300
-    """Size of the word embedding."""
-
-    def __post_init__(self) -> None:
-        if self.focus not in get_args(Focus):
-            raise ValueError(f"model.focus must be 'equal' or 'prob', but it is {self.focus!r}")
-        if not 0 < self.lambda_softmax <= 35:
-            raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
-        if self.dim < 1 or self.word_dim < 1:
-            raise ValueError(
-                f"model.dim and model.word_dim must be at least 1, but they are {self.dim} and {self.word_dim}"
-            )
 
 
 class BFAN(MatchingModel):

@@ -16,9 +16,7 @@ Missing blocks have an embedding of their own and the overlap 0, and take part i
 code, which also settles the order of `[f, p]`, the second softmax and the half.
 """
 
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,7 +24,8 @@ from torch import Tensor, nn
 
 from xattn.attention.attention import Attention, scan_weights
 from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
-from xattn.models.base import Direction, Match, MatchingModel
+from xattn.models.base import Match, MatchingModel
+from xattn.models.config import PFANConfig
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.pfan_blocks import MISSING, Blocks, region_blocks
@@ -34,35 +33,6 @@ from xattn.runtime.errors import InputError
 
 LARGEST_WEIGHT_FACTOR = 0.5
 """What the mean of the words' largest weights counts beside the mean of their relevances."""
-
-
-@dataclass(frozen=True)
-class PFANConfig:
-    """What makes one PFAN differ from another."""
-
-    name: Literal["pfan"] = field(default="pfan", kw_only=True)
-    """The model that this configures."""
-    direction: Direction = "t2i"
-    """t2i: words attend to regions; i2t: regions attend to words."""
-    lambda_softmax: float = 9.0
-    """Inverse temperature of the attention, above 0 and at most 35; published: 9 for t2i, 4 for i2t."""
-    dim: int = 1024
-    """Size of the common space of words and regions."""
-    word_dim: int = 300
-    """Size of the word embedding."""
-    position_dim: int = 200
-    """Size of the embedding of blocks, and so of a region's position."""
-
-    def __post_init__(self) -> None:
-        if self.direction not in get_args(Direction):
-            raise ValueError(f"model.direction must be 't2i' or 'i2t', but it is {self.direction!r}")
-        if not 0 < self.lambda_softmax <= 35:
-            raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
-        sizes = (self.dim, self.word_dim, self.position_dim)
-        if min(sizes) < 1:
-            raise ValueError(
-                f"model.dim, model.word_dim and model.position_dim must be at least 1, but they are {sizes}"
-            )
 
 
 class PositionedRegionEncoder(RegionEncoder):

@@ -1,13 +1,11 @@
 """The models by their configurations."""
 
-from xattn.models.base import Direction, MatchingModel
-from xattn.models.bfan import BFAN, BFANConfig
-from xattn.models.pfan import PFAN, PFANConfig
-from xattn.models.scan import SCAN, SCANConfig
-from xattn.models.sgraf import SGRAF, SGRAFConfig
-
-ModelConfig = SCANConfig | PFANConfig | BFANConfig | SGRAFConfig
-"""Told apart by their field `name`."""
+from xattn.models.base import MatchingModel
+from xattn.models.bfan import BFAN
+from xattn.models.config import BFANConfig, ModelConfig, PFANConfig, SCANConfig, SGRAFConfig
+from xattn.models.pfan import PFAN
+from xattn.models.scan import SCAN
+from xattn.models.sgraf import SGRAF
 
 
 def build_model(config: ModelConfig, feature_size: int, vocabulary_size: int) -> MatchingModel:
@@ -21,14 +19,3 @@ def build_model(config: ModelConfig, feature_size: int, vocabulary_size: int) ->
             return BFAN(config, feature_size, vocabulary_size)
         case SGRAFConfig():
             return SGRAF(config, feature_size, vocabulary_size)
-
-
-def attention_directions(config: ModelConfig) -> tuple[Direction, ...]:
-    """The directions in which a model of a configuration attends."""
-    match config:
-        case SCANConfig() | PFANConfig():
-            return (config.direction,)
-        case BFANConfig():
-            return BFAN.directions
-        case SGRAFConfig():
-            return SGRAF.directions

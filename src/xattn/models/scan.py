@@ -1,8 +1,6 @@
 """SCAN: stacked cross attention (Lee, Chen, Hua, Hu and He, ECCV 2018)."""
 
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,45 +8,10 @@ from torch import Tensor
 
 from xattn.attention.attention import Attention, scan_weights
 from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
-from xattn.models.base import Direction, Match, MatchingModel
+from xattn.models.base import Match, MatchingModel
+from xattn.models.config import Aggregation, SCANConfig
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
-
-Aggregation = Literal["mean", "lse", "max", "sum"]
-
-
-@dataclass(frozen=True)
-class SCANConfig:
-    """What makes one SCAN differ from another."""
-
-    name: Literal["scan"] = field(default="scan", kw_only=True)
-    """The model that this configures."""
-    direction: Direction = "t2i"
-    """t2i: words attend to regions; i2t: regions attend to words."""
-    aggregation: Aggregation = "mean"
-    """How the relevances of a pair's queries become its score."""
-    lambda_softmax: float = 9.0
-    """Inverse temperature of the attention, above 0 and at most 35; published: 9 for t2i, 4 for i2t."""
-    lambda_lse: float = 6.0
-    """Sharpness of the log-sum-exp aggregation, above 0; published: 6 (t2i), 5 (i2t on Flickr30K), 20 (i2t on COCO)."""
-    dim: int = 1024
-    """Size of the common space of words and regions."""
-    word_dim: int = 300
-    """Size of the word embedding."""
-
-    def __post_init__(self) -> None:
-        if self.direction not in get_args(Direction):
-            raise ValueError(f"model.direction must be 't2i' or 'i2t', but it is {self.direction!r}")
-        if self.aggregation not in get_args(Aggregation):
-            raise ValueError(f"model.aggregation must be 'mean', 'lse', 'max' or 'sum', but it is {self.aggregation!r}")
-        if not 0 < self.lambda_softmax <= 35:
-            raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
-        if self.lambda_lse <= 0:
-            raise ValueError(f"model.lambda_lse must be above 0, but it is {self.lambda_lse}")
-        if self.dim < 1 or self.word_dim < 1:
-            raise ValueError(
-                f"model.dim and model.word_dim must be at least 1, but they are {self.dim} and {self.word_dim}"
-            )
 
 
 class SCAN(MatchingModel):

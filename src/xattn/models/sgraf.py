@@ -18,8 +18,7 @@ of three (`GraphReasoningStep.folded`), its last one a single node.
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,7 +26,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xattn.attention.attention import Attention, content_floor, scan_weights
-from xattn.models.base import Direction, Match, MatchingModel
+from xattn.models.base import Match, MatchingModel
+from xattn.models.config import Direction, SGRAFConfig
 from xattn.models.encoders import NORM_EPSILON, RegionEncoder, WordEncoder, l2_normalise, prefix_mask
 from xattn.models.fragments import Fragments, select_rows
 from xattn.models.sgraf_pooling import SelfAttention, linear
@@ -35,50 +35,12 @@ from xattn.models.sgraf_reasoning import AttentionFiltration, FoldedReasoningSte
 from xattn.models.sgraf_similarity import similarity_vectors
 from xattn.runtime.errors import InputError
 
-Module = Literal["sgr", "saf"]
-
 TILE = 2048
 """About how many words, counted once for each image, are scored at a time without gradient: enough for the products
 with the layers."""
 DIFFERENTIABLE_TILE = 8192
 """As `TILE`, with gradient; what the backward pass needs of a tile is computed again there, so this bounds the
 memory."""
-
-
-@dataclass(frozen=True)
-class SGRAFConfig:
-    """What makes one SGRAF differ from another."""
-
-    name: Literal["sgraf"] = field(default="sgraf", kw_only=True)
-    """The model that this configures."""
-    module: Module = "sgr"
-    """How the similarity vectors of a pair become one: sgr, graph reasoning; saf, attention filtration."""
-    lambda_softmax: float = 9.0
-    """Inverse temperature of the attention, above 0 and at most 35; published: 9."""
-    dim: int = 1024
-    """Size of the common space of words and regions."""
-    word_dim: int = 300
-    """Size of the word embedding."""
-    sim_dim: int = 256
-    """Size of a similarity vector."""
-    sgr_steps: int = 3
-    """Steps of graph reasoning, at least 1; of no meaning for saf."""
-    regions: int = 36
-    """Regions of an image: a batch norm has one channel for each."""
-    dropout: float = 0.4
-    """Share that is dropped in training, of the word embeddings and inside both self-attentions; at least 0 and below
-    1."""
-
-    def __post_init__(self) -> None:
-        if self.module not in get_args(Module):
-            raise ValueError(f"model.module must be 'sgr' or 'saf', but it is {self.module!r}")
-        if not 0 < self.lambda_softmax <= 35:
-            raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
-        for name in ("dim", "word_dim", "sim_dim", "sgr_steps", "regions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, but it is {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout must be at least 0 and below 1, but it is {self.dropout}")
 
 
 class _Scores(NamedTuple):

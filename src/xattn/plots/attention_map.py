@@ -27,7 +27,7 @@ from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 
 from xattn.data.boxes import iou as box_iou
-from xattn.models.base import Direction
+from xattn.models.config import Direction
 from xattn.plots.page import Page, balanced, line_height, shortened, wrapped
 from xattn.runtime import atomic
 

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 
-from xattn.models.base import Direction
+from xattn.models.config import Direction
 from xattn.plots.attention_map import LONGER_SIDE, lighting, lit
 from xattn.plots.page import Page, line_height, shortened, text_width, wrapped
 

@@ -5,13 +5,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from xattn.attention.attention import GradientTarget
-from xattn.losses.constraints import SwapSource
-from xattn.losses.ranking import Negatives
-from xattn.models.registry import ModelConfig, attention_directions
-from xattn.models.scan import SCANConfig
+import tyro
+
+from xattn.attention.options import GradientTarget
+from xattn.losses.options import Negatives, SwapSource
+from xattn.models.config import ModelConfig, SCANConfig, attention_directions
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_finite
 
@@ -19,6 +19,8 @@ ConstraintSet = Literal["none", "ccr", "ccs", "both"]
 CountedQueries = Literal["all", "content", "idf"]
 ConstrainedDirections = Literal["both", "t2i", "i2t"]
 Siblings = Literal["exclude", "count"]
+WhichWeights = Literal["last", "best"]
+"""The weights after the last epoch, or those that were best on the development split."""
 Precision = Literal["fp32", "bf16"]
 """Of matrix products: in training those of the encoders, in evaluation those of fragments with fragments. Norms,
 softmaxes, losses and weights are float32 in both."""
@@ -102,7 +104,7 @@ class CCSConfig:
 class RunConfig:
     """Everything that decides what a training run does, beside its data."""
 
-    preset: str = "scan-t2i-avg"
+    preset: Annotated[str, tyro.conf.Fixed] = "scan-t2i-avg"
     """The preset that the defaults come from."""
     constraints: ConstraintSet = "none"
     """Which constraints act beside the ranking loss."""

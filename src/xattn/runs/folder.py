@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +26,7 @@ from xattn.data.vocabulary import Vocabulary
 from xattn.models.base import MatchingModel
 from xattn.models.registry import build_model
 from xattn.runs.checkpoint import CHECKPOINT, read_state
-from xattn.runs.config import RunConfig, read_configuration, write_configuration
+from xattn.runs.config import RunConfig, WhichWeights, read_configuration, write_configuration
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
 
@@ -34,8 +34,6 @@ WEIGHTS = "weights.safetensors"
 BEST = "best.safetensors"
 LOG = "log.jsonl"
 ABOUT = "run.json"
-
-WhichWeights = Literal["last", "best"]
 
 
 @dataclass(frozen=True)

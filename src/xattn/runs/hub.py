@@ -10,7 +10,8 @@ from typing import Any
 
 from huggingface_hub import ModelHubMixin, constants, snapshot_download
 
-from xattn.runs.folder import ABOUT, BEST, LOG, WEIGHTS, Run, WhichWeights, load_run, run_file
+from xattn.runs.config import WhichWeights
+from xattn.runs.folder import ABOUT, BEST, LOG, WEIGHTS, Run, load_run, run_file
 from xattn.runs.model_card import model_card
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError

@@ -4,15 +4,18 @@ import dataclasses
 import difflib
 from typing import Literal
 
-from xattn.models.bfan import BFANConfig
-from xattn.models.pfan import PFANConfig
-from xattn.models.registry import ModelConfig
-from xattn.models.scan import SCANConfig
-from xattn.models.sgraf import SGRAFConfig
+from xattn.models.config import BFANConfig, ModelConfig, PFANConfig, SCANConfig, SGRAFConfig
 from xattn.runs.config import MatchingConfig, RunConfig
 from xattn.runtime.errors import InputError
 
 Settings = Literal["small", "f30k", "coco"]
+
+SETTINGS: dict[Settings, str] = {
+    "small": "",
+    "f30k": ", as published for Flickr30K",
+    "coco": ", as published for MS-COCO",
+}
+"""What is added to a preset's description."""
 
 DESCRIPTIONS = {
     "scan-t2i-avg": "SCAN, words attend to regions, mean over the words",
@@ -30,8 +33,8 @@ DESCRIPTIONS = {
 DEPARTURES = (
     "Captions of the same image are no negatives; --matching.siblings count ranks against them, as the papers' code "
     "does.",
-    "--settings small ranks against all negatives at first; --matching.all-negatives-epochs 0 does not, as f30k and "
-    "coco do not.",
+    "The presets for small data rank against all negatives in the first epoch; --matching.all-negatives-epochs 0 does "
+    "not, as those of the papers do not.",
 )
 """What departs from the papers, and the flags that bring it back."""
 

@@ -6,7 +6,7 @@ al. (VSE++, BMVC 2018) report it of hardest negatives and slow starts; ranking a
 known cure.
 """
 
-from xattn.losses.ranking import Negatives
+from xattn.losses.options import Negatives
 from xattn.runs.config import MatchingConfig
 
 NEAR = 0.02

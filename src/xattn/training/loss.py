@@ -26,8 +26,10 @@ from torch import Tensor
 
 from xattn.attention.attention import Attention
 from xattn.losses.constraints import Hinges, ccr_hinges, ccs_hinges, different_words, swap_partners
-from xattn.losses.ranking import Negatives, hinge_ranking_loss, negative_pairs
-from xattn.models.base import Direction, MatchingModel
+from xattn.losses.options import Negatives
+from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
+from xattn.models.base import MatchingModel
+from xattn.models.config import Direction
 from xattn.models.fragments import Fragments, select_rows
 from xattn.runs.config import RunConfig
 from xattn.runtime.process_group import ProcessGroup

@@ -10,7 +10,7 @@ from xattn.data.prepare.archive import write_archive_folder
 from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.captions import captions_from
 from xattn.data.reader import read_split
-from xattn.metrics import retrieval_report
+from xattn.metrics.retrieval import retrieval_report
 from xattn.runtime.errors import InputError
 
 TEXTS = {

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.caption_matching import joined_by_captions, paired, spans_on_other_tokens
 from xattn.data.prepare.coverage import Coverage, coverage
 from xattn.data.prepare.image_keys import image_key
+from xattn.data.prepare.options import JoinBy
 from xattn.data.prepare.tsv import Row, read_rows
 from xattn.data.reader import check_features, read_split, split_names
 from xattn.data.split import ImageRecord, Split, split_file
@@ -31,7 +31,6 @@ from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import preview, read_lines
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
-JoinBy = Literal["ids", "captions"]
 IMAGES_AT_ONCE = 64
 LEAST_COSINE = 0.95
 """Mean cosine, over the regions of an image, from which a TSV's features count as those of the archive: float16 and

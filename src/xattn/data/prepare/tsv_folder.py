@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from xattn.data.prepare.box_file import and_others
 from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.coverage import Coverage, coverage
 from xattn.data.prepare.image_keys import image_key
+from xattn.data.prepare.options import FloatType
 from xattn.data.prepare.splits import PlacedSplit, placed
 from xattn.data.prepare.tsv import Row, read_rows
 from xattn.data.reader import read_split
@@ -31,8 +32,6 @@ from xattn.runtime.progress import ProgressCallback, progress_bars
 ROWS_A_SAVE = 500
 """After how many rows the work is flushed to disk and noted, so that it can be taken up there."""
 _NOTE = "progress.npz"
-
-FloatType = Literal["float16", "float32"]
 
 
 @dataclass

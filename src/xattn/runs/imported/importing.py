@@ -11,7 +11,8 @@ from torch import Tensor
 import xattn
 from xattn.data.vocabulary import Vocabulary
 from xattn.models.base import MatchingModel
-from xattn.models.registry import ModelConfig, build_model
+from xattn.models.config import ModelConfig
+from xattn.models.registry import build_model
 from xattn.runs.folder import save_run
 from xattn.runs.imported.names import ModelName, published_name, renamed, told_by_names
 from xattn.runs.imported.settings import configured, plain_settings, told_by_settings

@@ -20,7 +20,7 @@ Source: the options of the training programs of SCAN, BFAN, PFAN and SGRAF.
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
-from xattn.models.registry import ModelConfig
+from xattn.models.config import ModelConfig
 from xattn.runs import config as configuration
 from xattn.runs.config import MatchingConfig, RunConfig
 from xattn.runs.imported.names import ModelName

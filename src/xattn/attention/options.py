@@ -1,0 +1,6 @@
+"""The choices that attention offers, without PyTorch, for the command line."""
+
+from typing import Literal
+
+GradientTarget = Literal["all", "weights", "content", "query"]
+"""What the gradient of a relevance reaches; see `xattn.attention.attention.Attention.with_gradient_to`."""

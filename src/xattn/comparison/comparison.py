@@ -1,0 +1,208 @@
+"""From records to rows: what belongs together, what is compared with what, and how much they differ."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from xattn.comparison.configurations import shared_fields
+from xattn.comparison.plan import refuse_other_data
+from xattn.comparison.records import RECALLS, SIDES, Record
+from xattn.comparison.statistics import Difference, Summary, paired_difference, summary
+from xattn.runs.folder import CONSTRAINTS_NAMES
+from xattn.runs.presets import DESCRIPTIONS
+from xattn.runtime.errors import InputError
+
+BASE = "none"
+THRESHOLDED = ("precision", "recall", "f1")
+ATTENTION = (*THRESHOLDED, *(f"chosen_{name}" for name in THRESHOLDED), "average_precision", "pointing")
+"""Of each direction: at the uniform threshold, at the one chosen on dev, and without a threshold."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells that differ in nothing but the seed."""
+
+    model: str
+    constraints: str
+    shared: dict[str, Any]
+    """The fields, by dotted name, in which its group differs from other groups of the model."""
+    own: dict[str, Any]
+    """The fields that its constraint set reads, where other rows of the model have other values."""
+    records: dict[int, Record]
+    """Finished ones, by seed."""
+    ensemble_of: tuple[str, ...] = ()
+    base: "Row | None" = None
+    """The same without constraints; None for that row itself, and where there is none."""
+    summaries: dict[str, Summary] = field(default_factory=dict)
+    """By the name of a figure, see `figures`."""
+    differences: dict[str, Difference] = field(default_factory=dict)
+    """To the base, over the seeds that both have."""
+
+    @property
+    def group(self) -> str:
+        """What it shares with its base: the model, and what sets that apart from others of its name."""
+        return self.model + _told(self.shared)
+
+    @property
+    def variant(self) -> str:
+        """What sets it apart from others of its group."""
+        return CONSTRAINTS_NAMES.get(self.constraints, f"+ {self.constraints}") + _told(self.own)
+
+    @property
+    def label(self) -> str:
+        """What a table calls it."""
+        return f"{self.group} {self.variant}"
+
+    @property
+    def directions(self) -> list[str]:
+        """In which it has attention."""
+        return [direction for direction in ("t2i", "i2t") if f"{direction}.f1" in self.summaries]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, single models first, and the cells that failed."""
+
+    rows: list[Row]
+    failed: list[Record]
+    data: dict[str, Any]
+    """See `DataIdentity`."""
+    iou: float
+
+    @property
+    def records(self) -> list[Record]:
+        """The finished records of all rows."""
+        return [record for row in self.rows for record in row.records.values()]
+
+    @property
+    def singles(self) -> list[Row]:
+        """The rows of single models."""
+        return [row for row in self.rows if not row.ensemble_of]
+
+    @property
+    def ensembles(self) -> list[Row]:
+        """The rows of ensembles."""
+        return [row for row in self.rows if row.ensemble_of]
+
+
+def compared(records: Sequence[Record]) -> Comparison:
+    """Put records into rows and compare each row with its base over the seeds that both have.
+
+    A row holds the records that differ in the seed alone. Its base has the same model and configuration but for the
+    constraints: no constraint set, and whatever the sections of the constraints say.
+
+    Raises:
+        InputError: there is no record; they are of different data, splits or overlaps; or two are of one cell.
+    """
+    if not records:
+        raise InputError("there is no record to compare")
+    first = records[0]
+    for record in records[1:]:
+        refuse_other_data(record, first.data, first.iou)
+    finished = [record for record in records if record.state == "finished"]
+    failed = [record for record in records if record.state == "failed"]
+    sections = {"ccr", "ccs"} | {record.constraints for record in records}
+    found: dict[_Key, list[Record]] = {}
+    for record in finished:
+        shared, own = shared_fields(record.constraints, record.configuration, sections)
+        key = _Key(record.model, tuple(record.ensemble_of), _hashable(shared), record.constraints, _hashable(own))
+        found.setdefault(key, []).append(record)
+    rows = {key: _row(key, members, _differing(key, found)) for key, members in found.items()}
+    done = [_with_base(row, rows.get(key._replace(constraints=BASE, own=()))) for key, row in rows.items()]
+    return Comparison(sorted(done, key=_order), sorted(failed, key=lambda record: record.cell), first.data, first.iou)
+
+
+def figures(record: Record) -> dict[str, float]:
+    """The figures of a finished record by name: `image_to_text.r1`, `rsum`, `t2i.f1`, `t2i.chosen_f1` and so on."""
+    assert record.retrieval is not None
+    values = {f"{side}.{name}": record.retrieval[side][name] for side in SIDES for name in RECALLS}
+    values["rsum"] = record.retrieval["rsum"]
+    for direction, attention in (record.attention or {}).items():
+        uniform, chosen = attention["uniform"], attention.get("chosen", {})
+        for name in (*THRESHOLDED, "average_precision", "pointing"):
+            values[f"{direction}.{name}"] = uniform[name]
+        for name in THRESHOLDED if chosen else ():
+            values[f"{direction}.chosen_{name}"] = chosen[name]
+    return values
+
+
+class _Key(NamedTuple):
+    """What the records of a row have in common; fields as pairs of name and value."""
+
+    model: str
+    ensemble_of: tuple[str, ...]
+    shared: tuple
+    constraints: str
+    own: tuple
+
+
+def _row(key: _Key, records: list[Record], differing: set[str]) -> Row:
+    by_seed: dict[int, Record] = {}
+    for record in records:
+        if record.seed in by_seed:
+            raise InputError(
+                f"the records {by_seed[record.seed].cell} and {record.cell} are of one cell; take one of them away"
+            )
+        by_seed[record.seed] = record
+    shared, own = ({name: value for name, value in fields if name in differing} for fields in (key.shared, key.own))
+    each = [figures(record) for record in records]
+    common = [name for name in each[0] if all(name in one for one in each)]
+    summaries = {name: summary([one[name] for one in each]) for name in common}
+    return Row(
+        key.model, key.constraints, shared, own, dict(sorted(by_seed.items())), key.ensemble_of, summaries=summaries
+    )
+
+
+def _differing(key: _Key, found: Iterable[_Key]) -> set[str]:
+    """The fields in which rows of one model differ; a field that a constraint set does not read is no difference to
+    it.
+    """
+    values: dict[str, set] = {}
+    for other in found:
+        if other.model == key.model:
+            for name, value in (*other.shared, *other.own):
+                values.setdefault(name, set()).add(value)
+    return {name for name, each in values.items() if len(each) > 1}
+
+
+def _with_base(row: Row, base: Row | None) -> Row:
+    if base is None or row.constraints == BASE:
+        return row
+    mine, theirs = ({seed: figures(record) for seed, record in each.records.items()} for each in (row, base))
+    differences = {}
+    for name in row.summaries:
+        if name in base.summaries:
+            values, bases = ({seed: one[name] for seed, one in each.items()} for each in (mine, theirs))
+            if (difference := paired_difference(values, bases)) is not None:
+                differences[name] = difference
+    return dataclasses.replace(row, base=base, differences=differences)
+
+
+def _order(row: Row) -> tuple:
+    """Single models before ensembles, presets in their own order before other models, constraint sets from none to
+    both.
+    """
+    presets, sets = list(DESCRIPTIONS), list(CONSTRAINTS_NAMES)
+    return (
+        len(row.ensemble_of),
+        presets.index(row.model) if row.model in presets else len(presets),
+        row.model,
+        [_sortable(value) for value in row.shared.values()],
+        sets.index(row.constraints) if row.constraints in sets else len(sets),
+        row.constraints,
+        [_sortable(value) for value in row.own.values()],
+    )
+
+
+def _sortable(value: Any) -> tuple:
+    """Numbers by size, before all else by its letters."""
+    return (0, value, "") if isinstance(value, (int, float)) else (1, 0, str(value))
+
+
+def _told(fields: dict[str, Any]) -> str:
+    return f" ({', '.join(f'{name} {value}' for name, value in fields.items())})" if fields else ""
+
+
+def _hashable(fields: dict[str, Any]) -> tuple:
+    return tuple(sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in fields.items()))

@@ -1,0 +1,148 @@
+"""The grid: which cells a comparison is made of."""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+
+from xattn.comparison.axes import Axis, field_names, parsed_axis, refuse_unknown, with_field
+from xattn.runs.config import ConstraintSet, RunConfig
+from xattn.runs.presets import Settings, preset
+from xattn.runtime.errors import InputError
+
+CONSTRAINT_SECTIONS = {"none": (), "ccr": ("ccr",), "ccs": ("ccs",), "both": ("ccr", "ccs")}
+"""By constraint set, the sections of the configuration that only it reads."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared: every preset with every constraint set and every seed, and every value of the swept fields."""
+
+    presets: tuple[str, ...] = ("scan-t2i-avg",)
+    constraints: tuple[ConstraintSet, ...] = ("none", "ccr", "ccs", "both")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    sweep: tuple[str, ...] = ()
+    settings: Settings = "small"
+    ensembles: tuple[str, ...] = ()
+    """Presets joined by `+`, whose scores are averaged."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model with one constraint set and one seed, or an ensemble of several such models."""
+
+    name: str
+    configs: tuple[RunConfig, ...]
+    """One, or the members' of an ensemble."""
+    members: tuple[str, ...] = ()
+    """The names of the members' cells, for an ensemble."""
+
+    @property
+    def model(self) -> str:
+        """The preset, or those of the members joined by ` + `."""
+        return " + ".join(config.preset for config in self.configs)
+
+    @property
+    def constraints(self) -> ConstraintSet:
+        """The same for all members."""
+        return self.configs[0].constraints
+
+    @property
+    def seed(self) -> int:
+        """The same for all members."""
+        return self.configs[0].seed
+
+    @property
+    def configuration(self) -> dict:
+        """Plain values: the configuration, or those of the members by preset."""
+        if not self.members:
+            return self.configs[0].as_dict()
+        return {"members": {config.preset: config.as_dict() for config in self.configs}}
+
+
+def grid_cells(grid: Grid) -> list[Cell]:
+    """The cells of a grid, seed by seed, so that a grid that is cut short holds whole comparisons; ensembles come last.
+
+    A field of a model (`model.regions`) is an axis of the presets that have it. A field of a constraint (`ccr.margin`)
+    is an axis of the constraint sets that read it: there is one cell without constraints however many margins there
+    are.
+
+    Raises:
+        InputError: an axis is empty or names something twice, a preset or field does not exist, or a value is not
+            allowed.
+    """
+    for flag, values in (("preset", grid.presets), ("constraint set", grid.constraints), ("seed", grid.seeds)):
+        if not values:
+            raise InputError(f"compare needs at least one {flag}")
+        if len(set(values)) < len(values):
+            raise InputError(f"expected every {flag} once, found {', '.join(map(str, values))}")
+    axes = [parsed_axis(text) for text in grid.sweep]
+    if len({axis.field for axis in axes}) < len(axes):
+        raise InputError("expected every field once among --sweep; list all its values in one")
+    bases = {name: preset(name, grid.settings) for name in grid.presets}
+    for axis in axes:
+        refuse_unknown(axis, list(bases.values()))
+    singles = [
+        _cell(dataclasses.replace(bases[name], constraints=constraints, seed=_seed(seed)), grid, axes, values)
+        for seed in grid.seeds
+        for name in grid.presets
+        for constraints in grid.constraints
+        for values in _points(axes, bases[name], constraints)
+    ]
+    return singles + [_ensemble(members, singles) for members in _ensemble_members(grid, singles)]
+
+
+def _seed(seed: int) -> int:
+    if seed < 0:
+        raise InputError(f"a seed must be at least 0, but it is {seed}")
+    return seed
+
+
+def _points(axes: list[Axis], base: RunConfig, constraints: ConstraintSet) -> list[dict[str, str]]:
+    """The values of the fields that make a difference to a preset with a constraint set."""
+    unread = {"ccr", "ccs"} - set(CONSTRAINT_SECTIONS[constraints])
+    names = set(field_names(base))
+    acting = [axis for axis in axes if axis.field in names and axis.field.split(".")[0] not in unread]
+    return [
+        dict(zip((axis.field for axis in acting), values, strict=True))
+        for values in itertools.product(*(axis.values for axis in acting))
+    ]
+
+
+def _cell(config: RunConfig, grid: Grid, axes: list[Axis], values: dict[str, str]) -> Cell:
+    for field, value in values.items():
+        config = with_field(config, field, value)
+    varied = {axis.field for axis in axes if len(axis.values) > 1}
+    name = [config.preset if grid.settings == "small" else f"{config.preset}-{grid.settings}", config.constraints]
+    name += [f"{field}={value}" for field, value in values.items() if field in varied]
+    return Cell("_".join([*name, f"seed{config.seed}"]).replace("/", "-"), (config,))
+
+
+def _ensemble_members(grid: Grid, singles: list[Cell]) -> list[list[Cell]]:
+    """The cells of one constraint set, seed and values of swept fields for each ensemble."""
+    found = []
+    for text in grid.ensembles:
+        names = text.split("+")
+        missing = [name for name in names if name not in grid.presets]
+        if len(names) < 2 or len(set(names)) < len(names) or missing:
+            what = (
+                f"{missing[0]!r} is not among --presets"
+                if missing
+                else "expected two or more different presets joined by +"
+            )
+            raise InputError(f"--ensembles {text}: {what}")
+        by_rest: dict[str, dict[str, Cell]] = {}
+        for cell in singles:
+            rest = cell.name.removeprefix(cell.model)
+            by_rest.setdefault(rest, {})[cell.model] = cell
+        groups = [[cells[name] for name in names] for cells in by_rest.values() if set(names) <= set(cells)]
+        if not groups:
+            raise InputError(f"--ensembles {text}: no swept values are common to its members")
+        found += groups
+    return found
+
+
+def _ensemble(members: list[Cell], singles: list[Cell]) -> Cell:
+    rest = members[0].name.removeprefix(members[0].model)
+    name = "+".join(member.model for member in members) + rest
+    assert name not in {cell.name for cell in singles}
+    return Cell(name, tuple(member.configs[0] for member in members), tuple(member.name for member in members))

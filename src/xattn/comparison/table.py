@@ -1,0 +1,198 @@
+"""The table of a comparison as blocks of text: retrieval, attention, and the differences to the base with their
+intervals.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from xattn.comparison.comparison import Comparison, Row
+from xattn.comparison.statistics import Difference, Summary
+from xattn.evaluation.tables import PLAIN_WIDTH
+
+FAILED = "Failed"
+BETTER, WORSE, NOTHING = "▲", "▼", "-"
+_MARKS = {"better": f" {BETTER}", "worse": f" {WORSE}", "": ""}
+RETRIEVAL = {
+    "image_to_text.r1": "i→t R@1",
+    "image_to_text.r5": "i→t R@5",
+    "image_to_text.r10": "i→t R@10",
+    "text_to_image.r1": "t→i R@1",
+    "text_to_image.r5": "t→i R@5",
+    "text_to_image.r10": "t→i R@10",
+    "rsum": "rsum",
+}
+UNIFORM = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "AP", "pointing": "pointing"}
+CHOSEN = {"chosen_precision": "precision", "chosen_recall": "recall", "chosen_f1": "F1"}
+"""By the name of a figure, its column; recalls are percentages, attention is in [0, 1]."""
+_AT_DEVS = " at the threshold chosen on dev"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the table: a heading, and text by row and column."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def blocks(comparison: Comparison) -> list[Block]:
+    """All parts that there is something to say in; single models and ensembles in parts of their own."""
+    found = []
+    for rows, what in ((comparison.singles, ""), (comparison.ensembles, "Ensembles: ")):
+        constrained = [row for row in rows if row.differences]
+        difference = ", difference to no constraints"
+        found += [
+            _block(f"{what}Retrieval", rows, RETRIEVAL, _summarised),
+            _attention_block("Attention", rows, UNIFORM, _summarised),
+            _attention_block(f"Attention{_AT_DEVS}", rows, CHOSEN, _summarised),
+            _block(f"{what}Retrieval{difference}", constrained, RETRIEVAL, _differing),
+            _attention_block(f"Attention{difference}", constrained, UNIFORM, _differing),
+            _attention_block(f"Attention{_AT_DEVS}{difference}", constrained, CHOSEN, _differing),
+        ]
+    if comparison.failed:
+        found.append(Block(FAILED, ("cell", "reason"), [(record.cell, record.reason) for record in comparison.failed]))
+    return [block for block in found if block.rows]
+
+
+def legend(comparison: Comparison) -> list[str]:
+    """What the table is of and how to read it, a few sentences a line."""
+    data, records = comparison.data, comparison.records
+    on = f"{data['split']} split of {data['folder']} (fingerprint {data['fingerprint']})"
+    lines = [f"{on}: {data['images']} images, {data['captions']} captions."]
+    if not records:
+        return [*lines, "No cell is finished."]
+    is_spread = any(len(row.records) > 1 for row in comparison.rows)
+    spread = "mean ± standard deviation over the seeds, whose number is n" if is_spread else "of one seed"
+    lines.append(f"R@K: percent of the queries with rank K or better; rsum: the sum of the six. Figures are {spread}.")
+    lines += [_about_attention(comparison), _about_differences(comparison)]
+    made = {
+        key: _all_of(record.about.get(key, "?") for record in records)
+        for key in ("xattn", "torch", "threads", "processes")
+    }
+    lines.append(
+        f"Made by xattn {made['xattn']} with torch {made['torch']}, threads of a cell: {made['threads']}, processes: "
+        f"{made['processes']}."
+    )
+    return lines
+
+
+def _about_attention(comparison: Comparison) -> str:
+    split = comparison.data["split"]
+    if not any(row.directions for row in comparison.rows):
+        return f"The {split} split has no truth that could be measured, so there is no attention in the table."
+    chosen = "with the best F1 on dev" + (", these very captions" if split == "dev" else "")
+    if not any(name.endswith("chosen_f1") for row in comparison.rows for name in row.summaries):
+        chosen = "chosen on dev, which there is none of: dev is missing or has no truth"
+    return (
+        f"Attention: means over the queries, IoU {comparison.iou:g}; precision, recall and F1 at the uniform "
+        "threshold, 1 / keys, "
+        f"and at the one {chosen}. AP: average precision. t2i: words attend to regions, i2t: regions to words."
+    )
+
+
+def _about_differences(comparison: Comparison) -> str:
+    differences = [difference for row in comparison.rows for difference in row.differences.values()]
+    if not differences:
+        return (
+            "There is no row to compare with one without constraints from the same seeds, so there are no differences."
+        )
+    if all(difference.n == 1 for difference in differences):
+        return "Differences are of one seed: there is no interval, and nothing can be said to be better."
+    return (
+        "Differences are paired: the same n seeds with the constraints and without. In brackets the 95% interval by "
+        "Student's t over the "
+        f"seeds; {BETTER} better and {WORSE} worse only where it excludes zero. There is none for one seed, nor where "
+        "all seeds differ by "
+        "exactly the same. One interval in twenty excludes zero by chance alone."
+    )
+
+
+def _all_of(values: Iterable[object]) -> str:
+    """Every value that occurs, once."""
+    return " and ".join(sorted({str(value) for value in values}))
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print all blocks, each as wide as its figures need even on a narrower terminal, and the legend."""
+    wide, narrow = (Console(width=width, highlight=False) for width in (2 * PLAIN_WIDTH, PLAIN_WIDTH))
+    for block in blocks(comparison):
+        table = Table(
+            title=block.title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+        )
+        is_failed = block.title == FAILED
+        for place, column in enumerate(block.columns):
+            is_text = place == 0 or is_failed
+            table.add_column(
+                column if is_text else _broken(column), justify="left" if is_text else "right", no_wrap=not is_failed
+            )
+        for row in block.rows:
+            table.add_row(*(Text(cell if is_failed else cell.replace(" [", "\n[")) for cell in row))
+        wide.print(table, "")
+    for line in legend(comparison):
+        narrow.print(Text(line))
+
+
+def _broken(column: str) -> str:
+    """A column's name on two lines, so that the column is as narrow as its figures."""
+    first, _, rest = column.partition(" ")
+    return f"{first}\n{rest}" if rest else f"\n{column}"
+
+
+def _block(title: str, rows: Sequence[Row], columns: dict[str, str], text: Callable[[Row, str, int], str]) -> Block:
+    cells = [(row.label, _n(row, text), *(text(row, name, 1) for name in columns)) for row in rows]
+    return Block(title, ("", "n", *columns.values()), cells)
+
+
+def _attention_block(
+    title: str, rows: Sequence[Row], columns: dict[str, str], text: Callable[[Row, str, int], str]
+) -> Block:
+    """A row for each direction in which a model attends."""
+    cells = [
+        (row.label, direction, _n(row, text), *(text(row, f"{direction}.{name}", 3) for name in columns))
+        for row in rows
+        for direction in row.directions
+        if any(f"{direction}.{name}" in row.summaries for name in columns)
+    ]
+    return Block(title, ("", "", "n", *columns.values()), cells)
+
+
+def _n(row: Row, text: Callable[[Row, str, int], str]) -> str:
+    if text is _summarised:
+        return str(len(row.records))
+    return str(max(difference.n for difference in row.differences.values()))
+
+
+def _summarised(row: Row, name: str, places: int) -> str:
+    return summary_text(row.summaries.get(name), places)
+
+
+def _differing(row: Row, name: str, places: int) -> str:
+    return difference_text(row.differences.get(name), places)
+
+
+def summary_text(summary: Summary | None, places: int) -> str:
+    """`72.0 ± 1.2`, or the value alone for one seed."""
+    if summary is None:
+        return NOTHING
+    return f"{summary.mean:.{places}f}" + ("" if summary.deviation is None else f" ± {summary.deviation:.{places}f}")
+
+
+def difference_text(difference: Difference | None, places: int) -> str:
+    """`+5.6 [+4.0, +7.2] ▲`, or the difference alone where there is no interval."""
+    if difference is None:
+        return NOTHING
+    text = f"{difference.mean:+z.{places}f}"
+    if difference.low is None or difference.high is None:
+        return text
+    return f"{text} [{difference.low:+z.{places}f}, {difference.high:+z.{places}f}]{_MARKS[difference.verdict]}"

@@ -1,0 +1,8 @@
+"""The choices that the sources offer, without their readers, for the command line."""
+
+from typing import Literal
+
+JoinBy = Literal["ids", "captions"]
+"""How an image of an archive is found in other files."""
+FloatType = Literal["float16", "float32"]
+"""Of features on disk."""

@@ -1,0 +1,10 @@
+"""The choices that the losses offer, without PyTorch, for the command line."""
+
+from typing import Literal
+
+Reduction = Literal["sum", "mean", "none"]
+"""How hinges of queries become a loss; see `xattn.losses.constraints.Hinges.reduce`."""
+SwapSource = Literal["hard", "random", "sentence"]
+"""Where swapped queries come from; see `xattn.losses.constraints.swap_partners`."""
+Negatives = Literal["hardest", "all"]
+"""Which negatives the ranking loss compares with; see `xattn.losses.ranking.hinge_ranking_loss`."""

@@ -1,0 +1,510 @@
+"""Grids that really run: cells in processes of their own, gone on with, failed, killed, changed."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from waiting import LONGEST_WAIT
+from xattn.comparison import running
+from xattn.comparison.cell import main, run_cell
+from xattn.comparison.data_identity import data_identity, is_same_data
+from xattn.comparison.experiment import compare, compared_folder, records_in
+from xattn.comparison.grid import Grid, grid_cells
+from xattn.comparison.plan import planned_cells, seconds_left
+from xattn.comparison.records import read_record, write_record
+from xattn.comparison.running import run_cells
+from xattn.comparison.task import Task, read_task, write_task
+from xattn.comparison.writing import as_dict
+from xattn.data.batches import EncodedCaptions
+from xattn.data.reader import read_split
+from xattn.data.vocabulary import Vocabulary
+from xattn.evaluation.encode import encode_captions, encode_images
+from xattn.evaluation.evaluate import evaluate, evaluate_all
+from xattn.evaluation.grounding import grounding_batches
+from xattn.metrics.attention import AttentionMetrics
+from xattn.runs.folder import load_run
+from xattn.runtime.errors import InputError
+
+SIZES = ("model.dim=16", "model.word_dim=8", "batch_size=8", "min_count=1", "learning_rate=0.005")
+GRID = Grid(constraints=("none", "both"), seeds=(0, 1), sweep=(*SIZES, "epochs=2"))
+ONE = dataclasses.replace(GRID, constraints=("none",), seeds=(0,))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_data):
+    """A finished grid of four cells that no test changes."""
+    out = tmp_path_factory.mktemp("grid") / "out"
+    compare(GRID, tiny_data, out, jobs=2)
+    return out
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy to go on with."""
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def tasks_of(grid, data, out, split="test", iou=0.5):
+    identity = data_identity(data, split)
+    return [Task(out.absolute(), cell, data, identity, iou) for cell in grid_cells(grid)]
+
+
+def run_here(grid, data, out, **options):
+    """Run the cells in this process, which needs no imports."""
+    return [run_cell(task) for task in tasks_of(grid, data, out, **options)]
+
+
+def without_times(record):
+    log = {name: values for name, values in record.log.items() if name != "seconds"}
+    return dataclasses.replace(record, seconds={}, about={}, log=log)
+
+
+def ran(grid, data, out, **options):
+    """Run a grid and give the names of the cells that ran."""
+    names = []
+    compare(grid, data, out, on_record=lambda record, done, total: names.append((record.cell, record.state)), **options)
+    return names
+
+
+def test_every_cell_leaves_a_run_and_a_record(finished, tiny_data):
+    records = records_in(finished)
+    assert [record.cell for record in records] == sorted(cell.name for cell in grid_cells(GRID))
+    for record in records:
+        folder = finished / "runs" / record.cell
+        assert load_run(folder).config.as_dict() == record.configuration
+        measured = evaluate(folder, tiny_data, "test")
+        assert record.retrieval["rsum"] == pytest.approx(measured.retrieval.rsum, abs=1e-5)
+        assert record.attention["t2i"]["uniform"] == pytest.approx(measured.attention["t2i"].as_dict(), abs=1e-5)
+        dev = evaluate(folder, tiny_data, "dev")
+        assert record.dev["retrieval"]["rsum"] == pytest.approx(dev.retrieval.rsum, abs=1e-5)
+        assert record.dev["attention"]["t2i"]["f1"] == pytest.approx(dev.attention["t2i"].f1, abs=1e-5)
+        assert record.log["epoch"] == [1, 2]
+        assert record.log["dev_rsum"][-1] == pytest.approx(dev.retrieval.rsum, abs=0.01)
+        assert ("ccr_t2i_active" in record.log) == (record.constraints == "both")
+        assert (record.about["threads"], record.about["processes"]) == (max(1, running._all_threads() // 2), 1)
+        assert (finished / "records" / f"{record.cell}.json").stat().st_size < 20_000
+
+
+def test_the_threshold_is_the_best_on_dev(finished, tiny_data):
+    name = "scan-t2i-avg_none_seed0"
+    run, record = load_run(finished / "runs" / name), read_record(finished / "records" / f"{name}.json")
+    chosen = record.attention["t2i"]["chosen"]
+    metrics = {split: attention_of(run, tiny_data, split) for split in ("dev", "test")}
+    assert metrics["test"].at_threshold(chosen["threshold"]).compute().f1 == pytest.approx(chosen["f1"], abs=1e-5)
+    best = metrics["dev"].at_threshold(chosen["threshold"]).compute().f1
+    assert all(metrics["dev"].at_threshold(place / 50).compute().f1 <= best + 1e-9 for place in range(51))
+
+
+def attention_of(run, data, name):
+    split = read_split(data, name)
+    captions, metrics = EncodedCaptions(split, run.vocabulary), AttentionMetrics()
+    for batch in grounding_batches(
+        run.model, split, captions, encode_images(run.model, split), encode_captions(run.model, captions)
+    ):
+        metrics.update(batch.weights.detach(), batch.relevant, batch.query_mask, batch.key_mask)
+    return metrics
+
+
+def test_the_same_seed_twice_gives_the_same_row(finished, tiny_data, tmp_path):
+    (again,) = run_here(ONE, tiny_data, tmp_path)
+    before = read_record(finished / "records" / f"{again.cell}.json")
+    assert without_times(again) == without_times(before)
+
+
+def test_a_finished_grid_is_not_run_again_even_without_its_runs(copy, finished, tiny_data):
+    shutil.rmtree(copy / "runs")
+    shutil.rmtree(copy / "cells")
+    assert ran(GRID, tiny_data, copy) == []
+    assert as_dict(compared_folder(copy)) == as_dict(compared_folder(finished))
+    assert not (copy / "runs").exists()
+
+
+def test_a_grid_goes_on_with_what_is_missing(copy, finished, tiny_data):
+    """One record is lost, one cell was trained but not measured, and the table is as if nothing had been."""
+    (copy / "records" / "scan-t2i-avg_both_seed1.json").unlink()
+    shutil.rmtree(copy / "runs" / "scan-t2i-avg_both_seed1")
+    (copy / "records" / "scan-t2i-avg_none_seed1.json").unlink()
+    trained = (copy / "runs" / "scan-t2i-avg_none_seed1" / "run.json").stat().st_mtime_ns
+    expected = {("scan-t2i-avg_none_seed1", "finished"), ("scan-t2i-avg_both_seed1", "finished")}
+    assert set(ran(GRID, tiny_data, copy, jobs=2)) == expected
+    assert (copy / "runs" / "scan-t2i-avg_none_seed1" / "run.json").stat().st_mtime_ns == trained
+    assert as_dict(compared_folder(copy)) == as_dict(compared_folder(finished))
+
+
+def planned(grid, data, out):
+    """The state of every cell, and what is noted beside it."""
+    found = []
+    compare(grid, data, out, on_plan=lambda cells, seconds: found.extend(cells), dry_run=True)
+    return {each.cell.name: (each.state, each.note) for each in found}
+
+
+def test_of_more_seeds_the_new_cells_are_missing(finished, tiny_data):
+    more = dataclasses.replace(GRID, constraints=("none",), seeds=(0, 2))
+    assert planned(more, tiny_data, finished) == {
+        "scan-t2i-avg_none_seed0": ("finished", ""),
+        "scan-t2i-avg_none_seed2": ("new", ""),
+    }
+
+
+def test_a_finished_cell_counts_under_any_name(finished, tiny_data):
+    """With a second value of the axis the cell of the first has another name; its configuration is what counts."""
+    wider = dataclasses.replace(ONE, sweep=(*SIZES, "epochs=2,3"))
+    expected = {"scan-t2i-avg_none_epochs=2_seed0": ("finished", ""), "scan-t2i-avg_none_epochs=3_seed0": ("new", "")}
+    assert planned(wider, tiny_data, finished) == expected
+
+
+def test_a_cell_whose_configuration_changed_runs_again(copy, tiny_data):
+    changed = dataclasses.replace(ONE, sweep=(*SIZES, "epochs=3"))
+    before = read_record(copy / "records" / "scan-t2i-avg_none_seed0.json")
+    assert planned(changed, tiny_data, copy) == {"scan-t2i-avg_none_seed0": ("changed", "epochs 2, now 3")}
+    assert read_record(copy / "records" / "scan-t2i-avg_none_seed0.json") == before, "a dry run changes nothing"
+    assert ran(changed, tiny_data, copy) == [("scan-t2i-avg_none_seed0", "finished")]
+    record = read_record(copy / "records" / "scan-t2i-avg_none_seed0.json")
+    assert (record.configuration["epochs"], record.log["epoch"]) == (3, [1, 2, 3])
+    assert load_run(copy / "runs" / "scan-t2i-avg_none_seed0").config.epochs == 3
+    assert "epochs 3" in " ".join(row.label for row in compared_folder(copy).rows)
+
+
+def test_what_a_constraint_set_does_not_read_is_no_change(copy, tiny_data):
+    """As when a default of CCS changes: cells without it are finished, and their base is still theirs."""
+    path = copy / "records" / "scan-t2i-avg_none_seed0.json"
+    record = read_record(path)
+    record.configuration["ccs"]["weight"] = 0.75
+    write_record(record, path.parent)
+    assert planned(ONE, tiny_data, copy) == {"scan-t2i-avg_none_seed0": ("finished", "")}
+
+
+def test_a_cell_that_fails_says_why_and_stops_no_other(tiny_data, tmp_path):
+    grid = dataclasses.replace(ONE, sweep=(*SIZES[:3], "min_count=100,1", "epochs=1"))
+    comparison = compare(grid, tiny_data, tmp_path, jobs=2)
+    assert [record.cell for record in comparison.records] == ["scan-t2i-avg_none_min_count=1_seed0"]
+    (failed,) = comparison.failed
+    assert failed.cell == "scan-t2i-avg_none_min_count=100_seed0"
+    assert failed.reason.startswith(
+        f"{tiny_data / 'train_caps.txt'}, line 1: the vocabulary knows no word of the caption"
+    )
+    assert not (tmp_path / "runs" / failed.cell).exists()
+    assert planned(grid, tiny_data, tmp_path) == {
+        "scan-t2i-avg_none_min_count=100_seed0": ("failed", failed.reason),
+        "scan-t2i-avg_none_min_count=1_seed0": ("finished", ""),
+    }
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("kill -9 $$", "the process was killed by SIGKILL, perhaps because memory ran out"),
+        ("kill -15 $$", "the process was killed by SIGTERM"),
+        (
+            "echo; echo no such device; echo; exit 3",
+            "the process ended with status 3; the last that it said: no such device",
+        ),
+        ("exit 0", "the process ended with status 0; the last that it said: nothing"),
+    ],
+)
+def test_a_process_that_leaves_no_record(tiny_data, tmp_path, script, reason):
+    """Whatever launches it may end or be ended."""
+    (record,) = run_cells(tasks_of(ONE, tiny_data, tmp_path), launch=f"sh -c '{script}'")
+    assert (record.state, record.reason) == ("failed", reason)
+    assert read_record(tmp_path / "records" / f"{record.cell}.json") == record
+
+
+def test_a_launcher_stands_before_the_cell(tiny_data, tmp_path):
+    task = tasks_of(ONE, tiny_data, tmp_path)[0]
+    (record,) = run_cells([task], launch=f"env WORLD_SIZE=1 OMP_NUM_THREADS=1 {sys.executable} -W ignore")
+    assert record.state == "finished"
+    assert len((task.folder / "output.txt").read_text().splitlines()) == 2, "a line for each epoch"
+
+
+def test_a_launcher_that_is_not_there(tiny_data, tmp_path):
+    with pytest.raises(InputError) as caught:
+        run_cells(tasks_of(ONE, tiny_data, tmp_path), launch="xattn-no-such-program --fast")
+    assert str(caught.value) == "--launch: xattn-no-such-program cannot be started (No such file or directory)"
+
+
+@pytest.mark.slow
+def test_accelerate_launches_a_cell(tiny_data, tmp_path):
+    pytest.importorskip("accelerate")
+    launch = (
+        f"{sys.executable} -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no"
+    )
+    (record,) = run_cells(tasks_of(ONE, tiny_data, tmp_path), launch=f"{launch} --dynamo_backend no")
+    assert (record.state, record.reason) == ("finished", "")
+    (here,) = run_here(ONE, tiny_data, tmp_path / "here")
+    assert without_times(record) == without_times(here)
+
+
+def test_only_the_first_process_writes_the_record(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (record,) = run_here(ONE, tiny_data, tmp_path)
+    assert record.about["processes"] == 2
+    assert not (tmp_path / "records").exists()
+
+
+def test_the_first_reason_stays(tiny_data, tmp_path, capfd):
+    """Of several processes the first to fail knows why; the others only that it did."""
+    broken = dataclasses.replace(ONE, sweep=(*SIZES[:3], "min_count=100"))
+    (task,) = tasks_of(broken, tiny_data, tmp_path)
+    write_task(task)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main([str(task.folder)]) == 1
+        record = read_record(tmp_path / "records" / f"{task.cell.name}.json")
+        path = tmp_path / "records" / f"{task.cell.name}.json"
+        path.write_text(path.read_text().replace(record.reason, "the true reason"))
+        assert main([str(task.folder)]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "the true reason" in path.read_text()
+    assert "Traceback" in capfd.readouterr().err, "for the file of what it printed"
+
+
+def test_a_task_is_read_as_it_was_written(tiny_data, tmp_path):
+    grid = Grid(("sgraf-sgr", "sgraf-saf"), ("both",), (3,), ensembles=("sgraf-sgr+sgraf-saf",))
+    for task in tasks_of(grid, tiny_data, tmp_path, iou=0.4):
+        write_task(task)
+        assert read_task(task.folder) == dataclasses.replace(task, data=task.data.absolute())
+    (task.folder / "task.json").write_text("{}")
+    with pytest.raises(InputError, match=r"task\.json: expected the task of a cell, as `xattn compare` writes it"):
+        read_task(task.folder)
+
+
+def test_an_ensemble_averages_the_runs_of_its_members(tiny_data, tmp_path):
+    grid = Grid(
+        ("scan-t2i-avg", "scan-i2t-avg"), ("ccs",), (0,), (*SIZES, "epochs=1"), ensembles=("scan-t2i-avg+scan-i2t-avg",)
+    )
+    *members, ensemble = run_here(grid, tiny_data, tmp_path)
+    assert [record.ensemble_of for record in members] == [[], []]
+    assert (ensemble.ensemble_of, ensemble.attention) == (["scan-t2i-avg", "scan-i2t-avg"], None)
+    measured = evaluate_all([tmp_path / "runs" / record.cell for record in members], tiny_data, "test")[-1]
+    assert ensemble.retrieval["rsum"] == pytest.approx(measured.retrieval.rsum, abs=1e-5)
+    comparison = compared_folder(tmp_path)
+    assert [len(rows) for rows in (comparison.singles, comparison.ensembles)] == [2, 1]
+
+    assert ran(grid, tiny_data, tmp_path) == []
+    folder = tmp_path / "runs" / members[1].cell
+    shutil.rmtree(folder)
+    with pytest.raises(InputError) as caught:
+        run_cell(tasks_of(grid, tiny_data, tmp_path)[-1])
+    assert str(caught.value) == (
+        f"{folder}: the ensemble needs this run, which is not there; take {members[1].cell}.json out of the records, "
+        "so that it "
+        "is trained again"
+    )
+
+
+def test_data_without_truth_or_dev_has_retrieval_only(write_data, tmp_path):
+    bare = write_data(tmp_path / "bare", images=(12, 0, 6), has_truth=False)
+    (record,) = run_here(ONE, bare, tmp_path / "out")
+    assert (record.attention, record.dev) == (None, None)
+    assert record.retrieval["rsum"] > 0
+    no_dev = write_data(tmp_path / "no-dev", images=(12, 0, 6))
+    (record,) = run_here(ONE, no_dev, tmp_path / "out2")
+    assert "chosen" not in record.attention["t2i"]
+
+
+def test_cells_can_be_measured_on_dev(tiny_data, tmp_path):
+    (record,) = run_here(ONE, tiny_data, tmp_path, split="dev")
+    assert record.data["split"] == "dev"
+    assert record.retrieval == record.dev["retrieval"]
+    measured = evaluate(tmp_path / "runs" / record.cell, tiny_data, "dev")
+    assert record.retrieval["rsum"] == pytest.approx(measured.retrieval.rsum, abs=1e-5)
+
+
+def test_what_time_is_left(finished, tiny_data):
+    records = records_in(finished)
+    wider = dataclasses.replace(
+        GRID, presets=("scan-t2i-avg", "bfan-equal"), seeds=(0, 2), sweep=(*SIZES, "epochs=2,4")
+    )
+    cells = planned_cells(grid_cells(wider), records, data_identity(tiny_data, "test"), 0.5)
+    left = {each.cell.name: seconds for each, seconds in zip(cells, seconds_left(cells, records), strict=True)}
+    assert left["scan-t2i-avg_none_epochs=2_seed0"] == 0.0
+    assert left["bfan-equal_none_epochs=2_seed0"] is None
+    bases = [record for record in records if record.constraints == "none"]
+    training, measuring = (sum(record.seconds[name] for record in bases) / 2 for name in ("training", "measuring"))
+    assert left["scan-t2i-avg_none_epochs=2_seed2"] == pytest.approx(training + measuring)
+    assert left["scan-t2i-avg_none_epochs=4_seed0"] == pytest.approx(2 * training + measuring)
+
+
+def test_records_of_other_data_are_refused(finished, write_data, tiny_data, tmp_path):
+    other = write_data(tmp_path / "other", seed=1)
+    for changes, what in (
+        ({"data": other}, "test split of other"),
+        ({"split": "dev"}, "dev split of data"),
+        ({"iou": 0.3}, "and not 0.3"),
+    ):
+        with pytest.raises(InputError) as caught:
+            compare(**{"grid": GRID, "data": tiny_data, "out": finished} | changes)
+        assert what in str(caught.value)
+        assert str(caught.value).endswith("keep the records of each in a folder of its own")
+
+
+def test_data_that_changed_meanwhile(write_data, tmp_path):
+    data = write_data(tmp_path / "data")
+    (task,) = tasks_of(ONE, data, tmp_path / "out")
+    captions = data / "train_caps.txt"
+    captions.write_text(captions.read_text().replace("dog", "cat"))
+    with pytest.raises(InputError) as caught:
+        run_cell(task)
+    assert (
+        str(caught.value)
+        == f"{data}: the data was changed while cells were trained on it; start the comparison in another folder"
+    )
+
+
+def test_two_grids_in_one_folder(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "PATIENCE", 0.3)
+    with (tmp_path / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError) as caught:
+            compare(ONE, tiny_data, tmp_path)
+    assert str(caught.value) == f"{tmp_path}: another comparison is at work in this folder; wait until it has ended"
+    assert not (tmp_path / "records").exists()
+
+
+def test_what_cannot_be_run(tiny_data, tmp_path):
+    for changes, sentence in (
+        ({"jobs": 0}, "--jobs must be at least 1, but it is 0"),
+        ({"iou": 0.0}, "iou must be above 0 and at most 1, but it is 0.0"),
+        ({"split": "val"}, f"{tiny_data}: holds no split val; its splits are: dev, test, train"),
+        (
+            {"data": tmp_path / "none"},
+            f"{tmp_path / 'none'}: expected a precomp folder, but there is no folder of this name",
+        ),
+    ):
+        with pytest.raises(InputError) as caught:
+            compare(**{"grid": ONE, "data": tiny_data, "out": tmp_path / "out"} | changes)
+        assert str(caught.value) == sentence
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_fingerprint_is_of_the_content(write_data, tmp_path):
+    data = write_data(tmp_path / "data")
+    found = data_identity(data, "test")
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert data_identity(moved, "test").fingerprint == found.fingerprint
+    assert (found.images, found.captions, found.split, found.folder) == (6, 13, "test", "data")
+    assert data_identity(moved, "test").is_exactly(found)
+    for file in ("test_caps.txt", "dev_truth.jsonl", "dev_images.jsonl", "train_boxes.npy"):
+        changed = shutil.copytree(data, tmp_path / file)
+        raw = bytearray((changed / file).read_bytes())
+        place = (
+            -5
+            if file.endswith(".npy")
+            else raw.index({"test_caps.txt": b"near", "dev_truth.jsonl": b"thing"}.get(file, b".png"))
+        )
+        raw[place + 1] ^= 1  # another letter, so that what is text stays of its form
+        (changed / file).write_bytes(raw)
+        assert data_identity(changed, "test").fingerprint != found.fingerprint, file
+        assert not is_same_data(data_identity(changed, "test").as_dict(), found.as_dict()), file
+    vocabulary = tmp_path / "vocabulary.json"
+    Vocabulary.build(["a dog", "a cat"], 1).save(vocabulary)
+    assert data_identity(data, "test", vocabulary).fingerprint != found.fingerprint
+
+
+def with_features(data, copy, change):
+    """The identity of a copy of which the training features are changed."""
+    shutil.copytree(data, copy)
+    values = np.load(copy / "train_ims.npy")
+    np.save(copy / "train_ims.npy", change(values))
+    return data_identity(copy, "test")
+
+
+def test_features_of_another_processor_are_the_same_data(write_data, tmp_path):
+    """Rounding is not other data, a run that was begun on it is gone on with only where every bit is the same; other
+    features are."""
+    data = write_data(tmp_path / "data")
+    found = data_identity(data, "test")
+    rng = np.random.default_rng(0)
+    rounded = with_features(
+        data, tmp_path / "rounded", lambda values: values * (1 + 1e-5 * rng.standard_normal(values.shape).astype("f4"))
+    )
+    exchanged = with_features(data, tmp_path / "exchanged", lambda values: values[[1, 0, *range(2, len(values))]])
+    scaled = with_features(data, tmp_path / "scaled", lambda values: values * np.float32(1.01))
+    assert len({each.fingerprint for each in (found, rounded, exchanged, scaled)}) == 1
+    assert is_same_data(rounded.as_dict(), found.as_dict())
+    assert not rounded.is_exactly(found)
+    assert not is_same_data(exchanged.as_dict(), found.as_dict())
+    assert not is_same_data(scaled.as_dict(), found.as_dict())
+    assert is_same_data(found.as_dict() | {"features": None}, scaled.as_dict()), (
+        "without a sketch the fingerprint decides"
+    )
+
+
+def test_features_that_are_not_finite(write_data, tmp_path):
+    data = write_data(tmp_path / "data")
+    with pytest.raises(InputError) as caught:
+        with_features(
+            data,
+            tmp_path / "broken",
+            lambda values: np.where(np.arange(len(values))[:, None, None] == 3, np.nan, values),
+        )
+    assert (
+        str(caught.value)
+        == f"{tmp_path / 'broken' / 'train_ims.npy'}: expected finite features, found NaN in image row 3, region 0"
+    )
+
+
+@pytest.mark.slow
+def test_a_grid_that_is_killed_and_started_again_gives_the_same_tables(finished, tiny_data, tmp_path):
+    """SIGKILL after the first record, while others are at work, which end with it."""
+    out = tmp_path / "out"
+    flags = ["--constraints", "none", "both", "--seeds", "0", "1", "--sweep", *GRID.sweep, "--jobs", "2"]
+    command = [sys.executable, "-m", "xattn", "compare", "--data", str(tiny_data), "--out", str(out), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("[1/4]"):
+            assert process.poll() is None
+        time.sleep(1)
+        process.kill()
+    until = time.monotonic() + LONGEST_WAIT
+    while is_at_work(out):
+        assert time.monotonic() < until, "cells outlive the grid"
+        time.sleep(0.1)
+    assert 1 <= len(list((out / "records").glob("*.json"))) < 4
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "4 cells" in again.stdout
+    assert as_dict(compared_folder(out)) == as_dict(compared_folder(finished))
+    assert json.loads((out / "table.json").read_text()) == as_dict(compared_folder(finished))
+    assert not [path.name for path in (out / "runs").iterdir() if path.name.startswith(".")], (
+        "nothing half-written is left"
+    )
+
+
+def is_at_work(out):
+    """Whether the command line of any process names the folder."""
+    found = False
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found |= str(out) in path.read_text()
+    return found
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_cells(tiny_data, tmp_path):
+    out = tmp_path / "out"
+    flags = ["--constraints", "none", "--seeds", "0", "--sweep", *SIZES, "epochs=100000"]
+    command = [sys.executable, "-m", "xattn", "compare", "--data", str(tiny_data), "--out", str(out), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    output = out / "cells" / "scan-t2i-avg_none_seed0" / "output.txt"
+    until = time.monotonic() + LONGEST_WAIT
+    while not (output.exists() and output.read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=LONGEST_WAIT)
+    assert process.returncode == 2
+    assert said.startswith("xattn: interrupted")
+    assert not is_at_work(out)
+    assert not (out / "records").exists(), "an interrupted cell is neither finished nor failed"
