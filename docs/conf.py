@@ -23,6 +23,7 @@ extensions = [
     "myst_nb",
     "docstrings",
     "command_help",
+    "public_face",
     "repository_links",
 ]
 exclude_patterns = ["_build"]
