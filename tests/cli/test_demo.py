@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from xattn.cli.demo_run import Demonstration, demonstrate
+from xattn.cli.demonstration import Demonstration, demonstrate
 from xattn.cli.main import main
 from xattn.evaluation.evaluate import Evaluation
 from xattn.metrics.attention import AttentionReport
@@ -120,9 +120,9 @@ def test_an_interrupted_demonstration_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xattn.cli.demo_run.write_scenes", made)
-    monkeypatch.setattr("xattn.cli.demo_run.train", lambda config, data, out, **_: made(out))
-    monkeypatch.setattr("xattn.cli.demo_run.evaluate", interrupted)
+    monkeypatch.setattr("xattn.cli.demonstration.write_scenes", made)
+    monkeypatch.setattr("xattn.cli.demonstration.train", lambda config, data, out, **_: made(out))
+    monkeypatch.setattr("xattn.cli.demonstration.evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         demonstrate(tmp_path / "demo")
     assert [path.name for path in calls] == ["scenes", "alone", "constrained"]

@@ -429,7 +429,7 @@ def test_a_signal_in_the_middle_of_training(run, refused, capsys, tiny_data, tmp
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_middle_of_a_command_that_cannot_go_on(refused, tmp_path, monkeypatch, number):
+def test_a_signal_in_the_middle_of_a_command_that_cannot_go_on(capsys, tmp_path, monkeypatch, number):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(*_, **__):
@@ -437,8 +437,8 @@ def test_a_signal_in_the_middle_of_a_command_that_cannot_go_on(refused, tmp_path
         os.kill(os.getpid(), number)
         pytest.fail("the signal was not heard")
 
-    monkeypatch.setattr("xattn.cli.demo_run.train", interrupted)
-    monkeypatch.setattr("xattn.cli.demo_run.write_scenes", lambda data, **_: data.mkdir())
+    monkeypatch.setattr("xattn.cli.demonstration.train", interrupted)
+    monkeypatch.setattr("xattn.cli.demonstration.write_scenes", lambda data, **_: data.mkdir())
     try:
         with pytest.raises(SystemExit) as caught:
             main(["demo", "--out", str(tmp_path / "deep" / "demo")])
@@ -446,6 +446,9 @@ def test_a_signal_in_the_middle_of_a_command_that_cannot_go_on(refused, tmp_path
         signal.signal(signal.SIGINT, before)
     assert caught.value.code == 2
     assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == (
+        "xattn: interrupted; no unfinished file is left behind, and what was saved before is kept\n"
+    )
 
 
 def test_ctrl_c_while_pytorch_is_imported():

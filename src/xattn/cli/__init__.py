@@ -1,1 +1,5 @@
-"""The command line: parsing only, one command a file. Each calls one function that a notebook could call."""
+"""The command line: parsing only, one command a file (`prepare` holds one class a source).
+
+Each command calls one function that a notebook could call; that of `demo` is in `demonstration.py`, since it uses all
+other folders.
+"""

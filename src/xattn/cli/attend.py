@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from xattn.cli.printing import print_line
+
 
 @dataclass(frozen=True)
 class Attend:
@@ -28,4 +30,4 @@ class Attend:
         """Call `xattn.evaluation.attend.attend`."""
         from xattn.evaluation.attend import attend
 
-        print(attend(self.runs, self.data, self.split, self.caption, self.out, words=self.words))
+        print_line(attend(self.runs, self.data, self.split, self.caption, self.out, words=self.words))

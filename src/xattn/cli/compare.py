@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xattn.cli.printing import print_now
+from xattn.cli.printing import print_line
 from xattn.runs.config import ConstraintSet
 from xattn.runs.presets import Settings
 from xattn.runtime.errors import InputError
@@ -92,9 +92,9 @@ class Compare:
         print_comparison(comparison)
         if self.out is not None:
             for path in (*write_tables(comparison, self.out), *draw_all(comparison, self.out)):
-                print(path)
+                print_line(path)
         if comparison.failed:
-            print(f"{len(comparison.failed)} of {len(comparison.failed) + len(comparison.records)} cells failed")
+            print_line(f"{len(comparison.failed)} of {len(comparison.failed) + len(comparison.records)} cells failed")
             raise SystemExit(1)
 
     def _print_plan(self, planned: Sequence["Planned"], seconds: Sequence[float | None]) -> None:
@@ -102,11 +102,11 @@ class Compare:
         if self.dry_run:
             for each, estimate in zip(planned, seconds, strict=True):
                 time = "" if each.state == "finished" else f"  {_duration(estimate)}"
-                print(f"{each.cell.name}  {each.state}{time}" + (f"  ({each.note})" if each.note else ""))
+                print_line(f"{each.cell.name}  {each.state}{time}" + (f"  ({each.note})" if each.note else ""))
         else:
             for each, _ in to_run:
                 if each.note:
-                    print_now(f"{each.cell.name}: {_AGAIN[each.state]} ({each.note})")
+                    print_line(f"{each.cell.name}: {_AGAIN[each.state]} ({each.note})")
         known = [estimate for _, estimate in to_run if estimate is not None]
         told = (
             f"{len(planned)} cell{'' if len(planned) == 1 else 's'}, {len(planned) - len(to_run)} finished, "
@@ -116,7 +116,7 @@ class Compare:
             told += f": {_duration(sum(known) / self.jobs)}, by the records there are"
         elif to_run:
             told += f"; of {len(to_run) - len(known)} no record tells how long they take"
-        print_now(told)
+        print_line(told)
 
 
 _AGAIN = {
@@ -127,9 +127,9 @@ _AGAIN = {
 
 def _print_record(record: "Record", done: int, total: int) -> None:
     if record.state == "failed" or record.retrieval is None:
-        print_now(f"[{done}/{total}] {record.cell}: failed: {record.reason}")
+        print_line(f"[{done}/{total}] {record.cell}: failed: {record.reason}")
         return
-    print_now(
+    print_line(
         f"[{done}/{total}] {record.cell}: rsum {record.retrieval['rsum']:.1f}, {sum(record.seconds.values()):.0f} s"
     )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from xattn.cli.printing import EpochPrinter, print_now
+from xattn.cli.printing import EpochPrinter, print_line
 from xattn.runtime import atomic
 
 
@@ -25,16 +25,16 @@ class Demo:
     """Write the numbers of both models here, by name."""
 
     def run(self) -> None:
-        """Call `xattn.cli.demo_run.demonstrate`."""
-        from xattn.cli.demo_run import demonstrate
+        """Call `xattn.cli.demonstration.demonstrate`."""
+        from xattn.cli.demonstration import demonstrate
         from xattn.evaluation.tables import print_tables
 
         shown = demonstrate(
-            self.out, self.images, self.epochs, self.seed, on_stage=print_now, on_epoch=EpochPrinter(self.epochs)
+            self.out, self.images, self.epochs, self.seed, on_stage=print_line, on_epoch=EpochPrinter(self.epochs)
         )
         print_tables([shown.alone, shown.constrained])
-        print(shown.verdict())
+        print_line(shown.verdict())
         for picture in shown.pictures:
-            print(picture)
+            print_line(picture)
         if self.json:
             atomic.write_json({"alone": shown.alone.as_dict(), "constrained": shown.constrained.as_dict()}, self.json)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from xattn.cli.printing import print_line, print_lines
+
 
 @dataclass(frozen=True)
 class PublishedModel:
@@ -47,5 +49,5 @@ class Import:
         given = {f"model.{name}": value for name, value in dataclasses.asdict(self.model).items() if value is not None}
         name = given.pop("model.name", None)
         folder = import_checkpoint(self.checkpoint, self.vocabulary, self.out, model=name, settings=given)
-        print(import_summary(folder))
-        print(f"{folder}: the run is complete; measure it with `xattn evaluate {folder} --data DIR --split test`")
+        print_lines(import_summary(folder))
+        print_line(f"{folder}: the run is complete; measure it with `xattn evaluate {folder} --data DIR --split test`")

@@ -11,11 +11,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 
 import xattn
-from xattn.cli.printing import speaks
+from xattn.cli.printing import print_line, print_mistake, speaks
 from xattn.runtime.errors import InputError
 
 COMMANDS = {
@@ -36,6 +34,9 @@ COMMANDS = {
 """By name, where the dataclass of the command is; it is imported when the command is asked for."""
 
 
+INTERRUPTED = "interrupted; no unfinished file is left behind, and what was saved before is kept"
+
+
 def command(name: str) -> type:
     """The dataclass of a command: its fields are the flags, and `run` does the work."""
     module, _, kind = COMMANDS[name].partition(":")
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; a user's mistake is one sentence on stderr and exit status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
-        print(f"xattn {xattn.__version__}")
+        print_line(f"xattn {xattn.__version__}")
         return
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -61,14 +62,12 @@ def main(arguments: list[str] | None = None) -> None:
         # Not all that a file system refuses is foreseen; whatever it is, it is nothing that a stack trace would help
         # with.
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(f"[bold red]xattn:[/] {escape(said)}")
+        print_mistake(said)
         raise SystemExit(2) from None
     except KeyboardInterrupt as interruption:
         if speaks():
-            # Work that can be taken up again says so.
-            print(
-                f"xattn: {str(interruption) or 'interrupted; what was half written has been removed'}", file=sys.stderr
-            )
+            # Work that can be resumed says so.
+            print_mistake(str(interruption) or INTERRUPTED)
         raise SystemExit(2) from None
 
 

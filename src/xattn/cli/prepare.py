@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from xattn.cli.printing import print_lines
 from xattn.data.prepare.options import FloatType, JoinBy
 
 
@@ -33,7 +34,7 @@ class Photos:
         """Call `xattn.data.prepare.photos.write_regions`."""
         from xattn.data.prepare.photos import write_regions
 
-        print(write_regions(self.images, self.captions, self.out, boxes=self.boxes, n_boxes=self.n_boxes))
+        print_lines(write_regions(self.images, self.captions, self.out, boxes=self.boxes, n_boxes=self.n_boxes))
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Archive:
         from xattn.data.prepare.captions import captions_from
 
         captions = captions_from(self.captions) if self.captions else ()
-        print(write_archive_folder(self.archive, self.out, captions, self.boxes_from, self.join))
+        print_lines(write_archive_folder(self.archive, self.out, captions, self.boxes_from, self.join))
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Tsv:
         from xattn.data.prepare.tsv_folder import write_tsv_folder
 
         captions = captions_from(self.captions)
-        print(write_tsv_folder(self.tsv, captions, self.out, self.n_regions, self.dtype, self.images))
+        print_lines(write_tsv_folder(self.tsv, captions, self.out, self.n_regions, self.dtype, self.images))
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Karpathy:
         """Call `xattn.data.prepare.preparing.prepare_karpathy`."""
         from xattn.data.prepare.preparing import prepare_karpathy
 
-        print(prepare_karpathy(self.captions, self.out))
+        print_lines(prepare_karpathy(self.captions, self.out))
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Coco:
         """Call `xattn.data.prepare.preparing.prepare_coco`."""
         from xattn.data.prepare.preparing import prepare_coco
 
-        print(prepare_coco(self.captions, self.instances, self.out))
+        print_lines(prepare_coco(self.captions, self.instances, self.out))
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Entities:
         """Call `xattn.data.prepare.preparing.prepare_entities`."""
         from xattn.data.prepare.preparing import prepare_entities
 
-        print(prepare_entities(self.captions, self.annotations, self.out))
+        print_lines(prepare_entities(self.captions, self.annotations, self.out))
 
 
 SOURCES: dict[str, type] = {

@@ -1,7 +1,15 @@
-"""What commands print while they work."""
+"""What commands print: results, what they do while they work, and mistakes. No other file of the command line prints.
+
+All of it may hold names, captions and records from files; `xattn.runtime.printable` makes them harmless.
+"""
 
 import os
 from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from xattn.runtime.printable import printable, printable_lines
 
 
 class EpochPrinter:
@@ -24,7 +32,7 @@ class EpochPrinter:
                 f"  dev R@1 {dev['image_to_text']['r1']:.1f} i2t {dev['text_to_image']['r1']:.1f} t2i  rsum "
                 f"{dev['rsum']:.1f}"
             )
-        print(f"{line}  {entry['seconds']:.1f} s", flush=True)
+        print_line(f"{line}  {entry['seconds']:.1f} s")
 
 
 def speaks() -> bool:
@@ -32,6 +40,17 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def print_now(what: str) -> None:
-    """Print a line that is seen at once, also through a pipe."""
-    print(what, flush=True)
+def print_line(text: object) -> None:
+    """Print a line on standard output, where it is seen at once, also through a pipe."""
+    print(printable(text), flush=True)
+
+
+def print_lines(text: object) -> None:
+    """As `print_line`, for a text that may have several lines."""
+    print(printable_lines(text), flush=True)
+
+
+def print_mistake(sentence: str) -> None:
+    """Print why a command ended, as one line on standard error."""
+    line = Text.assemble(("xattn:", "bold red"), f" {printable(sentence)}")
+    Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(line)

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from xattn.cli.printing import print_line
+from xattn.runtime.printable import printable
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -20,14 +23,15 @@ class Runs:
         from xattn.runs.listing import list_runs
 
         runs = list_runs(self.folders)
-        wide = max([len(str(run.folder)) for run in runs] + [3])
-        print(
+        names = [printable(run.folder) for run in runs]
+        wide = max([*map(len, names), 3])
+        print_line(
             f"{'run':{wide}}  {'preset':14}  {'constraints':11}  {'dev R@1 i2t':>11}  {'t2i':>5}  {'rsum':>5}  "
             f"{'epoch':>5}  state"
         )
-        for run in runs:
+        for name, run in zip(names, runs, strict=True):
             preset, constraints = (
-                (run.config.preset, CONSTRAINTS_NAMES[run.config.constraints]) if run.config else ("-", "-")
+                (printable(run.config.preset), CONSTRAINTS_NAMES[run.config.constraints]) if run.config else ("-", "-")
             )
             best = run.best
             numbers = (
@@ -35,4 +39,4 @@ class Runs:
                 if best
                 else " " * 32
             )
-            print(f"{run.folder!s:{wide}}  {preset:14}  {constraints:11}  {numbers}  {run.state}")
+            print_line(f"{name:{wide}}  {preset:14}  {constraints:11}  {numbers}  {run.state}")

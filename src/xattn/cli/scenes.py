@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from xattn.cli.printing import print_lines
+
 
 @dataclass(frozen=True)
 class Scenes:
@@ -21,4 +23,4 @@ class Scenes:
         """Call `xattn.data.prepare.scenes.scenes.write_scenes`."""
         from xattn.data.prepare.scenes.scenes import write_scenes
 
-        print(write_scenes(self.out, n_images=self.images, seed=self.seed))
+        print_lines(write_scenes(self.out, n_images=self.images, seed=self.seed))

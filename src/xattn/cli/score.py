@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from xattn.cli.printing import print_line
 from xattn.runtime import atomic
 
 
@@ -30,7 +31,8 @@ class Score:
         from xattn.evaluation.score import score_image
 
         scored = score_image(self.run_folder, self.image, self.sentences, boxes=self.boxes)
-        print(*scored, sep="\n")
+        for each in scored:
+            print_line(each)
         if self.json:
             about = {"run": str(self.run_folder), "image": str(self.image)}
             atomic.write_json(about | {"scores": [dataclasses.asdict(each) for each in scored]}, self.json)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from xattn.cli.printing import print_line
 from xattn.runtime import atomic
 
 
@@ -40,7 +41,8 @@ class Search:
         run = load_run(self.run_folder, best_device())
         hits = search(run, self.data, self.sentence, self.split, self.top, self.out)
         unknown = unknown_words(self.sentence, run.vocabulary)
-        print(f"{self.sentence}{unknown_note(unknown)}", *hits, *([self.out] if self.out else []), sep="\n")
+        for line in (f"{self.sentence}{unknown_note(unknown)}", *hits, *([self.out] if self.out else [])):
+            print_line(line)
         if self.json:
             about = {
                 "run": str(self.run_folder),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from xattn.cli.printing import EpochPrinter, speaks
+from xattn.cli.printing import EpochPrinter, print_line, speaks
 from xattn.runs.config import RunConfig
 from xattn.runs.presets import DESCRIPTIONS, SETTINGS, preset
 
@@ -75,7 +75,7 @@ class Train:
         finally:
             leave_process_group()
         if speaks():
-            print(
+            print_line(
                 f"{folder}: the run is complete; measure it with `xattn evaluate {folder} --data {self.data} --split "
                 "test`"
             )

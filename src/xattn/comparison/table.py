@@ -13,6 +13,7 @@ from rich.text import Text
 from xattn.comparison.comparison import Comparison, Row
 from xattn.comparison.statistics import Difference, Summary
 from xattn.evaluation.tables import PLAIN_WIDTH
+from xattn.runtime.printable import printable, printable_lines
 
 FAILED = "Failed"
 BETTER, WORSE, NOTHING = "▲", "▼", "-"
@@ -137,10 +138,11 @@ def print_comparison(comparison: Comparison) -> None:
                 column if is_text else _broken(column), justify="left" if is_text else "right", no_wrap=not is_failed
             )
         for row in block.rows:
-            table.add_row(*(Text(cell if is_failed else cell.replace(" [", "\n[")) for cell in row))
+            shown = [printable_lines(cell) if is_failed else printable(cell).replace(" [", "\n[") for cell in row]
+            table.add_row(*map(Text, shown))
         wide.print(table, "")
     for line in legend(comparison):
-        narrow.print(Text(line))
+        narrow.print(Text(printable(line)))
 
 
 def _broken(column: str) -> str:

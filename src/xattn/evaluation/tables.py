@@ -11,6 +11,7 @@ from xattn.evaluation.evaluate import Evaluation
 from xattn.metrics.attention import AttentionReport
 from xattn.metrics.retrieval import RetrievalDirection
 from xattn.plots.labels import distinct_labels
+from xattn.runtime.printable import printable
 
 PLAIN_WIDTH = 100
 """Columns of a table that is not printed on a terminal."""
@@ -124,7 +125,7 @@ def print_tables(evaluations: Sequence[Evaluation], console: Console | None = No
 
 
 def _table(evaluations: Sequence[Evaluation], legend: str) -> Table:
-    caption = Text("\n".join([*_evaluated(evaluations), legend]))
+    caption = Text("\n".join(map(printable, [*_evaluated(evaluations), legend])))
     return Table(
         box=box.SIMPLE_HEAD,
         caption=caption,
@@ -154,7 +155,8 @@ def _protocol(evaluation: Evaluation) -> str:
 
 
 def _labels(evaluations: Sequence[Evaluation]) -> list[str]:
-    return distinct_labels([each.name for each in evaluations], [each.run for each in evaluations])
+    labels = distinct_labels([each.name for each in evaluations], [each.run for each in evaluations])
+    return [printable(label) for label in labels]
 
 
 def _figures(report: RetrievalDirection) -> str:

@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from xattn.runtime.printable import printable
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)`: what is being done, how much of it is, and out of how much. What stands
@@ -26,6 +29,7 @@ def progress_bars(progress: ProgressCallback | None = None) -> Iterator[Progress
         tasks: dict[str, TaskID] = {}
 
         def draw(what: str, done: int, total: int) -> None:
+            what = escape(printable(what))
             work = what.partition(",")[0]
             if work not in tasks:
                 # What was done before is no part of how fast it goes.

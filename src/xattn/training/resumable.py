@@ -25,6 +25,7 @@ from xattn.runs.checkpoint import CHECKPOINT, Identity, encoded_checkpoint, read
 from xattn.runs.folder import BEST, LOG, begin_run, finish_run, run_file, write_weights
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
+from xattn.runtime.printable import printable
 from xattn.training.collapse import STEPS, advice
 from xattn.training.loop import Training
 from xattn.training.signals import Request
@@ -35,7 +36,7 @@ NoteCallback = Callable[[str], object]
 
 def print_note(sentence: str) -> None:
     """Print a note on stderr."""
-    print(f"xattn: {sentence}", file=sys.stderr, flush=True)
+    print(f"xattn: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
