@@ -250,7 +250,10 @@ def test_a_misspelt_word_is_answered_with_the_nearest(refused, arguments, senten
             "train scan-t2i-avg --data d --out o --epochs many",
             "Error parsing --epochs: invalid literal for int() with base 10: 'many'",
         ),
-        ("train scan-t2i-avg --data d --out o --ccs.swap soft", "invalid choice 'soft' for argument '--ccs.swap'"),
+        (
+            "train scan-t2i-avg --data d --out o --ccs.swap soft",
+            "Error parsing --ccs.swap: there is no choice 'soft'; there are hard, random, sentence",
+        ),
         ("train scan-t2i-avg --data d --out o --epochz 3", "Unrecognized options: --epochz"),
         ("train scan-t2i-avg --data d --out o --epochz 3", "Perhaps you meant: --epochs INT"),
         ("train scan-t2i-avg --data d", "--out PATH"),
@@ -261,7 +264,7 @@ def test_a_misspelt_word_is_answered_with_the_nearest(refused, arguments, senten
         ),
         ("--verbose", "Unrecognized options: --verbose"),
         ("evaluate --data d", "evaluate needs a run folder"),
-        ("attend r --data d --out a.png --words some", "invalid choice 'some'"),
+        ("attend r --data d --out a.png --words some", "there is no choice 'some'"),
         ("scenes --out o --images few", "invalid literal for int() with base 10: 'few'"),
     ],
 )

@@ -107,7 +107,7 @@ def test_ensembles_come_last_and_know_their_members():
         ),
         (
             {"sweep": ("colour=red",)},
-            "--sweep colour: the configuration has no such field; `xattn train --help` lists the fields",
+            "--sweep colour: the configuration has no such field; `xattn train scan-t2i-avg --help` lists the fields",
         ),
         (
             {"sweep": ("model.regions=24",)},

@@ -1,6 +1,5 @@
 """`xattn`: which command, and what becomes of a mistake."""
 
-import difflib
 import os
 import signal
 import sys
@@ -13,8 +12,10 @@ from typing import Any, NoReturn
 import tyro
 
 import xattn
+from xattn.cli.choices import REGISTRY
 from xattn.cli.printing import print_line, print_mistake, speaks
 from xattn.runtime.errors import InputError
+from xattn.runtime.nearest import did_you_mean
 
 COMMANDS = {
     "scenes": "xattn.cli.scenes:Scenes",
@@ -91,8 +92,10 @@ def parse(arguments: list[str]) -> Any:
 
             _refuse_misspelt(rest, SOURCES, "source")
         settings = (tyro.conf.AvoidSubcommands, tyro.conf.CascadeSubcommandArgs, tyro.conf.SuppressFixed)
+        # A completion script is made with tyro's own rules, which list the choices.
+        registry = None if any(word.startswith("--tyro-") for word in rest) else REGISTRY
         try:
-            return tyro.cli(command(name), args=rest, prog=f"xattn {name}", config=settings)
+            return tyro.cli(command(name), args=rest, prog=f"xattn {name}", config=settings, registry=registry)
         except ValueError as error:  # of a configuration as a whole; those of its parts are reported by tyro
             raise InputError(str(error)) from error
     _refuse_misspelt(arguments, COMMANDS, "command")
@@ -108,9 +111,7 @@ def _refuse_misspelt(arguments: list[str], known: Collection[str], kind: str) ->
     """Raise `InputError` with the nearest name if the first argument is no flag and none of the known names."""
     if not arguments or arguments[0].startswith("-") or arguments[0] in known:
         return
-    near = difflib.get_close_matches(arguments[0], known, n=3, cutoff=0.6)
-    advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    raise InputError(f"there is no {kind} {arguments[0]!r}; {advice}")
+    raise InputError(f"there is no {kind} {arguments[0]!r}; {did_you_mean(arguments[0], known)}")
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The fields of a configuration as axes of a grid: `ccr.margin=0.1,0.2,0.4`."""
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass
 from types import UnionType
@@ -9,6 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from xattn.runs.config import RunConfig
 from xattn.runtime.errors import InputError
+from xattn.runtime.nearest import did_you_mean
 
 OWN_FLAGS = {"preset": "--presets", "constraints": "--constraints", "seed": "--seeds", "model.name": "--presets"}
 """Fields that are axes by flags of their own."""
@@ -55,8 +55,10 @@ def refuse_unknown(axis: Axis, configs: list[RunConfig]) -> None:
     if axis.field in names:
         return
     below = [name for name in names if name.startswith(f"{axis.field}.")]
-    near = below[:3] or difflib.get_close_matches(axis.field, names, n=3, cutoff=0.6)
-    advice = f"did you mean {' or '.join(near)}?" if near else "`xattn train --help` lists the fields"
+    otherwise = "`xattn train scan-t2i-avg --help` lists the fields"
+    advice = (
+        f"did you mean {' or '.join(below[:3])}?" if below else did_you_mean(axis.field, names, otherwise=otherwise)
+    )
     raise InputError(f"--sweep {axis.field}: the configuration has no such field; {advice}")
 
 

@@ -13,6 +13,7 @@ from xattn.data.split import ImageRecord, Split, split_file
 from xattn.data.writer import SplitWriter
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_whole, preview, read_json_lines, read_lines
+from xattn.runtime.nearest import did_you_mean
 
 __all__ = ["ImageRecord", "Split", "SplitWriter", "check_features", "read_split", "split_names"]
 
@@ -49,7 +50,10 @@ def read_split(folder: Path | str, name: str) -> Split:
         if ims.exists() != caps.exists():
             missing = caps if ims.exists() else ims
             raise InputError(f"{missing}: the split {name} needs this file, but it is missing")
-        raise InputError(f"{folder}: holds no split {name}; its splits are: {', '.join(names) or 'none'}")
+        advice = did_you_mean(name, names, otherwise="")
+        raise InputError(
+            f"{folder}: holds no split {name}; its splits are: {', '.join(names) or 'none'}{advice and f'; {advice}'}"
+        )
 
     features = _read_features(ims, _read_every(split_file(folder, name, "every.txt")))
     n_images, n_regions, _ = features.shape

@@ -1,12 +1,12 @@
 """Named configurations: what the papers trained, and what suits small data and a processor."""
 
 import dataclasses
-import difflib
 from typing import Literal
 
 from xattn.models.config import BFANConfig, ModelConfig, PFANConfig, SCANConfig, SGRAFConfig
 from xattn.runs.config import MatchingConfig, RunConfig
 from xattn.runtime.errors import InputError
+from xattn.runtime.nearest import did_you_mean
 
 Settings = Literal["small", "f30k", "coco"]
 
@@ -76,9 +76,7 @@ def preset(name: str, settings: Settings = "small") -> RunConfig:
         InputError: no preset has that name; the nearest ones are named.
     """
     if name not in DESCRIPTIONS:
-        near = difflib.get_close_matches(name, DESCRIPTIONS, n=3, cutoff=0.4)
-        advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(DESCRIPTIONS)}"
-        raise InputError(f"there is no preset {name!r}; {advice}")
+        raise InputError(f"there is no preset {name!r}; {did_you_mean(name, DESCRIPTIONS, cutoff=0.4)}")
     model = _MODELS[name]
     if settings == "small":
         if not isinstance(model, SGRAFConfig):
