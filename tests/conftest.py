@@ -142,7 +142,8 @@ def tiny_i2t_run(tmp_path_factory, tiny_data):
 
 @pytest.fixture
 def sigterm_restored():
-    """Commands take SIGTERM over for good, which a process that runs many of them must undo."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Commands take SIGTERM and SIGHUP over for good, which a process that runs many of them must undo."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

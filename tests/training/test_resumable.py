@@ -156,7 +156,7 @@ def test_killed_in_the_middle_of_a_save(tmp_path, config, even_data, undisturbed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_command_itself(tmp_path, even_data, number):
     """As a person types it twice."""
     flags = [
@@ -271,7 +271,7 @@ def test_savings_that_make_no_sense(values, sentence):
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_is_saved_where_it_is(tmp_path, tiny_data, configured, number):
     """Without being told to save often."""
     trained(configured(), tiny_data, tmp_path / "undisturbed")

@@ -16,6 +16,7 @@ from xattn.cli.choices import REGISTRY
 from xattn.cli.printing import print_line, print_mistake, speaks
 from xattn.runtime.errors import InputError
 from xattn.runtime.nearest import did_you_mean
+from xattn.training.signals import STOP_SIGNALS
 
 COMMANDS = {
     "scenes": "xattn.cli.scenes:Scenes",
@@ -50,7 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments == ["--version"]:
         print_line(f"xattn {xattn.__version__}")
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in STOP_SIGNALS:
+        if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` ignores SIGHUP
+            signal.signal(number, _interrupt)
     try:
         asked = parse(arguments)
         if not isinstance(asked, command("presets")):

@@ -1,6 +1,5 @@
 """Running cells, each in a process of its own, some at a time."""
 
-import fcntl
 import glob
 import os
 import shlex
@@ -187,6 +186,8 @@ def _alone(out: Path) -> Iterator[int]:
 
 
 def _locked(descriptor: int) -> bool:
+    import fcntl  # which Windows lacks
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

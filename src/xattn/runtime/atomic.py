@@ -58,8 +58,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Have the disk keep what a file, or the list of names that a folder, now holds."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Have the disk keep what a file, or the list of names that a folder, now holds.
+
+    Windows opens no folder, and keeps names by itself; it flushes only what is open for writing.
+    """
+    if os.name == "nt" and Path(path).is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -6,7 +6,6 @@ first, then the log and the best weights, and a run that goes on writes these tw
 what the checkpoint says.
 """
 
-import fcntl
 import json
 import shutil
 import sys
@@ -25,6 +24,7 @@ from xattn.runs.checkpoint import CHECKPOINT, Identity, encoded_checkpoint, read
 from xattn.runs.folder import BEST, LOG, begin_run, finish_run, run_file, write_weights
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
+from xattn.runtime.lock import LOCK, FolderLock
 from xattn.runtime.printable import printable
 from xattn.training.collapse import STEPS, advice
 from xattn.training.loop import Training
@@ -77,7 +77,7 @@ class ResumableRun:
         self._saved_at = (training.state.epoch, training.state.step)
         self._saved_when = time.monotonic()
         self._warned_at = (0, 0)
-        self._lock: Any = None
+        self._lock: FolderLock | None = None
         training.after_step = (self.after_step,)
 
     def begin(self) -> None:
@@ -176,6 +176,7 @@ class ResumableRun:
         except InputError as error:
             if was_begun and (self.training.state.epoch, self.training.state.step) == (1, 0):
                 if self.processes.is_main:
+                    self.close()  # Windows removes no folder that holds an open file
                     shutil.rmtree(self.folder)
                 raise
             epoch, step = self._saved_at
@@ -189,17 +190,14 @@ class ResumableRun:
     def close(self) -> None:
         """Let others have the folder."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def _take(self) -> None:
         """Hold the folder, so that no other process goes on with the run at the same time; the system lets go when the
         process ends.
         """
-        self._lock = run_file(self.folder, "config.json").open("rb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{self.folder}: another process is training this run") from error
+        complaint = f"{self.folder}: another process is training this run"
+        self._lock = FolderLock(run_file(self.folder, LOCK), complaint)
 
     def _checkpoint(self) -> bytes:
         """The content of a checkpoint of what is now; on the main process alone, though all take part."""

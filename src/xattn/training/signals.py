@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM while work is done that must not be cut anywhere: asked for at once, obeyed where it is safe."""
+"""Ctrl-C, SIGTERM and SIGHUP while work is done that must not be cut anywhere: asked for at once, obeyed where it is
+safe.
+"""
 
 import signal
 import threading
@@ -6,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What asks a program to stop: Ctrl-C, a scheduler, a terminal that is closed (which Windows does not signal)."""
 
 
 class Request:
@@ -17,7 +22,7 @@ class Request:
 
 @contextmanager
 def deferred_signals() -> Iterator[Request]:
-    """Inside, the first Ctrl-C or SIGTERM is noted and does nothing else; the second raises `KeyboardInterrupt`
+    """Inside, the first signal of `STOP_SIGNALS` is noted and does nothing else; the second raises `KeyboardInterrupt`
     wherever it comes.
 
     Afterwards signals do what they did before. A thread that is not the main one cannot say what signals do: there
@@ -33,7 +38,7 @@ def deferred_signals() -> Iterator[Request]:
             raise KeyboardInterrupt
         request.is_made = True
 
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     # A signal that is ignored, as a shell's background job ignores Ctrl-C, stays so.
     heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:

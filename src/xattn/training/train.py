@@ -46,9 +46,9 @@ def train(
     folder.
 
     The folder appears before the first step, and from then on holds a checkpoint until the run is finished. Killed at
-    any instant and called again with the same arguments, `train` goes on from the last checkpoint; on Ctrl-C and
-    SIGTERM it writes one first. On a processor the same configuration, data, numbers of threads and processes give the
-    same weights, bit for bit, interrupted or not.
+    any instant and called again with the same arguments, `train` goes on from the last checkpoint; on Ctrl-C,
+    SIGTERM and SIGHUP it writes one first. On a processor the same configuration, data, numbers of threads and
+    processes give the same weights, bit for bit, interrupted or not.
 
     Several processes that `accelerate launch` started train one model together, on the batches of one; the main one
     writes.
@@ -74,7 +74,7 @@ def train(
     Raises:
         InputError: the data cannot be used, `out` is taken or cannot be written, or the loss is no longer finite. The
             last checkpoint stays; a run that fails in its first step leaves no folder.
-        Interrupted: Ctrl-C or SIGTERM; the run has been saved. A second one does not wait for that.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; the run has been saved. A second one does not wait for that.
     """
     out, processes = Path(out), launched_process_group()
     resumes = processes.on_main(lambda: _resumes(out, config))

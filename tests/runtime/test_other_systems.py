@@ -1,0 +1,41 @@
+"""What Windows and macOS lack is not needed: here it is hidden, and the package is imported and trains a run."""
+
+import subprocess
+import sys
+
+from waiting import LONGEST_WAIT
+
+SCRIPT = """
+import importlib, os, pkgutil, signal, stat, sys
+
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+for name in ("SIGHUP", "SIGKILL"):
+    delattr(signal, name)
+import xattn
+
+for module in pkgutil.walk_packages(xattn.__path__, "xattn."):
+    if module.name != "xattn.__main__":
+        importlib.import_module(module.name)
+
+from xattn.runs.presets import preset
+from xattn.runtime.lock import FolderLock
+from xattn.training.train import train
+import dataclasses
+
+data, out = sys.argv[1:]
+config = preset("scan-t2i-avg")
+config = dataclasses.replace(
+    config, epochs=2, batch_size=8, min_count=1, model=dataclasses.replace(config.model, dim=8, word_dim=8)
+)
+print(sorted(path.name for path in train(config, data, out).iterdir()))
+"""
+
+
+def test_the_package_imports_and_trains_without_what_only_posix_has(tmp_path, tiny_data):
+    warnings = ["-W", "error", "-W", "ignore:only soft file lock"]  # which Windows need not fall back on
+    command = [sys.executable, *warnings, "-c", SCRIPT, str(tiny_data), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT, check=False)
+    assert done.returncode == 0, done.stderr
+    files = ["best.safetensors", "config.json", "log.jsonl", "model.json", "run.json", "vocabulary.json"]
+    assert done.stdout == f"{[*files, 'weights.safetensors']}\n"
