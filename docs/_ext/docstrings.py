@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from sphinx.application import Sphinx
-from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 
 SECTION = re.compile(r"(Args|Returns|Raises|Yields|Examples?|Attributes|Note|Warning|Source):$")
 
@@ -25,8 +25,7 @@ def translate(app: Sphinx, what: str, name: str, obj: object, options: object, l
     translated = list(_indented_blocks(list(_tables(list(_fences(lines))))))
     # The docstring of an attribute is a sentence, of which napoleon would take all before a colon for a type.
     if what not in ("attribute", "data", "property"):
-        config = Config(napoleon_google_docstring=True, napoleon_numpy_docstring=False)
-        translated = GoogleDocstring(translated, config, app, what, name, obj, options).lines()
+        translated = GoogleDocstring(translated, name=name, obj=obj).lines()
     lines[:] = translated
 
 

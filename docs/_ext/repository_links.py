@@ -38,7 +38,7 @@ class RepositoryLinks(SphinxTransform):
             if link.get("reftype") != "myst" or link.get("refdomain") == "doc" or not target:
                 continue
             path = self._path(target)
-            if path in INCLUDED:
+            if path in INCLUDED and INCLUDED[path] in self.env.found_docs:
                 link.replace_self(self._page(link, INCLUDED[path]))
             elif path is None or (self._root / path).is_dir():
                 # What is missing stays as it is, and MyST warns of it.
