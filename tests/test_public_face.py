@@ -1,9 +1,11 @@
 """`import xattn`: what a user needs, and no more, and no PyTorch before it is needed."""
 
+import ast
 import inspect
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,13 +46,23 @@ def test_every_name_is_there_and_is_what_it_says():
 
 def test_no_name_is_hidden_by_a_folder():
     """A folder of the package becomes its attribute when it is imported, whatever `__getattr__` says."""
-    folders = {path.name for root in xattn.__path__ for path in __import__("pathlib").Path(root).iterdir()}
+    folders = {path.stem for root in xattn.__path__ for path in Path(root).iterdir()}
     assert not folders & set(xattn.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'xattn' has no attribute 'trian'"):
         xattn.trian  # noqa: B018
+
+
+def test_type_checkers_see_what_is_imported():
+    """The imports under `TYPE_CHECKING` and those of `__getattr__` are the same."""
+    (block,) = (node for node in ast.parse(Path(xattn.__file__).read_text()).body if isinstance(node, ast.If))
+    seen = {}
+    for statement in block.body:
+        assert isinstance(statement, ast.ImportFrom)
+        seen |= {alias.name: str(statement.module).removeprefix("xattn.") for alias in statement.names}
+    assert seen == xattn._MODULES
 
 
 def test_the_constraints_are_modules():

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import tyro
 
 import xattn
-from xattn.cli.choices import REGISTRY
+from xattn.cli import choices, help_text
 from xattn.cli.printing import print_line, print_mistake, speaks
 from xattn.runtime.errors import InputError
 from xattn.runtime.nearest import did_you_mean
@@ -55,11 +55,15 @@ def main(arguments: list[str] | None = None) -> None:
         if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` ignores SIGHUP
             signal.signal(number, _interrupt)
     try:
-        asked = parse(arguments)
+        with help_text.REGISTRY:
+            asked = parse(arguments)
         if not isinstance(asked, command("presets")):
             with leaving_at_once():
                 import torch  # noqa: F401 - the commands need it; here an interrupt can be handled
         asked.run()
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (InputError, OSError) as error:
         if not speaks():
             raise SystemExit(2) from None
@@ -96,7 +100,7 @@ def parse(arguments: list[str]) -> Any:
             _refuse_misspelt(rest, SOURCES, "source")
         settings = (tyro.conf.AvoidSubcommands, tyro.conf.CascadeSubcommandArgs, tyro.conf.SuppressFixed)
         # A completion script is made with tyro's own rules, which list the choices.
-        registry = None if any(word.startswith("--tyro-") for word in rest) else REGISTRY
+        registry = None if any(word.startswith("--tyro-") for word in rest) else choices.REGISTRY
         try:
             return tyro.cli(command(name), args=rest, prog=f"xattn {name}", config=settings, registry=registry)
         except ValueError as error:  # of a configuration as a whole; those of its parts are reported by tyro
