@@ -76,7 +76,7 @@ class TensorBoard:
                 self.draws = False
                 self.note(f"TensorBoard gets no picture of the attention: {error}")
                 return
-            with Image.open(picture) as image:
+            with Image.open(picture, formats=["PNG"]) as image:
                 self.writer.add_image("attention", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from xattn.data.phrases import Span
 from xattn.data.prepare import photos as folder_module
+from xattn.data.prepare.features import images as images_module
 from xattn.data.prepare.photos import write_regions
 from xattn.data.reader import read_split
 from xattn.data.writer import SplitWriter
@@ -369,9 +370,12 @@ def test_an_image_that_breaks_meanwhile_leaves_nothing(tmp_path, images, monkeyp
 
 
 def test_a_decompression_bomb_is_unreadable(tmp_path, images, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(images_module, "MAX_PIXELS", 1000)
     message = complaint(images, csv_file(tmp_path, "image,caption\na.png,x\n"), tmp_path / "out")
-    assert message == f"{images}/a.png: cannot be read as an image (its 40 x 30 pixels are more than the 1000 allowed)"
+    assert message == (
+        f"{images}/a.png: cannot be read as an image (its 40 x 30 pixels are more than the 1,000 that a "
+        "picture may have; save it smaller)"
+    )
 
 
 def test_an_output_folder_that_is_in_use(tmp_path, images):

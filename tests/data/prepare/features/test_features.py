@@ -2,6 +2,10 @@
 
 import io
 import math
+import os
+import subprocess
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,9 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from xattn.data.prepare.features import images as images_module
 from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0
 from xattn.data.prepare.features.extract import features_in_order, image_features
-from xattn.data.prepare.features.images import UnreadableImageError, as_tensor, image_size, load_image
+from xattn.data.prepare.features.images import (
+    MAX_PIXELS,
+    UnreadableImageError,
+    as_tensor,
+    image_size,
+    load_image,
+    pixel_count,
+)
 from xattn.data.prepare.features.pooling import pool_boxes
 from xattn.data.prepare.features.windows import windows
 from xattn.runtime.errors import InputError
@@ -192,12 +204,73 @@ def test_files_that_are_no_images_are_named(tmp_path, read):
         read(tmp_path / "b.jpg")
 
 
-@pytest.mark.parametrize("read", [load_image, image_size])
+@pytest.mark.parametrize("read", [load_image, image_size, pixel_count])
 def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path, read, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    monkeypatch.setattr(images_module, "MAX_PIXELS", 500)
     gradient().save(tmp_path / "a.png")
-    with pytest.raises(UnreadableImageError, match=r"a\.png: cannot be read as an image \(.*960 pixels"):
+    with pytest.raises(
+        UnreadableImageError, match=r"a\.png: cannot be read as an image \(its 40 x 24 pixels .*; save it sm"
+    ):
         read(tmp_path / "a.png")
+
+
+def test_the_limit_of_pixels_holds_by_default(tmp_path):
+    Image.new("1", (7072, 7071)).save(tmp_path / "a.png")
+    assert 7072 * 7071 > MAX_PIXELS > 7071 * 7071
+    with pytest.raises(UnreadableImageError, match=r"7072 x 7071 pixels are more than the 50,000,000 that a picture"):
+        image_size(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("read", [load_image, image_size, pixel_count])
+def test_postscript_is_no_image_whatever_its_name(tmp_path, read, monkeypatch):
+    monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    gradient().save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableImageError, match=r"a\.jpg: cannot be read as an image$"):
+        read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("read", [load_image, image_size, pixel_count])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UnreadableImageError, match=r"a\.png: cannot be read as an image \(it is no ordinary file\)"):
+        read(tmp_path / "a.png")
+
+
+def test_threads_together_hold_no_more_pixels_than_one_picture_may_have(tmp_path, monkeypatch):
+    monkeypatch.setattr(images_module, "MAX_PIXELS", 2000)
+    gradient().save(tmp_path / "a.png")
+    held, most, lock = 0, 0, threading.Lock()
+
+    class Watching:
+        feature_size = 1
+
+        def region_features(self, image, boxes):
+            nonlocal held, most
+            with lock:
+                held += image[0].numel()
+                most = max(most, held)
+            time.sleep(0.02)
+            with lock:
+                held -= image[0].numel()
+            return torch.ones(len(boxes), 1)
+
+    boxes = np.array([[0, 0, 4, 4]], np.float32)
+    found = list(features_in_order([(tmp_path / "a.png", boxes)] * 12, Watching(), threads=6))
+    assert len(found) == 12
+    assert most == 2 * 960
+
+
+def test_features_that_are_all_zero_are_refused(tmp_path):
+    class Zeros:
+        feature_size = 3
+
+        def region_features(self, image, boxes):
+            return torch.zeros(len(boxes), 3)
+
+    gradient().save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: Zeros gives features that are all zero for it"):
+        image_features(tmp_path / "a.png", np.array([[0, 0, 4, 4]], np.float32), Zeros())
 
 
 def test_a_damaged_png_is_named(tmp_path):

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float32
 
 from xattn.data.prepare.features.backbone import Backbone
-from xattn.data.prepare.features.images import as_tensor, load_image
+from xattn.data.prepare.features.images import as_tensor, load_image, pixel_count, pixels_in_flight
+from xattn.runtime.errors import InputError
 
 ImageFeatures = Float32[np.ndarray, "r feature_size"]
 Boxes = Float32[np.ndarray, "r 4"]
@@ -22,13 +23,17 @@ def image_features(path: Path, boxes: Boxes, backbone: Backbone) -> ImageFeature
 
     Raises:
         UnreadableImageError: as `load_image`.
+        InputError: the backbone gives only zeros, of which no model can learn anything.
         ValueError: the backbone gives a tensor of another shape than boxes by `feature_size`.
 
     """
-    features = backbone.region_features(as_tensor(load_image(path)), torch.from_numpy(boxes))
+    with pixels_in_flight(pixel_count(path)):
+        features = backbone.region_features(as_tensor(load_image(path)), torch.from_numpy(boxes))
     expected = (len(boxes), backbone.feature_size)
     if tuple(features.shape) != expected:
         raise ValueError(f"the backbone gave features of shape {tuple(features.shape)}, expected {expected}")
+    if not features.any():
+        raise InputError(f"{path}: {type(backbone).__name__} gives features that are all zero for it")
     return features.detach().cpu().float().numpy()
 
 

@@ -1,5 +1,14 @@
-"""Opening pictures of every kind as what the eye sees: upright, in sRGB, eight bits a channel."""
+"""Opening pictures of every kind as what the eye sees: upright, in sRGB, eight bits a channel.
 
+Only the formats of `FORMATS` are opened, whatever a file is named: Pillow recognizes more, and starts Ghostscript for a
+PostScript file, say. A picture of more than `MAX_PIXELS` pixels is refused from its header, before it is decoded, and
+`pixels_in_flight` bounds the pixels that all threads of the process hold at one time.
+"""
+
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +18,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from xattn.runtime.errors import InputError
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Of Pillow's formats, those that are opened; MPO, the JPEG of cameras that store several views, is JPEG here."""
+MAX_PIXELS = 50_000_000
+"""The most pixels of a picture, and of all pictures that are decoded at one time. A pixel takes up to 31 bytes on its
+way to features, so 50 million take about 1.6 GB."""
 
 
 class UnreadableImageError(InputError):
@@ -21,18 +36,11 @@ def load_image(path: Path | str) -> Image.Image:
     Greyscale (of 8 and 16 bits), palette and CMYK images are converted; of an animation the first frame is taken.
 
     Raises:
-        UnreadableImageError: the file is missing, no image, damaged, cut short, or has more pixels than Pillow takes to
-            be safe (`PIL.Image.MAX_IMAGE_PIXELS`, 89 million).
-
+        UnreadableImageError: the file is missing, no image of one of the `FORMATS`, damaged, cut short, or has more
+            than `MAX_PIXELS` pixels.
     """
-    try:
-        with Image.open(path) as image:
-            _refuse_huge(image)
-            return _upright_rgb(image)
-    except (
-        Exception
-    ) as error:  # what a decoder raises on damaged data is anything at all, from SyntaxError to struct.error
-        raise UnreadableImageError(f"{path}: cannot be read as an image{_reason(error)}") from error
+    with _opened(path) as image:
+        return _upright_rgb(image)
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
@@ -41,32 +49,74 @@ def image_size(path: Path | str) -> tuple[int, int]:
 
     Raises:
         UnreadableImageError: as `load_image`.
-
     """
-    try:
-        with Image.open(path) as image:
-            _refuse_huge(image)
-            width, height = image.size
-            image.draft("RGB", (1, 1))
+    with _opened(path) as image:
+        width, height = image.size
+        image.draft("RGB", (1, 1))
+        with pixels_in_flight(image.width * image.height):
             image.load()
-            is_turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
-    except Exception as error:  # see load_image
-        raise UnreadableImageError(f"{path}: cannot be read as an image{_reason(error)}") from error
+        is_turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
     return (height, width) if is_turned else (width, height)
+
+
+def pixel_count(path: Path | str) -> int:
+    """How many pixels a picture has, from the header of its file.
+
+    Raises:
+        UnreadableImageError: as `load_image`, but for damage behind the header.
+    """
+    with _opened(path) as image:
+        return image.width * image.height
+
+
+@contextmanager
+def pixels_in_flight(count: int) -> Iterator[None]:
+    """Wait until the pictures that other threads hold have at most `MAX_PIXELS` pixels together with these `count`."""
+    global _in_flight
+    with _changed:
+        _changed.wait_for(lambda: _in_flight == 0 or _in_flight + count <= MAX_PIXELS)
+        _in_flight += count
+    try:
+        yield
+    finally:
+        with _changed:
+            _in_flight -= count
+            _changed.notify_all()
 
 
 def as_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:
     """An RGB image as values from 0 to 1."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
 
 
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
+_changed = threading.Condition()
+_in_flight = 0
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Image.Image]:
+    """A picture that is not yet decoded; whatever goes wrong with it in the `with` statement is said of its file."""
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe without a writer would be waited for
+            raise ValueError("it is no ordinary file")
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(
+                    f"its {image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} that a picture may "
+                    "have; save it smaller"
+                )
+            yield image
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # what a decoder raises on damaged data is anything at all, from SyntaxError on
+        raise UnreadableImageError(f"{path}: cannot be read as an image{_reason(error)}") from error
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut every value above 255 to white
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
@@ -74,14 +124,6 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def _refuse_huge(image: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise Image.DecompressionBombError(
-            f"its {image.width} x {image.height} pixels are more than the {limit} allowed"
-        )
 
 
 def _reason(error: Exception) -> str:
