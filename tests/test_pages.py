@@ -28,7 +28,21 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 PAGES = [page for page in PAGES if "_build" not in page.parts]
 LANGUAGES = {"python", "bash", "console", "text", "json", "bibtex", ""}
 """Of the fences in pages, beside MyST's directives: `py` or `sh` would not be looked at."""
-SHELL_WORDS = {"cd", "curl", "git", "ls", "mkdir", "pip", "python3", "source", "tar", "tensorboard", "unzip", "wget"}
+SHELL_WORDS = {
+    "cd",
+    "curl",
+    "git",
+    "ls",
+    "mkdir",
+    "pip",
+    "pre-commit",
+    "python3",
+    "source",
+    "tar",
+    "tensorboard",
+    "unzip",
+    "wget",
+}
 """Commands of a reader's machine, of which only the first word is looked at."""
 
 
