@@ -31,17 +31,19 @@ class Caption:
     caption_id: str | None = None
 
 
-_DEV = {"val", "valid", "validation"}
-"""Other words for the split that is called dev here."""
+_COLUMNS = ("image", "caption", "split", "image_id", "caption_id")
+_SPLITS = {"train": "train", "dev": "dev", "test": "test", "val": "dev", "valid": "dev", "validation": "dev"}
+"""What the usual splits are called here, by their names in small letters."""
+_BYTES = re.compile(r"""b(["']).*\1""", re.DOTALL)
 
 
 def read_captions(path: Path | str) -> list[Caption]:
     """The captions of a `.csv` file with a header, or of a `.jsonl` file of one object a line.
 
     Columns, or keys, are `image` and `caption`, and optionally `split`, in which `val`, `valid` and `validation` mean
-    `dev`. An object may also have `spans`, a list of `{"start", "end", "boxes", "type"}` in the form that
-    `xattn.data.phrases` describes: what the words of this caption name, and where; and `image_id` and `caption_id`.
-    Other columns are ignored.
+    `dev`; the case of letters of a CSV's columns and of these splits does not matter. An object may also have `spans`,
+    a list of `{"start", "end", "boxes", "type"}` in the form that `xattn.data.phrases` describes: what the words of
+    this caption name, and where; and `image_id` and `caption_id`. Other columns are ignored.
 
     Raises:
         InputError: naming the file and the line, if it cannot be read as such a file, a column is missing, a caption or
@@ -80,17 +82,18 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         for fields in reader:
             if header is None:
-                header = [name.strip() for name in fields]
+                header = [_column(name) for name in fields]
+                twice = [name for name in _COLUMNS if header.count(name) > 1]
+                if twice:
+                    raise InputError(
+                        f'{path}: has {header.count(twice[0])} columns "{twice[0]}"; remove or rename all but one'
+                    )
                 _require(header, f"{path}: has no column", "its columns are")
             elif len(fields) == len(header):
                 row = dict(zip(header, fields, strict=True))
                 yield (
                     reader.line_num,
-                    {
-                        name: row[name]
-                        for name in ("image", "caption", "split", "image_id", "caption_id")
-                        if name in row
-                    },
+                    {name: row[name] for name in _COLUMNS if name in row},
                 )
             elif fields:
                 raise InputError(
@@ -108,6 +111,12 @@ def _rows_of_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, record
 
 
+def _column(name: str) -> str:
+    """A column's name as it is looked for, whatever the case of its letters."""
+    name = name.strip()
+    return name.casefold() if name.casefold() in _COLUMNS else name
+
+
 def _require(found: Any, complaint: str, listed: str) -> None:
     for name in ("image", "caption"):
         if name not in found:
@@ -123,7 +132,7 @@ def _caption(row: dict[str, Any], where: str, line: int) -> Caption:
             raise InputError(
                 f'{where}: expected "split" to be a word such as train, dev or test, found {preview(split)}'
             )
-        split = "dev" if split in _DEV else split
+        split = _SPLITS.get(split.casefold(), split)
     image_id, caption_id = (_id(row, name, where) for name in ("image_id", "caption_id"))
     return Caption(image, text, line, split, _spans(row.get("spans", []), text, where), image_id, caption_id)
 
@@ -156,6 +165,14 @@ def _text(row: dict[str, Any], name: str, where: str) -> str:
     text = " ".join(row[name].split()) if name == "caption" else row[name].strip()
     if not text:
         raise InputError(f"{where}: the {name} is empty")
+    if _BYTES.fullmatch(text):
+        raise InputError(
+            f"{where}: the {name} {preview(text)} is Python's way to print bytes, not text; decode it as UTF-8 before "
+            "it is written to the file"
+        )
+    wrong = next((letter for letter in text if letter == "\0" or "\ud800" <= letter <= "\udfff"), None)
+    if wrong is not None:
+        raise InputError(f"{where}: the {name} has the character U+{ord(wrong):04X}, which no text holds; remove it")
     return text
 
 

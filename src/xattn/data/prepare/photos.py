@@ -18,6 +18,7 @@ from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0
 from xattn.data.prepare.features.extract import available_cores, features_in_order
 from xattn.data.prepare.features.images import UnreadableImageError, image_size
 from xattn.data.prepare.features.windows import N_WINDOWS, windows
+from xattn.data.prepare.photo_names import photo_paths
 from xattn.data.reader import read_split
 from xattn.data.split import ImageRecord
 from xattn.data.writer import SplitWriter
@@ -142,13 +143,10 @@ def checked_plan(images: Path, captions: Path, boxes: Path | None, n_boxes: int,
     by_image: dict[str, list[Caption]] = {}
     for caption in read_captions(captions):
         by_image.setdefault(caption.image, []).append(caption)
-    paths = {name: images / name for name in by_image}
-    missing = [name for name, path in paths.items() if not path.is_file()]
-    if missing:
-        line = by_image[missing[0]][0].line
-        raise InputError(f"{captions}, line {line}: there is no image {missing[0]} in {images}{and_others(missing)}")
+    paths = photo_paths({name: of_image[0].line for name, of_image in by_image.items()}, images, captions)
     given = None if boxes is None else read_boxes(boxes, list(by_image))
     sizes = _sizes(paths, progress)
+    _refuse_one_photo_in_two_splits(paths, by_image, captions)
 
     splits: dict[str, list[Picture]] = {}
     chosen = _chosen_splits(list(by_image)) if next(iter(by_image.values()))[0].split is None else None
@@ -167,6 +165,28 @@ def checked_plan(images: Path, captions: Path, boxes: Path | None, n_boxes: int,
         assert split is not None
         splits.setdefault(split, []).append(Picture(name, paths[name], width, height, regions, tuple(of_image)))
     return Plan(splits, _count_unused(images, set(paths.values())), chosen is not None)
+
+
+def _refuse_one_photo_in_two_splits(paths: dict[str, Path], by_image: dict[str, list[Caption]], captions: Path) -> None:
+    """Raise `InputError` if files of the same bytes are in different splits, as a test on photos of train would be."""
+    by_size: dict[int, list[str]] = {}
+    for name, path in paths.items():
+        by_size.setdefault(path.stat().st_size, []).append(name)
+    first: dict[bytes, str] = {}
+    found = []
+    for name in (name for names in by_size.values() if len(names) > 1 for name in names):
+        with paths[name].open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+        other = first.setdefault(digest, name)
+        if by_image[other][0].split != by_image[name][0].split:
+            found.append((other, name))
+    if found:
+        (one, two), n = found[0], len(found)
+        photos = "a photo stands" if n == 1 else f"{n} photos stand"
+        raise InputError(
+            f"{captions}, line {by_image[two][0].line}: {photos} in two splits under two names, such as {one} in "
+            f"{by_image[one][0].split} and {two} in {by_image[two][0].split}; remove one of the two"
+        )
 
 
 def fill(
