@@ -19,7 +19,8 @@ import torch
 from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import check_features, read_split
 from xattn.data.vocabulary import SPECIALS, Vocabulary
-from xattn.evaluation.evaluate import measure
+from xattn.evaluation.measure import measure
+from xattn.evaluation.options import EvaluationOptions
 from xattn.models.registry import build_model
 from xattn.runs.presets import preset
 
@@ -102,7 +103,13 @@ def evaluated(options: argparse.Namespace) -> dict[str, float]:
     split = read_split(options.measured, "testall")
     check_features(split)
     captions = EncodedCaptions(split, vocabulary)
-    measure(model, split, captions, progress=progress, folds=options.folds)
+    measure(
+        model,
+        split,
+        captions,
+        progress=progress,
+        options=EvaluationOptions(protocol="coco-1k" if options.folds == 5 else None),
+    )
     ended = time.perf_counter()
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     fragments = sum(len(ids) for ids in captions.ids)

@@ -157,11 +157,7 @@ def contests(options: argparse.Namespace) -> dict[str, tuple[MatchingModel, Call
 
 
 def scores_in_bfloat16(model: MatchingModel, images: Fragments, captions: Fragments) -> Tensor:
-    model.product_dtype = torch.bfloat16
-    try:
-        return model.score(images, captions)
-    finally:
-        model.product_dtype = None
+    return model.score(images, captions, torch.bfloat16)
 
 
 def similarities_alone(images: Fragments, captions: Fragments) -> dict[str, Task]:

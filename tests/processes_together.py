@@ -14,7 +14,7 @@ import torch
 from waiting import LONGEST_WAIT
 from xattn.data.batches import epoch_batches, pair_batch, read_regions
 from xattn.evaluation.encode import encode_captions, score_all
-from xattn.models.base import evaluating, sharing
+from xattn.models.base import evaluating
 from xattn.models.registry import build_model
 from xattn.runtime.device import launched_process_group, leave_process_group
 from xattn.runtime.errors import InputError
@@ -82,7 +82,7 @@ class Steps:
 
 def trained_in_double(configs, data, steps):
     """Some steps in float64 of every configuration, and the scores of `dev` before and after them."""
-    processes, results = launched_process_group(), []
+    process_group, results = launched_process_group(), []
     for config in configs:
         prepared = prepare_data(config, data)
         torch.manual_seed(config.seed)
@@ -90,25 +90,30 @@ def trained_in_double(configs, data, steps):
         optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         every_word = torch.ones(len(prepared.vocabulary), dtype=torch.float64)
         swaps, losses, terms = torch.Generator().manual_seed(1), [], []
-        with sharing(model, processes):
-            first_scores = _scores(model, prepared)
-            epoch = 0
-            while len(losses) < steps:
-                epoch += 1
-                for rows in epoch_batches(len(prepared.train_captions), config.batch_size, config.seed, epoch):
-                    share = processes.share(len(rows)) if 1 < processes.world_size <= len(rows) else None
-                    part = pair_batch(prepared.train, prepared.train_captions, rows, share)
-                    boxes = None if part.images.boxes is None else part.images.boxes.double()
-                    part = part._replace(
-                        images=part.images._replace(features=part.images.features.double(), boxes=boxes)
-                    )
-                    words = WordWeights(every_word, every_word)
-                    found = training_step(
-                        model, optimiser, [part], config, epoch, words, swaps, measures_gradients=len(losses) % 5 == 0
-                    )
-                    losses.append(found.loss.item() / len(rows))
-                    terms.append(found.terms | {f"{name}_gradient": norm for name, norm in found.gradients.items()})
-            scores = _scores(model, prepared)
+        first_scores = _scores(model, prepared, process_group)
+        epoch = 0
+        while len(losses) < steps:
+            epoch += 1
+            for rows in epoch_batches(len(prepared.train_captions), config.batch_size, config.seed, epoch):
+                share = process_group.share(len(rows)) if 1 < process_group.world_size <= len(rows) else None
+                part = pair_batch(prepared.train, prepared.train_captions, rows, share)
+                boxes = None if part.images.boxes is None else part.images.boxes.double()
+                part = part._replace(images=part.images._replace(features=part.images.features.double(), boxes=boxes))
+                words = WordWeights(every_word, every_word)
+                found = training_step(
+                    model,
+                    optimiser,
+                    [part],
+                    config,
+                    epoch,
+                    words,
+                    swaps,
+                    measures_gradients=len(losses) % 5 == 0,
+                    process_group=process_group,
+                )
+                losses.append(found.loss.item() / len(rows))
+                terms.append(found.terms | {f"{name}_gradient": norm for name, norm in found.gradients.items()})
+        scores = _scores(model, prepared, process_group)
         results.append(
             Steps(
                 losses, terms, first_scores, scores, {name: value.numpy() for name, value in model.state_dict().items()}
@@ -117,13 +122,15 @@ def trained_in_double(configs, data, steps):
     return results
 
 
-def _scores(model, prepared):
+def _scores(model, prepared, process_group):
     """As evaluation has them, of features in float64."""
     with evaluating(model):
         images = read_regions(prepared.dev, np.arange(prepared.dev.n_images))
         boxes = None if images.boxes is None else images.boxes.double()
         encoded = model.encode_images(images.features.double(), images.counts, boxes)
-        return score_all(model, encoded, encode_captions(model, prepared.dev_captions)).numpy()
+        return score_all(
+            model, encoded, encode_captions(model, prepared.dev_captions), process_group=process_group
+        ).numpy()
 
 
 def whole_run(config, data, out, options):

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from measured_scores import measured_scores
 from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import read_split
-from xattn.evaluation.evaluate import evaluate, evaluate_all, measure
+from xattn.evaluation.evaluate import evaluate, evaluate_all
 from xattn.evaluation.grounding import word_relevance
+from xattn.evaluation.measure import measure
+from xattn.evaluation.options import EvaluationOptions
 from xattn.metrics.retrieval import retrieval_report
 from xattn.runs.folder import load_run
 from xattn.runtime.errors import InputError
@@ -28,7 +31,7 @@ def quiet(*_):
 
 
 def evaluated(run, data, split="test", **options):
-    return evaluate(run, data, split, progress=quiet, **options)
+    return evaluate(run, data, split, EvaluationOptions(**options), quiet)
 
 
 class Alone:
@@ -174,7 +177,7 @@ def test_attention_is_that_of_every_caption_by_itself(case, tiny_data, iou):
     alone = Alone(run, tiny_data)
     expected = attention_by_hand(alone, direction, iou)
     assert expected["skipped"] > 0 or iou < 0.5
-    found = evaluated(run, tiny_data, iou=iou).as_dict()["attention"]
+    found = evaluated(run, tiny_data, iou=(iou,)).as_dict()["attention"]
     assert list(found) == [direction]
     assert found[direction].pop("threshold") == expected.pop("threshold")
     assert found[direction] == pytest.approx(expected, abs=1e-6)
@@ -254,7 +257,7 @@ def test_without_truth_there_is_no_attention(tmp_path, tiny_run, write_data):
 
 def test_truth_with_which_no_region_agrees(tiny_run, tiny_data):
     with pytest.raises(InputError) as caught:
-        evaluated(tiny_run, tiny_data, iou=0.9)
+        evaluated(tiny_run, tiny_data, iou=(0.9,))
     assert str(caught.value) == (
         f"{tiny_data / 'test_truth.jsonl'}: no region overlaps an annotated box by 0.9 or more, so there is no "
         "attention to measure; "
@@ -288,7 +291,7 @@ def test_truth_of_another_caption(tmp_path, tiny_run, write_data):
 @pytest.mark.parametrize("iou", [0.0, -0.5, 1.5, float("nan")])
 def test_an_overlap_that_is_none(tiny_run, tiny_data, iou):
     with pytest.raises(InputError) as caught:
-        evaluated(tiny_run, tiny_data, iou=iou)
+        evaluated(tiny_run, tiny_data, iou=(iou,))
     assert str(caught.value) == f"iou must be above 0 and at most 1, but it is {iou}"
 
 
@@ -347,7 +350,7 @@ def test_an_ensemble_is_the_mean_of_the_scores(tiny_run, tiny_i2t_run, tiny_data
     scores = []
     for folder in (tiny_run, tiny_i2t_run):
         run = load_run(folder)
-        scores.append(measure(run.model, split, EncodedCaptions(split, run.vocabulary), keep_scores=True).scores[0])
+        scores.append(measured_scores(run.model, split, EncodedCaptions(split, run.vocabulary)))
     expected = retrieval_report((scores[0] + scores[1]) / 2, torch.from_numpy(split.caption_image))
     assert ensemble.retrieval == expected
     assert (ensemble.name, ensemble.ensemble_of, ensemble.attention) == ("ensemble of 2", 2, None)
@@ -375,11 +378,8 @@ def test_an_ensemble_of_different_data_is_refused(tmp_path, tiny_run, tiny_data,
 def test_bfloat16_products_move_the_scores_a_little(tiny_run, tiny_data):
     run, split = load_run(tiny_run), read_split(tiny_data, "test")
     captions = EncodedCaptions(split, run.vocabulary)
-    (exact,) = measure(run.model, split, captions, keep_scores=True).scores or ()
+    exact, scores = (measured_scores(run.model, split, captions, precision) for precision in ("fp32", "bf16"))
     rounded = evaluated(run, tiny_data, precision="bf16")
-    assert run.model.product_dtype is None
-    run.model.product_dtype = torch.bfloat16
-    (scores,) = measure(run.model, split, captions, keep_scores=True).scores or ()
     assert scores.dtype == torch.float32
     assert 0 < (scores - exact).abs().max() < 0.05
     assert rounded.retrieval == retrieval_report(scores, torch.from_numpy(split.caption_image))

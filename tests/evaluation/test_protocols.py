@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from measured_scores import measured_scores
 from xattn.cli.main import main
 from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import read_split
 from xattn.data.split import Split
 from xattn.evaluation.encode import encode_captions, encode_images, score_all, score_blocks, store_captions
-from xattn.evaluation.evaluate import evaluate, evaluate_all, measure
+from xattn.evaluation.evaluate import evaluate, evaluate_all
+from xattn.evaluation.options import EvaluationOptions
 from xattn.evaluation.protocols import PROTOCOLS, check_protocol, split_of
 from xattn.metrics.retrieval import five_fold_report, retrieval_report
 from xattn.models.base import evaluating
@@ -127,11 +129,11 @@ def test_folds_of_a_protocol_are_those_of_the_whole_matrix(tiny_run, small_proto
     scores, owner = scores_of(run, split), torch.from_numpy(split.caption_image)
     monkeypatch.setattr("xattn.evaluation.encode.BLOCK_IMAGES", 2)
     monkeypatch.setattr("xattn.evaluation.encode.CAPTIONS_AT_ONCE", 4)
-    found = evaluate(run, small_protocol, protocol="coco-1k", progress=quiet)
+    found = evaluate(run, small_protocol, options=EvaluationOptions(protocol="coco-1k"), progress=quiet)
     assert found.retrieval == five_fold_report(scores, owner, folds=2)
     assert (found.folds, found.protocol, found.split) == (2, "coco-1k", "test")
     assert found.as_dict()["evaluated"]["folds"] == 2
-    whole = evaluate(run, small_protocol, protocol="coco-5k", progress=quiet)
+    whole = evaluate(run, small_protocol, options=EvaluationOptions(protocol="coco-5k"), progress=quiet)
     assert whole.retrieval == retrieval_report(scores, owner)
     assert whole.retrieval != found.retrieval
     # By hand: every figure is the mean of the two halves', and rsum is the sum of the six means, under its own name.
@@ -151,7 +153,7 @@ def test_folds_of_a_protocol_are_those_of_the_whole_matrix(tiny_run, small_proto
 
 def test_only_the_pairs_within_a_fold_are_scored(tiny_run, small_protocol):
     calls = []
-    evaluate(tiny_run, small_protocol, protocol="coco-1k", progress=lambda *call: calls.append(call))
+    evaluate(tiny_run, small_protocol, None, EvaluationOptions(protocol="coco-1k"), lambda *call: calls.append(call))
     assert [call for call in calls if call[0] == "scoring"] == [
         ("scoring", 45, 45)
     ] * 2  # 3 images x 15 captions, twice; not 6 x 30
@@ -160,7 +162,9 @@ def test_only_the_pairs_within_a_fold_are_scored(tiny_run, small_protocol):
 def test_an_ensemble_in_folds(tiny_run, tiny_i2t_run, small_protocol):
     split = read_split(small_protocol, "test")
     mean = sum(scores_of(load_run(run), split) for run in (tiny_run, tiny_i2t_run)) / 2
-    *_, ensemble = evaluate_all([tiny_run, tiny_i2t_run], small_protocol, protocol="coco-1k", progress=quiet)
+    *_, ensemble = evaluate_all(
+        [tiny_run, tiny_i2t_run], small_protocol, None, EvaluationOptions(protocol="coco-1k"), quiet
+    )
     assert isinstance(mean, torch.Tensor)
     assert ensemble.retrieval == five_fold_report(mean, torch.from_numpy(split.caption_image), folds=2)
 
@@ -217,10 +221,12 @@ def test_several_thresholds_and_types(tiny_run, tiny_i2t_run, tmp_path, write_da
         record["spans"][0]["type"], record["spans"][1]["type"] = "animals", "people/other" if number % 2 else "animals"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     for folder in (tiny_run, tiny_i2t_run):
-        found = evaluate(folder, data, iou=[0.5, 0.3], by_type=True, progress=quiet)
+        found = evaluate(folder, data, None, EvaluationOptions((0.5, 0.3), by_type=True), quiet)
         assert found.attention == found.attention_by_iou[0.5]
         for iou in (0.3, 0.5):
-            assert evaluate(folder, data, iou=iou, progress=quiet).attention == found.attention_by_iou[iou]
+            assert (
+                evaluate(folder, data, None, EvaluationOptions((iou,)), quiet).attention == found.attention_by_iou[iou]
+            )
         assert set(found.attention_by_type) == {"animals", "people", "other"}
         assert found.attention_by_type["people"] == found.attention_by_type["other"]
         # Of one type alone: the same as with a truth that has no other phrases.
@@ -253,7 +259,7 @@ def test_a_later_threshold_that_no_region_reaches(tiny_run, tiny_data):
     with pytest.raises(
         InputError, match=r"no region overlaps an annotated box by 0\.95 or more, so there is no attention to measure"
     ):
-        evaluate(tiny_run, tiny_data, iou=[0.5, 0.95], progress=quiet)
+        evaluate(tiny_run, tiny_data, None, EvaluationOptions((0.5, 0.95)), quiet)
 
 
 def test_the_command(capsys, tiny_run, small_protocol, tiny_data, tmp_path):
@@ -307,10 +313,8 @@ def test_what_cannot_be_measured(capsys, tiny_run, tiny_data, flags, said):
     assert said in captured.err
 
 
-def test_measuring_keeps_no_scores_unless_asked(tiny_run, tiny_data):
+def test_every_pair_is_measured_once(tiny_run, tiny_data):
     run, split = load_run(tiny_run), read_split(tiny_data, "test")
     captions = EncodedCaptions(split, run.vocabulary)
-    assert measure(run.model, split, captions).scores is None
-    kept = measure(run.model, split, captions, keep_scores=True).scores
-    assert kept is not None
-    torch.testing.assert_close(kept[0], scores_of(run, split), rtol=0, atol=1e-6)
+    found = measured_scores(run.model, split, captions)
+    torch.testing.assert_close(found, scores_of(run, split), rtol=0, atol=1e-6)

@@ -23,6 +23,7 @@ from xattn.models.registry import build_model
 from xattn.runs.config import RunConfig
 from xattn.runs.folder import Run, load_run, save_run
 from xattn.runtime.errors import InputError
+from xattn.runtime.process_group import SINGLE_PROCESS
 
 WIDTH, HEIGHT = 60, 40
 FEATURES = 7
@@ -53,7 +54,7 @@ class Recorder(MatchingModel):
         self.anything = torch.nn.Linear(1, 1)
         self.fixed, self.seen = fixed, None
 
-    def encode_images(self, features, counts, boxes=None):
+    def encode_images(self, features, counts, boxes=None, process_group=SINGLE_PROCESS):
         assert not self.training
         assert not torch.is_grad_enabled()
         self.seen = features, counts, boxes
@@ -63,7 +64,7 @@ class Recorder(MatchingModel):
         assert not self.training
         return Fragments(torch.zeros(*tokens.shape, FEATURES), torch.arange(tokens.shape[1]) < lengths[:, None])
 
-    def score(self, images, captions):
+    def score(self, images, captions, product_dtype=None, process_group=SINGLE_PROCESS):
         return torch.tensor([self.fixed or [0.0] * len(captions)])
 
     def match(self, images, captions):

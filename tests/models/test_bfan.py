@@ -154,8 +154,7 @@ class TestScores:
         images, captions = ragged(generator, 8, 6, 16, torch.float32), ragged(generator, 8, 5, 16, torch.float32)
         with torch.no_grad():
             fine = bfan_model.score(images, captions)
-            bfan_model.product_dtype = torch.bfloat16
-            coarse = bfan_model.score(images, captions)
+            coarse = bfan_model.score(images, captions, torch.bfloat16)
         assert coarse.dtype == torch.float32
         assert 1e-6 < (coarse - fine).abs().median() < 0.02
 

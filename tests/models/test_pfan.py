@@ -251,8 +251,7 @@ class TestScores:
         images, captions = ragged(generator, 3, 4, 6, torch.float32), ragged(generator, 3, 5, 6, torch.float32)
         with torch.no_grad():
             expected = pfan_model.score(images, captions)
-            pfan_model.product_dtype = torch.bfloat16
-            coarse = pfan_model.score(images, captions)
+            coarse = pfan_model.score(images, captions, torch.bfloat16)
         assert coarse.dtype == torch.float32
         assert not torch.equal(coarse, expected)
         close(coarse, expected, 0.05)

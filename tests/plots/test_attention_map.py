@@ -19,7 +19,7 @@ from xattn.data.vocabulary import SPECIALS, Vocabulary
 from xattn.data.writer import SplitWriter
 from xattn.evaluation import attend as attend_module
 from xattn.evaluation.attend import attend, attention_of
-from xattn.evaluation.evaluate import Evaluation
+from xattn.evaluation.result import Evaluation
 from xattn.evaluation.tables import attention_table, evaluation_table, print_tables
 from xattn.metrics.attention import AttentionReport
 from xattn.metrics.retrieval import RetrievalDirection, RetrievalReport
@@ -32,6 +32,7 @@ from xattn.plots.labels import distinct_labels
 from xattn.runs.config import RunConfig
 from xattn.runs.folder import Run, load_run, save_run
 from xattn.runtime.errors import InputError
+from xattn.runtime.process_group import SINGLE_PROCESS
 
 FEATURES = 5
 WIDTH, HEIGHT = 60, 40
@@ -78,13 +79,13 @@ class Pointer(MatchingModel):
         super().__init__()
         self.anything = torch.nn.Linear(1, 1)
 
-    def encode_images(self, features, counts, boxes=None):
+    def encode_images(self, features, counts, boxes=None, process_group=SINGLE_PROCESS):
         return Fragments(features, torch.arange(features.shape[1]) < counts[:, None])
 
     def encode_captions(self, tokens, lengths):
         return Fragments(torch.ones(*tokens.shape, FEATURES), torch.arange(tokens.shape[1]) < lengths[:, None])
 
-    def score(self, images, captions):
+    def score(self, images, captions, product_dtype=None, process_group=SINGLE_PROCESS):
         raise NotImplementedError
 
     def match(self, images, captions):

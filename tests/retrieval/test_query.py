@@ -26,6 +26,7 @@ from xattn.retrieval.query import Hit, search, word_weights
 from xattn.runs.config import RunConfig
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.errors import InputError
+from xattn.runtime.process_group import SINGLE_PROCESS
 
 SENTENCE = "a dog near the bench"
 
@@ -102,14 +103,14 @@ class Stub(MatchingModel):
         self.directions = directions
         self.anything = torch.nn.Linear(1, 1)
 
-    def encode_images(self, features, counts, boxes=None):
+    def encode_images(self, features, counts, boxes=None, process_group=SINGLE_PROCESS):
         assert not self.training
         return Fragments(features, torch.arange(features.shape[1]) < counts[:, None])
 
     def encode_captions(self, tokens, lengths):
         return Fragments(torch.ones(*tokens.shape, 2), torch.arange(tokens.shape[1]) < lengths[:, None])
 
-    def score(self, images, captions):
+    def score(self, images, captions, product_dtype=None, process_group=SINGLE_PROCESS):
         return images.vectors[:, 0, :1].expand(-1, len(captions))
 
     def match(self, images, captions):

@@ -232,12 +232,11 @@ def test_accelerate_launch_starts_them(tmp_path, even_data, configured):
         "-m",
         "xattn",
         "train",
-        "scan-t2i-avg",
+        *flags,
         "--data",
         str(even_data),
         "--out",
         str(tmp_path / "run"),
-        *flags,
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT, check=False)
     assert done.returncode == 0, done.stderr

@@ -179,12 +179,11 @@ def test_the_command_itself(tmp_path, even_data, number):
             "-m",
             "xattn",
             "train",
-            "scan-t2i-avg",
+            *flags,
             "--data",
             str(even_data),
             "--out",
             str(out),
-            *flags,
         ]
 
     process = subprocess.Popen(command(tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

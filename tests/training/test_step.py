@@ -9,6 +9,7 @@ from xattn.data.batches import epoch_batches, pair_batch
 from xattn.models.base import evaluating
 from xattn.models.registry import build_model
 from xattn.runs.config import RunConfig
+from xattn.runtime.process_group import SINGLE_PROCESS
 from xattn.training.data import prepare_data
 from xattn.training.loop import Training, learning_rate
 from xattn.training.loss import WordWeights, batch_loss
@@ -42,7 +43,7 @@ def test_in_bfloat16_norms_and_losses_are_single(prepared, name):
     )
     part = pair_batch(data.train, data.train_captions, rows)
     with evaluating(model):
-        halves = _encoded(model, part, config)
+        halves = _encoded(model, part, config, SINGLE_PROCESS)
         singles = model.encode_images(*part.images), model.encode_captions(*part.captions)
     for half, single in zip(halves, singles, strict=True):
         assert half.vectors.dtype == torch.float32

@@ -10,7 +10,8 @@ import numpy as np
 from xattn.data.prepare.scenes.scenes import write_scenes
 from xattn.data.reader import read_split
 from xattn.evaluation.attend import attend
-from xattn.evaluation.evaluate import Evaluation, evaluate
+from xattn.evaluation.evaluate import evaluate
+from xattn.evaluation.result import Evaluation
 from xattn.runs.config import ConstraintSet
 from xattn.runs.folder import CONSTRAINTS_NAMES
 from xattn.runs.presets import preset

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from xattn.evaluation.options import ProtocolName
+from xattn.evaluation.options import EvaluationOptions, ProtocolName
 from xattn.runs.config import Precision, WhichWeights
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
@@ -53,24 +53,17 @@ class Evaluate:
 
         if not self.run_folders:
             raise InputError("evaluate needs a run folder")
-        evaluations = evaluate_all(
-            [load_run(folder, best_device(), self.weights) for folder in self.run_folders],
-            self.data,
-            self.split,
-            _numbers(self.iou),
-            self.precision,
-            protocol=self.protocol,
-            by_type=self.by_type,
-            eccv=self.eccv,
-        )
+        options = EvaluationOptions(_numbers(self.iou), self.precision, self.protocol, self.by_type, self.eccv)
+        runs = [load_run(folder, best_device(), self.weights) for folder in self.run_folders]
+        evaluations = evaluate_all(runs, self.data, self.split, options)
         print_tables(evaluations)
         if self.json:
             each = [evaluation.as_dict() for evaluation in evaluations]
             atomic.write_json(each[0] if len(each) == 1 else {"runs": each[:-1], "ensemble": each[-1]}, self.json)
 
 
-def _numbers(iou: str) -> list[float]:
+def _numbers(iou: str) -> tuple[float, ...]:
     try:
-        return [float(number) for number in iou.split(",")]
+        return tuple(float(number) for number in iou.split(","))
     except ValueError as error:
         raise InputError(f"--iou is a number, or several with commas between them, but it is {iou!r}") from error

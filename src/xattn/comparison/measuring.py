@@ -10,8 +10,10 @@ from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import read_split, split_names
 from xattn.data.split import Split
 from xattn.evaluation.encode import encode_captions, encode_images
-from xattn.evaluation.evaluate import Evaluation, evaluate, evaluate_all
+from xattn.evaluation.evaluate import evaluate, evaluate_all
 from xattn.evaluation.grounding import grounding_batches
+from xattn.evaluation.options import EvaluationOptions
+from xattn.evaluation.result import Evaluation
 from xattn.metrics.retrieval import RetrievalReport
 from xattn.models.base import evaluating
 from xattn.models.config import Direction
@@ -31,13 +33,13 @@ def measured_run(
     each direction by itself; there is none where dev is absent or has no truth. On dev itself it is chosen and used on
     the same captions.
     """
-    evaluation = evaluate(run, data, split, iou, progress=progress)
+    evaluation = evaluate(run, data, split, EvaluationOptions((iou,)), progress)
     measures = _attention(run, data, evaluation, iou)
     has_dev = DEV in split_names(data)
     if split == DEV or not has_dev:
         dev_evaluation, dev_measures = evaluation, measures
     else:
-        dev_evaluation = evaluate(run, data, DEV, iou, progress=progress)
+        dev_evaluation = evaluate(run, data, DEV, EvaluationOptions((iou,)), progress)
         dev_measures = _attention(run, data, dev_evaluation, iou)
     thresholds = {direction: measure.best_threshold() for direction, measure in dev_measures.items()} if has_dev else {}
     attention = {direction: measure.summary(thresholds.get(direction)) for direction, measure in measures.items()}
@@ -60,7 +62,7 @@ def measured_ensemble(
     """`retrieval` and `dev` of the mean of several runs' scores, which has no attention of its own."""
 
     def retrieval(name: str) -> dict[str, Any]:
-        return rounded_retrieval(evaluate_all(runs, data, name, iou, progress=progress)[-1].retrieval)
+        return rounded_retrieval(evaluate_all(runs, data, name, EvaluationOptions((iou,)), progress)[-1].retrieval)
 
     on_split = retrieval(split)
     has_dev = DEV in split_names(data)

@@ -14,7 +14,7 @@ from xattn.data.split import Split, split_file
 from xattn.data.stopwords import is_content
 from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import UNKNOWN
-from xattn.evaluation.evaluate import check_same_features
+from xattn.evaluation.compatibility import check_same_features
 from xattn.evaluation.grounding import word_relevance
 from xattn.models.base import evaluating
 from xattn.models.config import Direction

@@ -16,7 +16,7 @@ from xattn.data.split import Split
 from xattn.models.base import MatchingModel
 from xattn.models.fragments import Fragments
 from xattn.runtime.memory import release_mapped_pages
-from xattn.runtime.process_group import SINGLE_PROCESS
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from xattn.runtime.progress import ProgressCallback
 
 IMAGES_AT_ONCE = 128
@@ -103,12 +103,17 @@ def store_captions(
 
 @torch.no_grad()
 def score_all(
-    model: MatchingModel, images: Fragments, captions: Fragments, progress: ProgressCallback = lambda *_: None
+    model: MatchingModel,
+    images: Fragments,
+    captions: Fragments,
+    progress: ProgressCallback = lambda *_: None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Float[Tensor, "images captions"]:
     """Score every image with every caption; the scores are on the processor. Several processes share out the images."""
     columns = []
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        columns.append(_shared_scores(model, images, captions[start : start + CAPTIONS_AT_ONCE]))
+        some = captions[start : start + CAPTIONS_AT_ONCE]
+        columns.append(_shared_scores(model, images, some, None, process_group))
         progress("scoring", min(start + CAPTIONS_AT_ONCE, len(captions)), len(captions))
     return torch.cat(columns, dim=1)
 
@@ -129,6 +134,8 @@ def score_blocks(
     caption_image: Int[Tensor, "captions"],
     rows: slice | None = None,
     columns: Int[Tensor, "columns"] | None = None,
+    product_dtype: torch.dtype | None = None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     progress: ProgressCallback = lambda *_: None,
 ) -> Iterator[ScoreBlock]:
     """Score images with captions block by block, every pair once; nothing is kept. Several processes share out the
@@ -144,6 +151,8 @@ def score_blocks(
         caption_image: the row of each caption's image.
         rows: which images; all by default.
         columns: which captions, in ascending order; all by default.
+        product_dtype: as in `MatchingModel.score`.
+        process_group: the processes that share out the images of a block.
         progress: called as `progress("scoring", pairs so far, pairs in all)`.
     """
     rows = slice(0, len(images)) if rows is None else rows
@@ -164,18 +173,23 @@ def score_blocks(
                 continue
             padded = captions[some.to(captions.begins.device)]
             for part in chosen:
-                yield ScoreBlock(
-                    torch.arange(part.start, part.stop), some, _shared_scores(model, images[part], padded).float()
-                )
+                scores = _shared_scores(model, images[part], padded, product_dtype, process_group)
+                yield ScoreBlock(torch.arange(part.start, part.stop), some, scores.float())
                 done += (part.stop - part.start) * len(some)
                 progress("scoring", done, total)
 
 
-def _shared_scores(model: MatchingModel, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+def _shared_scores(
+    model: MatchingModel,
+    images: Fragments,
+    captions: Fragments,
+    product_dtype: torch.dtype | None,
+    process_group: ProcessGroup,
+) -> Float[Tensor, "images captions"]:
     """The scores on the processor; of several processes each computes those of some images, and all get all."""
     n = len(images)
-    processes = model.processes if n >= model.processes.world_size else SINGLE_PROCESS
-    (scores,) = processes.all_gather(model.score(images[processes.share(n)], captions), n=n)
+    group = process_group if n >= process_group.world_size else SINGLE_PROCESS
+    (scores,) = group.all_gather(model.score(images[group.share(n)], captions, product_dtype), n=n)
     return scores.cpu()
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xattn.evaluation.evaluate import Evaluation
+from xattn.evaluation.result import Evaluation
 from xattn.metrics.attention import AttentionReport
 from xattn.metrics.retrieval import RetrievalDirection
 from xattn.plots.labels import distinct_labels

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from xattn.attention.attention import Attention
 from xattn.models.config import Direction
 from xattn.models.fragments import Fragments
-from xattn.models.sync_batch_norm import SyncBatchNorm1d
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 
@@ -35,15 +34,14 @@ class MatchingModel(nn.Module, ABC):
     """Whether, in training, the score of a pair depends on the other pairs scored with it, as a batch norm over pairs
     makes it. Such scores get their gradient all together, and `score` in training mode moves running averages: it is
     called once a step."""
-    product_dtype: torch.dtype | None = None
-    """In what precision `score` multiplies fragments with fragments, the bulk of its work; None: their own. All else
-    stays as it is."""
-    processes: ProcessGroup = SINGLE_PROCESS
-    """Which processes hold a part of what the model is given; see `sharing`."""
 
     @abstractmethod
     def encode_images(
-        self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
+        self,
+        features: Float[Tensor, "n regions features"],
+        counts: Int[Tensor, "n"],
+        boxes: Tensor | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
         """Encode images from the features of their regions.
 
@@ -52,6 +50,8 @@ class MatchingModel(nn.Module, ABC):
             counts: how many regions of each image are valid.
             boxes: `n regions 4`, x1 y1 x2 y2 in units of the image's width and height, or `n regions 30`, PFAN's
                 published block ids and overlaps; for models that know positions.
+            process_group: the processes that hold the other images of the batch, of which batch norms take statistics
+                in training.
         """
 
     @abstractmethod
@@ -59,8 +59,22 @@ class MatchingModel(nn.Module, ABC):
         """Encode captions from their token ids, `<start>` and `<end>` included, padded to one length."""
 
     @abstractmethod
-    def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
-        """Score every image with every caption, in blocks; with or without gradient."""
+    def score(
+        self,
+        images: Fragments,
+        captions: Fragments,
+        product_dtype: torch.dtype | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Float[Tensor, "images captions"]:
+        """Score every image with every caption, in blocks; with or without gradient.
+
+        Args:
+            images: encoded.
+            captions: encoded.
+            product_dtype: in what precision fragments are multiplied with fragments, the bulk of the work, where there
+                is no gradient; None: their own. All else stays as it is.
+            process_group: the processes that score the other captions of the batch, for running averages.
+        """
 
     @abstractmethod
     def match(self, images: Fragments, captions: Fragments) -> Match:
@@ -95,20 +109,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-@contextmanager
-def sharing(model: nn.Module, processes: ProcessGroup) -> Iterator[None]:
-    """Inside, what a model is given is this process's part of what all `processes` hold: batch norms look at all of
-    it.
-    """
-    before = [
-        (module, module.processes) for module in model.modules() if isinstance(module, (MatchingModel, SyncBatchNorm1d))
-    ]
-    for module, _ in before:
-        module.processes = processes
-    try:
-        yield
-    finally:
-        for module, others in before:
-            module.processes = others

@@ -23,6 +23,7 @@ from xattn.models.config import BFANConfig, Direction, Focus
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.scan import aggregate
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 TIE = 3e-5
 """Keys below their limit by less than this share of it count as tied with it. In float32 the weights of a uniform row
@@ -44,7 +45,11 @@ class BFAN(MatchingModel):
         self._attention_fn = partial(focal_weights, lambda_softmax=config.lambda_softmax, focus=config.focus)
 
     def encode_images(
-        self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
+        self,
+        features: Float[Tensor, "n regions features"],
+        counts: Int[Tensor, "n"],
+        boxes: Tensor | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
         """See `MatchingModel`; positions are not used."""
         mask = prefix_mask(counts, features.shape[1])
@@ -55,10 +60,16 @@ class BFAN(MatchingModel):
         mask = prefix_mask(lengths, tokens.shape[1])
         return Fragments(self.words(tokens, mask), mask)
 
-    def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+    def score(
+        self,
+        images: Fragments,
+        captions: Fragments,
+        product_dtype: torch.dtype | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Float[Tensor, "images captions"]:
         """See `MatchingModel`; in [-2, 2]."""
         words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
-        how = {"attention_fn": self._attention_fn, "aggregate": _block_mean, "product_dtype": self.product_dtype}
+        how = {"attention_fn": self._attention_fn, "aggregate": _block_mean, "product_dtype": product_dtype}
         return pairwise_scores(*words, *regions, **how) + pairwise_scores(*regions, *words, **how).t()
 
     def match(self, images: Fragments, captions: Fragments) -> Match:

@@ -30,6 +30,7 @@ from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.pfan_blocks import MISSING, Blocks, region_blocks
 from xattn.runtime.errors import InputError
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 LARGEST_WEIGHT_FACTOR = 0.5
 """What the mean of the words' largest weights counts beside the mean of their relevances."""
@@ -77,7 +78,11 @@ class PFAN(MatchingModel):
         self._attention_fn = partial(scan_weights, lambda_softmax=config.lambda_softmax)
 
     def encode_images(
-        self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
+        self,
+        features: Float[Tensor, "n regions features"],
+        counts: Int[Tensor, "n"],
+        boxes: Tensor | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
         """See `MatchingModel`.
 
@@ -98,10 +103,16 @@ class PFAN(MatchingModel):
         mask = prefix_mask(lengths, tokens.shape[1])
         return Fragments(self.words(tokens, mask), mask)
 
-    def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+    def score(
+        self,
+        images: Fragments,
+        captions: Fragments,
+        product_dtype: torch.dtype | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Float[Tensor, "images captions"]:
         """See `MatchingModel`."""
         words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
-        how = {"attention_fn": self._attention_fn, "aggregate": _block_scores, "product_dtype": self.product_dtype}
+        how = {"attention_fn": self._attention_fn, "aggregate": _block_scores, "product_dtype": product_dtype}
         if self.config.direction == "t2i":
             return pairwise_scores(*words, *regions, with_largest_weight=True, **how)
         return pairwise_scores(*regions, *words, **how).t()

@@ -12,6 +12,7 @@ from xattn.models.base import Match, MatchingModel
 from xattn.models.config import Aggregation, SCANConfig
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 
 class SCAN(MatchingModel):
@@ -26,7 +27,11 @@ class SCAN(MatchingModel):
         self._attention_fn = partial(scan_weights, lambda_softmax=config.lambda_softmax)
 
     def encode_images(
-        self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
+        self,
+        features: Float[Tensor, "n regions features"],
+        counts: Int[Tensor, "n"],
+        boxes: Tensor | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
         """See `MatchingModel`; positions are not used."""
         mask = prefix_mask(counts, features.shape[1])
@@ -37,13 +42,19 @@ class SCAN(MatchingModel):
         mask = prefix_mask(lengths, tokens.shape[1])
         return Fragments(self.words(tokens, mask), mask)
 
-    def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+    def score(
+        self,
+        images: Fragments,
+        captions: Fragments,
+        product_dtype: torch.dtype | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Float[Tensor, "images captions"]:
         """See `MatchingModel`."""
         words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
         how = {
             "attention_fn": self._attention_fn,
             "aggregate": self._aggregate_block,
-            "product_dtype": self.product_dtype,
+            "product_dtype": product_dtype,
         }
         return (
             pairwise_scores(*words, *regions, **how)

@@ -34,6 +34,7 @@ from xattn.models.sgraf_pooling import SelfAttention, linear
 from xattn.models.sgraf_reasoning import AttentionFiltration, FoldedReasoningStep, GraphReasoningStep, graph_reasoning
 from xattn.models.sgraf_similarity import similarity_vectors
 from xattn.runtime.errors import InputError
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 TILE = 2048
 """About how many words, counted once for each image, are scored at a time without gradient: enough for the products
@@ -81,7 +82,11 @@ class SGRAF(MatchingModel):
         return [step for step in self.sgr if isinstance(step, GraphReasoningStep)]
 
     def encode_images(
-        self, features: Float[Tensor, "n regions features"], counts: Int[Tensor, "n"], boxes: Tensor | None = None
+        self,
+        features: Float[Tensor, "n regions features"],
+        counts: Int[Tensor, "n"],
+        boxes: Tensor | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
         """See `MatchingModel`; positions are not used. `extras["whole"]` is each whole image, `n dim`.
 
@@ -98,7 +103,7 @@ class SGRAF(MatchingModel):
             )
         mask = prefix_mask(counts, features.shape[1])
         vectors = self.regions(features, mask)
-        return Fragments(vectors, mask, {"whole": self.image_attention(vectors, mask)})
+        return Fragments(vectors, mask, {"whole": self.image_attention(vectors, mask, process_group)})
 
     def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
         """See `MatchingModel`; `extras["whole"]` is each whole caption, `n dim`."""
@@ -106,7 +111,13 @@ class SGRAF(MatchingModel):
         vectors = self.words(tokens, mask)
         return Fragments(vectors, mask, {"whole": self.caption_attention(vectors, mask)})
 
-    def score(self, images: Fragments, captions: Fragments) -> Float[Tensor, "images captions"]:
+    def score(
+        self,
+        images: Fragments,
+        captions: Fragments,
+        product_dtype: torch.dtype | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Float[Tensor, "images captions"]:
         """See `MatchingModel`. With gradient, a tile's intermediate values are computed again in the backward pass, not
         kept.
         """
@@ -117,6 +128,7 @@ class SGRAF(MatchingModel):
         words_at_once = max(
             tile_size // len(images), 0 if takes_statistics else math.isqrt(tile_size * images.mask.shape[1])
         )
+        dtype = captions.vectors.dtype if product_dtype is None or torch.is_grad_enabled() else product_dtype
         gram = images.vectors @ images.vectors.transpose(1, 2)
         steps = [step.folded() for step in self.graph_steps]
 
@@ -130,7 +142,7 @@ class SGRAF(MatchingModel):
             tiles: list[_Scores] = []
             for start in range(0, len(images), images_at_once):
                 tile = slice(start, start + images_at_once)
-                arguments = images[tile], gram[tile], words, whole_captions, steps, takes_statistics
+                arguments = images[tile], gram[tile], words, whole_captions, steps, dtype, takes_statistics
                 if torch.is_grad_enabled():
                     tiles.append(
                         checkpoint(self._scored_tile, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -145,16 +157,8 @@ class SGRAF(MatchingModel):
         if takes_statistics and self.saf is not None:
             statistics = torch.cat([part.statistics for part in parts if part.statistics is not None], dim=1)
             counts = len(images) * (1 + captions.mask.sum(1))
-            self.saf.move_averages(*self._statistics_of_all(statistics[:, order], counts))
+            self.saf.move_averages(*_statistics_of_all(statistics[:, order], counts, process_group))
         return torch.cat([part.scores for part in parts], dim=1).index_select(1, order)
-
-    def _statistics_of_all(self, statistics: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of the captions of all processes, each of which scores its own captions with all images."""
-        if self.processes.world_size == 1:
-            return statistics, counts
-        n = int(self.processes.all_reduce(torch.tensor(len(counts), device=counts.device)))
-        rows, counts = self.processes.all_gather(statistics.t().detach(), counts, n=n)
-        return rows.t(), counts
 
     def match(self, images: Fragments, captions: Fragments) -> Match:
         """See `MatchingModel`; the scores are those of `score` out of training, from running averages, in training as
@@ -207,10 +211,10 @@ class SGRAF(MatchingModel):
         words: Tensor,
         whole_captions: Tensor,
         steps: list[FoldedReasoningStep],
+        dtype: torch.dtype,
         takes_statistics: bool,
     ) -> _Scores:
         captions, length, dim = words.shape
-        dtype = words.dtype if self.product_dtype is None or torch.is_grad_enabled() else self.product_dtype
         similarity = images.vectors.reshape(-1, dim).to(dtype) @ words.reshape(-1, dim).to(dtype).t()
         similarity = similarity.to(words.dtype).view(
             *images.mask.shape, captions, length
@@ -249,6 +253,15 @@ class SGRAF(MatchingModel):
         else:
             vectors, statistics = self.saf(nodes, takes_statistics)
         return _Scores(self.sim_eval(vectors).squeeze(-1).sigmoid(), statistics)
+
+
+def _statistics_of_all(statistics: Tensor, counts: Tensor, process_group: ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Those of the captions of all processes, each of which scores its own captions with all images."""
+    if process_group.world_size == 1:
+        return statistics, counts
+    n = int(process_group.all_reduce(torch.tensor(len(counts), device=counts.device)))
+    rows, counts = process_group.all_gather(statistics.t().detach(), counts, n=n)
+    return rows.t(), counts
 
 
 def _content_norm(

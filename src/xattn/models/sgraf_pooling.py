@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from xattn.models.encoders import l2_normalise, single_at_least
 from xattn.models.sync_batch_norm import SyncBatchNorm1d
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 
 class SelfAttention(nn.Module):
@@ -40,14 +41,23 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, vectors: Float[Tensor, "n fragments dim"], mask: Bool[Tensor, "n fragments"]
+        self,
+        vectors: Float[Tensor, "n fragments dim"],
+        mask: Bool[Tensor, "n fragments"],
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Float[Tensor, "n dim"]:
-        """Padding is zero vectors where `mask` is false; every set has a valid fragment."""
+        """Padding is zero vectors where `mask` is false; every set has a valid fragment. `process_group` holds
+        the other sets of the batch.
+        """
         mean = vectors.sum(1) / mask.sum(1, keepdim=True)
-        local = self.dropout(self.local_norm(self.local(vectors)).tanh())  # n fragments dim
-        whole = self.dropout(self.whole_norm(self.whole(mean)).tanh())  # n dim
+        local = self.dropout(_normalised(self.local_norm, self.local(vectors), process_group).tanh())  # n fragments dim
+        whole = self.dropout(_normalised(self.whole_norm, self.whole(mean), process_group).tanh())  # n dim
         agreement = single_at_least(self.common(local * whole.unsqueeze(1))).squeeze(2).masked_fill(~mask, -torch.inf)
         return l2_normalise((agreement.softmax(1).unsqueeze(1) @ vectors).squeeze(1))
+
+
+def _normalised(norm: nn.Module, values: Tensor, process_group: ProcessGroup) -> Tensor:
+    return norm(values, process_group) if isinstance(norm, SyncBatchNorm1d) else norm(values)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

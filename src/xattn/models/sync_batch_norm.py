@@ -7,7 +7,7 @@ from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 
 class SyncBatchNorm1d(nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d` that in training takes mean and variance over the rows of all `processes`.
+    """`torch.nn.BatchNorm1d` that in training takes mean and variance over the rows of all processes.
 
     With `x` the values of a channel and `n` their number, over all processes,
 
@@ -19,19 +19,17 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
     tensors on a processor.
     """
 
-    processes: ProcessGroup = SINGLE_PROCESS
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # its name in the base class
-        """Normalise `n channels *rest`."""
-        if not self.training or self.processes.world_size == 1:
+    def forward(self, input: Tensor, process_group: ProcessGroup = SINGLE_PROCESS) -> Tensor:  # noqa: A002  # its name in the base class
+        """Normalise `n channels *rest`; `process_group` holds the other rows."""
+        if not self.training or process_group.world_size == 1:
             return super().forward(input)
         dims = [dim for dim in range(input.dim()) if dim != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
         values = input.to(torch.promote_types(input.dtype, torch.float32))
-        count = self.processes.all_reduce(values.new_tensor(values.numel() / self.num_features))
-        mean = self.processes.all_reduce(values.sum(dims)) / count
+        count = process_group.all_reduce(values.new_tensor(values.numel() / self.num_features))
+        mean = process_group.all_reduce(values.sum(dims)) / count
         deviation = values - mean.view(shape)
-        variance = self.processes.all_reduce(deviation.square().sum(dims)) / count
+        variance = process_group.all_reduce(deviation.square().sum(dims)) / count
         self._move_averages(mean.detach(), variance.detach() * count / (count - 1))
         normalised = deviation / (variance + self.eps).sqrt().view(shape)
         return (normalised * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)

@@ -20,8 +20,8 @@ from xattn.data.reader import check_features, read_split
 from xattn.data.split import Split
 from xattn.data.stopwords import is_content
 from xattn.data.vocabulary import Vocabulary
+from xattn.evaluation.compatibility import check_compatible, check_same_features
 from xattn.evaluation.encode import encode_captions, encode_images
-from xattn.evaluation.evaluate import check_compatible, check_same_features
 from xattn.models.base import MatchingModel, evaluating
 from xattn.models.config import Direction
 from xattn.models.fragments import Fragments

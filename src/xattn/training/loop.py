@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from xattn.data.batches import PairBatch, content_weights, epoch_batches, every_word_weights, idf_weights, pair_batch
-from xattn.evaluation.evaluate import measure
-from xattn.models.base import MatchingModel, sharing
+from xattn.evaluation.measure import measure
+from xattn.models.base import MatchingModel
 from xattn.runs.checkpoint import Best, TrainingState
 from xattn.runs.config import CountedQueries, RunConfig
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
@@ -32,7 +32,7 @@ class Training:
         model: what is trained, on its device, the same on all processes.
         config: how.
         data: on what.
-        processes: which share the batches.
+        process_group: the processes that share the batches.
         after_step: what is called after every step, while nothing is half done; the last of them now and then while the
             model is measured, too.
     """
@@ -42,10 +42,11 @@ class Training:
         model: MatchingModel,
         config: RunConfig,
         data: TrainingData,
-        processes: ProcessGroup = SINGLE_PROCESS,
+        process_group: ProcessGroup = SINGLE_PROCESS,
         after_step: tuple[Callable[[], object], ...] = (),
     ) -> None:
-        self.model, self.config, self.data, self.processes, self.after_step = model, config, data, processes, after_step
+        self.model, self.config, self.data = model, config, data
+        self.process_group, self.after_step = process_group, after_step
         self.device = next(model.parameters()).device
         self.optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         self.swaps = torch.Generator()
@@ -64,26 +65,25 @@ class Training:
         numbers under `dev` where there is such a split.
         """
         state, config, data = self.state, self.config, self.data
-        with sharing(self.model, self.processes):
-            while state.epoch <= config.epochs:
-                self.model.train()
-                rate = learning_rate(config, state.epoch)
-                self.optimiser.param_groups[0]["lr"] = rate
-                if state.step == 0:
-                    self.swaps.manual_seed(config.seed * 1_000_003 + state.epoch)
-                self.meters = Meters(**state.meters)
-                self._steps(progress)
-                entry: dict[str, Any] = {"epoch": state.epoch, "learning_rate": rate, **self.meters.means()}
-                if state.collapse >= STEPS:
-                    entry["collapsed"] = True
-                entry["seconds"] = round(state.seconds, 3)
-                if data.dev is not None and data.dev_captions is not None:
-                    entry["dev"] = self._measured()
-                    if state.best is None or entry["dev"]["rsum"] > state.best.rsum:
-                        state.best = Best(state.epoch, entry["dev"]["rsum"])
-                state.log.append(entry)
-                state.epoch, state.step, state.meters, state.seconds = state.epoch + 1, 0, {}, 0.0
-                yield entry
+        while state.epoch <= config.epochs:
+            self.model.train()
+            rate = learning_rate(config, state.epoch)
+            self.optimiser.param_groups[0]["lr"] = rate
+            if state.step == 0:
+                self.swaps.manual_seed(config.seed * 1_000_003 + state.epoch)
+            self.meters = Meters(**state.meters)
+            self._steps(progress)
+            entry: dict[str, Any] = {"epoch": state.epoch, "learning_rate": rate, **self.meters.means()}
+            if state.collapse >= STEPS:
+                entry["collapsed"] = True
+            entry["seconds"] = round(state.seconds, 3)
+            if data.dev is not None and data.dev_captions is not None:
+                entry["dev"] = self._measured()
+                if state.best is None or entry["dev"]["rsum"] > state.best.rsum:
+                    state.best = Best(state.epoch, entry["dev"]["rsum"])
+            state.log.append(entry)
+            state.epoch, state.step, state.meters, state.seconds = state.epoch + 1, 0, {}, 0.0
+            yield entry
 
     @property
     def steps_done(self) -> int:
@@ -110,6 +110,7 @@ class Training:
                 self.swaps,
                 step=state.step + 1,
                 measures_gradients=state.step % GRADIENTS_EVERY == 0,
+                process_group=self.process_group,
             )
             self.meters.add(computed, len(rows))
             self.last_terms = Meters.of(computed, len(rows)).means()
@@ -130,8 +131,8 @@ class Training:
         for number in range(count):
             start = number * size + min(number, longer)
             part = rows[start : start + size + (number < longer)]
-            is_shared = 1 < self.processes.world_size <= len(part)
-            share = self.processes.share(len(part)) if is_shared else None
+            is_shared = 1 < self.process_group.world_size <= len(part)
+            share = self.process_group.share(len(part)) if is_shared else None
             yield pair_batch(self.data.train, self.data.train_captions, part, share)
 
     def _said(self) -> str:
@@ -148,13 +149,15 @@ class Training:
         assert self.data.dev_captions is not None
         # Several processes could be told to stop between two of their exchanges, and so are not asked before they have
         # measured.
-        calls = self.after_step[-1:] if self.processes.world_size == 1 else ()
+        calls = self.after_step[-1:] if self.process_group.world_size == 1 else ()
 
         def heed(*_: object) -> None:
             for call in calls:
                 call()
 
-        measured = measure(self.model, self.data.dev, self.data.dev_captions, progress=heed)
+        measured = measure(
+            self.model, self.data.dev, self.data.dev_captions, progress=heed, process_group=self.process_group
+        )
         numbers = measured.retrieval.as_dict()
         if measured.attention is not None:
             numbers["attention"] = {direction: report.as_dict() for direction, report in measured.attention.items()}

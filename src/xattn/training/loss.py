@@ -32,7 +32,7 @@ from xattn.models.base import MatchingModel
 from xattn.models.config import Direction
 from xattn.models.fragments import Fragments, select_rows
 from xattn.runs.config import RunConfig
-from xattn.runtime.process_group import ProcessGroup
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 SPARSE_SHARE = 1 / 8
 """Score pairs one by one up to this share of the batch's pairs, and all at once beyond it."""
@@ -68,11 +68,12 @@ def batch_loss(
     word_weights: WordWeights,
     generator: torch.Generator | None = None,
     measures_gradients: bool = False,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> BatchLoss:
     """The loss of aligned pairs.
 
     Args:
-        model: scores and attends; its `processes` hold the batch, each a share of the pairs.
+        model: scores and attends.
         images: encoded, one for each pair of this process.
         captions: encoded, one for each pair of this process, padded alike on all.
         tokens: the captions' token ids, padded as the fragments are.
@@ -85,23 +86,24 @@ def batch_loss(
             the vectors `v` of all images' and captions' fragments. Costs one more backward pass, but for the encoders.
             Where a caption or an image is twice in a batch, the norm depends on which of the two is taken for the
             hardest; the loss and its gradient do not.
+        process_group: the processes that hold the batch, each a share of the pairs.
     """
     vectors = images.vectors, captions.vectors
-    batch = _gathered(model, images, captions, tokens, image_ids, _swaps_regions(model, config, epoch))
+    batch = _gathered(process_group, model, images, captions, tokens, image_ids, _swaps_regions(model, config, epoch))
     images, captions = batch.own_images, batch.own_captions
     matching = config.matching
     negatives = negative_pairs(batch.image_ids, count_siblings=matching.siblings == "count")
     kind = negatives_in_epoch(config, epoch)
     if model.scores_use_batch_statistics:
-        own_columns = model.score(batch.images, captions)
-        (scores,) = model.processes.all_gather(own_columns.detach().t(), n=batch.pairs)
+        own_columns = model.score(batch.images, captions, process_group=process_group)
+        (scores,) = process_group.all_gather(own_columns.detach().t(), n=batch.pairs)
         scores = scores.t()
         match, coefficients = _ranking(scores, negatives, matching.margin, kind)
         share = (coefficients[:, batch.own] * own_columns).sum()
         attentions = model.attentions(images, captions)
     else:
         with torch.no_grad():
-            (scores,) = model.processes.all_gather(model.score(images, batch.captions), n=batch.pairs)
+            (scores,) = process_group.all_gather(model.score(images, batch.captions), n=batch.pairs)
         match, coefficients = _ranking(scores, negatives, matching.margin, kind)
         own_scores, attentions = model.match(images, captions)
         share = _same_gradient(model, images, batch.captions, own_scores, coefficients, batch.own)
@@ -124,8 +126,8 @@ def batch_loss(
             "match": share,
             **{name: weight * hinges.reduce("sum") for name, (weight, hinges) in constraints.items()},
         }
-        gradients = {name: _gradient_norm(model.processes, term, vectors) for name, term in weighted.items()}
-    return _summed(model.processes, match, share, constraints)._replace(gradients=gradients)
+        gradients = {name: _gradient_norm(process_group, term, vectors) for name, term in weighted.items()}
+    return _summed(process_group, match, share, constraints)._replace(gradients=gradients)
 
 
 def negatives_in_epoch(config: RunConfig, epoch: int) -> Negatives:
@@ -153,16 +155,21 @@ def _swaps_regions(model: MatchingModel, config: RunConfig, epoch: int) -> bool:
 
 
 def _gathered(
-    model: MatchingModel, images: Fragments, captions: Fragments, tokens: Tensor, image_ids: Tensor, swaps_regions: bool
+    process_group: ProcessGroup,
+    model: MatchingModel,
+    images: Fragments,
+    captions: Fragments,
+    tokens: Tensor,
+    image_ids: Tensor,
+    swaps_regions: bool,
 ) -> _Batch:
-    processes = model.processes
-    if processes.world_size == 1:
+    if process_group.world_size == 1:
         return _Batch(images, captions, tokens, image_ids, len(tokens), slice(0, len(tokens)), images, captions)
-    n = int(processes.all_reduce(torch.tensor(len(tokens), device=tokens.device)))
-    tokens, image_ids = processes.all_gather(tokens, image_ids, n=n)
+    n = int(process_group.all_reduce(torch.tensor(len(tokens), device=tokens.device)))
+    tokens, image_ids = process_group.all_gather(tokens, image_ids, n=n)
     needs_images = model.scores_use_batch_statistics or swaps_regions
-    own = processes.share(n)
-    together = _gathered_fragments(processes, [captions, images] if needs_images else [captions], n)
+    own = process_group.share(n)
+    together = _gathered_fragments(process_group, [captions, images] if needs_images else [captions], n)
     if needs_images:
         images = together[1][own]
     # A process takes its own part from what was gathered, so that each differentiates the gathering, whatever pairs its
@@ -172,11 +179,11 @@ def _gathered(
     )
 
 
-def _gathered_fragments(processes: ProcessGroup, kinds: list[Fragments], n: int) -> list[Fragments]:
+def _gathered_fragments(process_group: ProcessGroup, kinds: list[Fragments], n: int) -> list[Fragments]:
     """All in one, so that the processes differentiate them in one and the same order."""
     names = [list(kind.extras) for kind in kinds]
     tensors = [tensor for kind in kinds for tensor in (kind.vectors, kind.mask, *kind.extras.values())]
-    rows = iter(processes.all_gather(*tensors, n=n))
+    rows = iter(process_group.all_gather(*tensors, n=n))
     return [Fragments(next(rows), next(rows), {name: next(rows) for name in extras}) for extras in names]
 
 
@@ -235,14 +242,14 @@ def _swapped_hinges(
     return ccs_hinges(attention, swapped, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
 
 
-def _gradient_norm(processes: ProcessGroup, term: Tensor, vectors: tuple[Tensor, ...]) -> float:
+def _gradient_norm(process_group: ProcessGroup, term: Tensor, vectors: tuple[Tensor, ...]) -> float:
     gradients = torch.autograd.grad(term, vectors, retain_graph=True, allow_unused=True)
     squares = [gradient.square().sum() for gradient in gradients if gradient is not None]
-    return processes.all_reduce(torch.stack(squares).sum()).sqrt().item()
+    return process_group.all_reduce(torch.stack(squares).sum()).sqrt().item()
 
 
 def _summed(
-    processes: ProcessGroup, match: Tensor, share: Tensor, constraints: dict[str, tuple[float, Hinges]]
+    process_group: ProcessGroup, match: Tensor, share: Tensor, constraints: dict[str, tuple[float, Hinges]]
 ) -> BatchLoss:
     """Add the constraints: of this process's pairs to what is differentiated, of all pairs to the values."""
     sums = {name: hinges.reduce("sum") for name, (_, hinges) in constraints.items()}
@@ -253,7 +260,7 @@ def _summed(
             for name, (_, hinges) in constraints.items()
         ]
         for (name, (weight, _)), total in zip(
-            constraints.items(), processes.all_reduce(torch.stack(each)).tolist(), strict=True
+            constraints.items(), process_group.all_reduce(torch.stack(each)).tolist(), strict=True
         ):
             value, active, counting = total
             share = share + weight * sums[name]

@@ -72,7 +72,7 @@ class ResumableRun:
         self, folder: Path, training: Training, saving: Saving, request: Request, note: NoteCallback = print_note
     ) -> None:
         self.folder, self.training, self.saving, self.request, self.note = folder, training, saving, request, note
-        self.processes = training.processes
+        self.process_group = training.process_group
         self.identity = Identity(training.config.as_dict(), training.data.fingerprint())
         self._saved_at = (training.state.epoch, training.state.step)
         self._saved_when = time.monotonic()
@@ -96,7 +96,7 @@ class ResumableRun:
                 atomic.flush(folder / CHECKPOINT)
             self._take()
 
-        self.processes.on_main(make)
+        self.process_group.on_main(make)
 
     def go_on(self) -> None:
         """Take the state of the checkpoint in the folder, and put right what a death in the middle of writing has left
@@ -106,7 +106,7 @@ class ResumableRun:
             InputError: the checkpoint is damaged, or it is of another configuration or other data; another process is
                 at work on it.
         """
-        self.processes.on_main(self._take)
+        self.process_group.on_main(self._take)
         checkpoint = read_checkpoint(run_file(self.folder, CHECKPOINT))
         if checkpoint.identity != self.identity:
             what = "data" if checkpoint.identity.configuration == self.identity.configuration else "configuration"
@@ -127,7 +127,7 @@ class ResumableRun:
             if state.step == 0:
                 self._write_best()
 
-        self.processes.on_main(put_right)
+        self.process_group.on_main(put_right)
 
     def after_step(self) -> None:
         """Save if it is time to; stop if somebody asked for it.
@@ -138,12 +138,12 @@ class ResumableRun:
         """
         state = self.training.state
         is_due = time.monotonic() - self._saved_when > 60 * self.saving.minutes
-        stop, due = self.processes.any_of([self.request.is_made, is_due and self.processes.is_main])
+        stop, due = self.process_group.any_of([self.request.is_made, is_due and self.process_group.is_main])
         is_counted = self.saving.steps is not None and state.step % self.saving.steps == 0
         here = (state.epoch, state.step)
         if (stop or due or is_counted) and here != self._saved_at:
             self.save()
-        if state.collapse == STEPS and here != self._warned_at and self.processes.is_main:
+        if state.collapse == STEPS and here != self._warned_at and self.process_group.is_main:
             self._warned_at = here
             self.note(advice(state.epoch, self.training.config.matching))
         if stop:
@@ -157,12 +157,12 @@ class ResumableRun:
             _write_log(self.folder / LOG, self.training.state.log)
             self._write_best()
 
-        self.processes.on_main(write)
+        self.process_group.on_main(write)
 
     def save(self) -> None:
         """Write a checkpoint."""
         content = self._checkpoint()
-        self.processes.on_main(lambda: save_checkpoint(self.folder / CHECKPOINT, content))
+        self.process_group.on_main(lambda: save_checkpoint(self.folder / CHECKPOINT, content))
         self._saved_at = (self.training.state.epoch, self.training.state.step)
         self._saved_when = time.monotonic()
 
@@ -175,7 +175,7 @@ class ResumableRun:
             yield
         except InputError as error:
             if was_begun and (self.training.state.epoch, self.training.state.step) == (1, 0):
-                if self.processes.is_main:
+                if self.process_group.is_main:
                     self.close()  # Windows removes no folder that holds an open file
                     shutil.rmtree(self.folder)
                 raise
@@ -185,7 +185,7 @@ class ResumableRun:
 
     def finish(self, about: dict[str, Any]) -> None:
         """Make the folder that of a finished run."""
-        self.processes.on_main(lambda: finish_run(self.folder, self.training.model, about))
+        self.process_group.on_main(lambda: finish_run(self.folder, self.training.model, about))
 
     def close(self) -> None:
         """Let others have the folder."""
@@ -202,7 +202,7 @@ class ResumableRun:
     def _checkpoint(self) -> bytes:
         """The content of a checkpoint of what is now; on the main process alone, though all take part."""
         training, rng_states = self.training, self._rng_states()
-        if not self.processes.is_main:
+        if not self.process_group.is_main:
             return b""
         return encoded_checkpoint(training.state, self.identity, training.model, training.optimiser, rng_states)
 
@@ -234,16 +234,16 @@ class ResumableRun:
         if device.type != "cpu":
             own["device"] = torch.get_device_module(device).get_rng_state()
         rng_states = {"swaps": self.training.swaps.get_state()}
-        for index, states in enumerate(self.processes.all_of(own)):
+        for index, states in enumerate(self.process_group.all_of(own)):
             rng_states |= {f"{name}.{index}": state for name, state in states.items()}
         return rng_states
 
     def _set_rng_states(self, path: Path, rng_states: dict[str, Tensor]) -> None:
-        index, device = self.processes.rank, self.training.device
+        index, device = self.process_group.rank, self.training.device
         try:
             self.training.swaps.set_state(rng_states["swaps"])
             count = sum(name.startswith("torch.") for name in rng_states)
-            if count not in (0, self.processes.world_size):
+            if count not in (0, self.process_group.world_size):
                 self._draw_anew(count)
                 return
             torch.set_rng_state(rng_states[f"torch.{index}"])
@@ -257,11 +257,11 @@ class ResumableRun:
         same.
         """
         state = self.training.state
-        seed_process(self.training.config.seed, self.processes.rank, state.epoch, state.step)
-        if self.processes.is_main:
+        seed_process(self.training.config.seed, self.process_group.rank, state.epoch, state.step)
+        if self.process_group.is_main:
             self.note(
                 f"{self.folder}: was trained by {count} process{'es' if count > 1 else ''} and goes on with "
-                f"{self.processes.world_size}; "
+                f"{self.process_group.world_size}; "
                 "dropout will differ from what it would have been"
             )
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from xattn.data.batches import PairBatch
-from xattn.models.base import MatchingModel, evaluating, sharing
+from xattn.models.base import MatchingModel, evaluating
 from xattn.models.fragments import Fragments
 from xattn.runs.config import RunConfig
 from xattn.runtime.errors import InputError
-from xattn.runtime.process_group import SINGLE_PROCESS
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from xattn.training.loss import BatchLoss, WordWeights, batch_loss
 
 _TERM_NAMES = {"match": "matching", "ccr": "CCR", "ccs": "CCS"}
@@ -29,11 +29,12 @@ def training_step(
     swaps: torch.Generator,
     step: int = 1,
     measures_gradients: bool = False,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> BatchLoss:
     """One step of the optimiser; the loss and its terms are those of the whole batch, on every process.
 
     Args:
-        model: what is trained, by all of its `processes`.
+        model: what is trained.
         optimiser: of its parameters.
         parts: of the batch, one after another; of each, the pairs of this process. Negatives come from a pair's own
             part.
@@ -43,6 +44,7 @@ def training_step(
         swaps: the source of chance for random swaps.
         step: of the epoch, from 1; for the message.
         measures_gradients: of each term on the fragments, see `batch_loss`.
+        process_group: the processes that train together, each on its pairs of the parts.
 
     Raises:
         InputError: the loss or its gradient is not finite; the terms and the captions are named, and nothing is
@@ -50,13 +52,14 @@ def training_step(
     """
     optimiser.zero_grad(set_to_none=True)
     parts_computed = [
-        _add_gradient(model, part, config, epoch, word_weights, swaps, measures_gradients) for part in parts
+        _add_gradient(model, part, config, epoch, word_weights, swaps, measures_gradients, process_group)
+        for part in parts
     ]
-    model.processes.all_reduce_gradients(model.parameters())
+    process_group.all_reduce_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     computed = _together(parts_computed)
     if not bool(torch.isfinite(computed.loss) & torch.isfinite(norm)):
-        raise InputError(_not_finite(model, parts, computed, config, f"epoch {epoch}, step {step}"))
+        raise InputError(_not_finite(model, parts, computed, config, f"epoch {epoch}, step {step}", process_group))
     optimiser.step()
     return computed
 
@@ -69,29 +72,32 @@ def _add_gradient(
     word_weights: WordWeights,
     swaps: torch.Generator,
     measures_gradients: bool,
+    process_group: ProcessGroup,
 ) -> BatchLoss:
     """Differentiate the loss of a part, adding to the gradients that there are.
 
     A part of fewer pairs than there are processes, the last of an epoch, cannot be shared out: each process has all of
     it, and a share of its gradient counts.
     """
-    processes = model.processes
-    with sharing(model, processes if part.is_shared else SINGLE_PROCESS):
-        images, captions = _encoded(model, part, config)
-        tokens, image_ids = part.captions.tokens, part.image_ids
-        computed = batch_loss(
-            model, images, captions, tokens, image_ids, config, epoch, word_weights, swaps, measures_gradients
-        )
-        (computed.loss if part.is_shared else computed.loss / processes.world_size).backward()
+    together = process_group if part.is_shared else SINGLE_PROCESS
+    images, captions = _encoded(model, part, config, together)
+    tokens, image_ids = part.captions.tokens, part.image_ids
+    computed = batch_loss(
+        model, images, captions, tokens, image_ids, config, epoch, word_weights, swaps, measures_gradients, together
+    )
+    (computed.loss if part.is_shared else computed.loss / process_group.world_size).backward()
     if not part.is_shared:
-        processes.broadcast_(model.buffers())  # dropout has made statistics differ
+        process_group.broadcast_(model.buffers())  # dropout has made statistics differ
     return computed._replace(loss=computed.loss.detach())
 
 
-def _encoded(model: MatchingModel, part: PairBatch, config: RunConfig) -> tuple[Fragments, Fragments]:
+def _encoded(
+    model: MatchingModel, part: PairBatch, config: RunConfig, process_group: ProcessGroup
+) -> tuple[Fragments, Fragments]:
     """Encoders multiply in bfloat16 if asked to; norms, softmaxes and all that follows are float32."""
     with torch.autocast(part.image_ids.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        return model.encode_images(*part.images), model.encode_captions(part.captions.tokens, part.captions.lengths)
+        images = model.encode_images(*part.images, process_group=process_group)
+        return images, model.encode_captions(part.captions.tokens, part.captions.lengths)
 
 
 def _together(parts_computed: list[BatchLoss]) -> BatchLoss:
@@ -110,7 +116,12 @@ def _together(parts_computed: list[BatchLoss]) -> BatchLoss:
 
 
 def _not_finite(
-    model: MatchingModel, parts: Sequence[PairBatch], computed: BatchLoss, config: RunConfig, when: str
+    model: MatchingModel,
+    parts: Sequence[PairBatch],
+    computed: BatchLoss,
+    config: RunConfig,
+    when: str,
+    process_group: ProcessGroup,
 ) -> str:
     """The sentence that names the terms, and the captions and images that they fail on."""
     wrong = [name for name, value in computed.terms.items() if not math.isfinite(value)]
@@ -121,7 +132,7 @@ def _not_finite(
         culprits = _culprits(model, part, config)
         captions += part.caption_ids[culprits].tolist()
         images += part.image_ids[culprits].tolist()
-    everywhere = model.processes.all_of([captions, images])
+    everywhere = process_group.all_of([captions, images])
     captions, images = (sorted({row for of_one in everywhere for row in of_one[kind]}) for kind in (0, 1))
     return (
         f"{when}: {what} is no longer finite ({terms}) with the training captions {captions} of the images {images}, "
@@ -134,7 +145,8 @@ def _culprits(model: MatchingModel, part: PairBatch, config: RunConfig) -> Tenso
     """The pairs whose own image or caption is not finite, or else all of them."""
     with evaluating(model):  # statistics over a batch would make all of them alike
         images, captions = (
-            fragments.vectors.isfinite().flatten(1).all(1) for fragments in _encoded(model, part, config)
+            fragments.vectors.isfinite().flatten(1).all(1)
+            for fragments in _encoded(model, part, config, SINGLE_PROCESS)
         )
     wrong = ~(images & captions)
     return wrong if bool(wrong.any()) else torch.ones_like(wrong)

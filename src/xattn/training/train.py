@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import xattn
-from xattn.evaluation.evaluate import check_compatible
+from xattn.evaluation.compatibility import check_compatible
 from xattn.models.base import MatchingModel
 from xattn.models.registry import build_model
 from xattn.runs.config import RunConfig
@@ -76,32 +76,35 @@ def train(
             last checkpoint stays; a run that fails in its first step leaves no folder.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the run has been saved. A second one does not wait for that.
     """
-    out, processes = Path(out), launched_process_group()
-    resumes = processes.on_main(lambda: _resumes(out, config))
+    out, process_group = Path(out), launched_process_group()
+    resumes = process_group.on_main(lambda: _resumes(out, config))
     prepared = prepare_data(config, Path(data), vocabulary)
-    model = _new_model(config, prepared, processes)
+    model = _new_model(config, prepared, process_group)
     for split in (prepared.train, prepared.dev):
         if split is not None:
             check_compatible(model, split)
-    if config.batch_size // config.accumulation < processes.world_size:
+    if config.batch_size // config.accumulation < process_group.world_size:
         per_part = config.batch_size // config.accumulation
         raise InputError(
-            f"{processes.world_size} processes cannot share out {per_part} pairs; raise --batch-size or lower "
+            f"{process_group.world_size} processes cannot share out {per_part} pairs; raise --batch-size or lower "
             "--accumulation"
         )
-    training = Training(model, config, prepared, processes)
-    with deferred_signals() as request, progress_bars(progress if processes.is_main else lambda *_: None) as shown_on:
+    training = Training(model, config, prepared, process_group)
+    with (
+        deferred_signals() as request,
+        progress_bars(progress if process_group.is_main else lambda *_: None) as shown_on,
+    ):
         kept = ResumableRun(out, training, saving or Saving(), request, on_note)
         with closing(kept):
             if resumes:
                 kept.go_on()
-                if processes.is_main:
+                if process_group.is_main:
                     epoch, step = min(training.state.epoch, config.epochs), training.state.step
                     on_note(f"{out}: going on in epoch {epoch}, of which {step} steps are done")
             else:
                 kept.begin()
             watched_by = (
-                closing(TensorBoard(out, training, on_note)) if tensorboard and processes.is_main else nullcontext()
+                closing(TensorBoard(out, training, on_note)) if tensorboard and process_group.is_main else nullcontext()
             )
             with watched_by as board:
                 if board:
@@ -111,7 +114,7 @@ def train(
                         kept.after_epoch()
                         if board:
                             board.add_epoch(entry)
-                        if on_epoch and processes.is_main:
+                        if on_epoch and process_group.is_main:
                             on_epoch(entry)
                         kept.after_step()
                     kept.finish(_about(training, os.path.relpath(data, out)))
@@ -125,11 +128,11 @@ def _resumes(out: Path, config: RunConfig) -> bool:
     return False
 
 
-def _new_model(config: RunConfig, data: TrainingData, processes: ProcessGroup) -> MatchingModel:
+def _new_model(config: RunConfig, data: TrainingData, process_group: ProcessGroup) -> MatchingModel:
     torch.manual_seed(config.seed)
     model = build_model(config.model, data.train.feature_size, len(data.vocabulary)).train().to(best_device())
-    if not processes.is_main:
-        seed_process(config.seed, processes.rank)  # what others drop out is another matter
+    if not process_group.is_main:
+        seed_process(config.seed, process_group.rank)  # what others drop out is another matter
     return model
 
 

@@ -14,6 +14,7 @@ from xattn.data.reader import read_split, split_names
 from xattn.data.tokenizer import tokenize
 from xattn.evaluation.attend import attend
 from xattn.evaluation.evaluate import evaluate
+from xattn.evaluation.options import EvaluationOptions
 from xattn.runs.presets import preset
 from xattn.training.train import train
 
@@ -59,7 +60,7 @@ def test_train_evaluate_and_draw(prepared, tmp_path):
     data, _, _ = prepared
     config = dataclasses.replace(preset("scan-t2i-avg"), constraints="both", epochs=2, min_count=1)
     run = train(config, data, tmp_path / "run", progress=lambda *_: None)
-    found = evaluate(run, data, "test", iou=[0.3, 0.5], by_type=True, progress=lambda *_: None)
+    found = evaluate(run, data, "test", EvaluationOptions((0.3, 0.5), by_type=True), lambda *_: None)
     assert found.attention_by_iou[0.3]["t2i"].queries > found.attention_by_iou[0.5]["t2i"].queries > 0
     assert {"person", "vehicle"} <= set(found.attention_by_type)
     assert attend([run], data, "test", None, tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,110 @@
+"""A model on a split: retrieval in both directions and, where there is truth, its attention."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from xattn.data.batches import EncodedCaptions
+from xattn.data.split import Split
+from xattn.evaluation.encode import ScoreBlock, StoredCaptions, encode_images, score_blocks, store_captions
+from xattn.evaluation.grounding import grounding_batches
+from xattn.evaluation.options import EvaluationOptions
+from xattn.evaluation.protocols import PROTOCOLS
+from xattn.metrics.attention import AttentionMetrics, AttentionReport
+from xattn.metrics.retrieval import RetrievalReport, folds_of, mean_report
+from xattn.metrics.streaming import StreamingRanks
+from xattn.models.base import MatchingModel, evaluating
+from xattn.models.fragments import Fragments
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
+from xattn.runtime.progress import ProgressCallback
+
+PRODUCT_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
+
+
+class Measured(NamedTuple):
+    """A model on a split."""
+
+    retrieval: RetrievalReport
+    attention: dict[str, AttentionReport] | None
+    """By direction, at the first IoU threshold; None where the split has no truth with which some region agrees."""
+    attention_by_iou: dict[float, dict[str, AttentionReport]]
+    attention_by_type: dict[str, dict[str, AttentionReport]]
+
+
+def measure(
+    model: MatchingModel,
+    split: Split,
+    captions: EncodedCaptions,
+    options: EvaluationOptions | None = None,
+    progress: ProgressCallback = lambda *_: None,
+    on_scores: Callable[[ScoreBlock], object] = lambda _: None,
+    process_group: ProcessGroup = SINGLE_PROCESS,
+) -> Measured:
+    """Score the images of a split with its captions, and measure retrieval and attention.
+
+    Scores are ranked as they come, a block at a time, and not kept. Of several folds only the pairs within each are
+    scored: five folds of 1,000 x 5,000 are a fifth of 5,000 x 25,000.
+
+    Args:
+        model: any; it is put into evaluation mode meanwhile.
+        split: what is measured.
+        captions: of the split.
+        options: IoU thresholds, precision, the protocol for its folds, and whether attention is measured by type.
+        progress: called as it goes on.
+        on_scores: called with each block of scores, every pair once.
+        process_group: the processes that share out the scores; all of them get all.
+    """
+    options = options or EvaluationOptions()
+    folds = PROTOCOLS[options.protocol].folds if options.protocol else 1
+    caption_image = torch.from_numpy(split.caption_image)
+    reports, dtype = [], PRODUCT_DTYPES[options.precision]
+    with evaluating(model):
+        images = encode_images(model, split, progress)
+        encoded = store_captions(model, captions, progress)
+        for rows, columns in folds_of(split.n_images, caption_image, folds):
+            place = torch.empty(split.n_captions, dtype=torch.long)
+            place[columns] = torch.arange(len(columns))
+            ranks = StreamingRanks(caption_image[columns] - rows.start, rows.stop - rows.start)
+            pairs = rows, columns, dtype, process_group, progress
+            for block in score_blocks(model, images, encoded, caption_image, *pairs):
+                ranks.add(block.rows - rows.start, place[block.columns], block.scores)
+                on_scores(block)
+            reports.append(ranks.report())
+        attention = _attention(model, split, captions, images, encoded, options)
+    first = next(iter(attention.by_iou.values()), None)
+    retrieval = mean_report(reports) if folds > 1 else reports[0]
+    return Measured(retrieval, first, attention.by_iou, attention.by_type)
+
+
+class _AttentionReports(NamedTuple):
+    by_iou: dict[float, dict[str, AttentionReport]]
+    by_type: dict[str, dict[str, AttentionReport]]
+
+
+def _attention(
+    model: MatchingModel,
+    split: Split,
+    captions: EncodedCaptions,
+    images: Fragments,
+    encoded: StoredCaptions,
+    options: EvaluationOptions,
+) -> _AttentionReports:
+    """The reports at each threshold and, at the first, of each type; empty where there is no truth with which a region
+    agrees.
+    """
+    found = _AttentionReports({}, {})
+    for iou in options.iou if split.truth else ():
+        metrics: dict[str, dict[str, AttentionMetrics]] = {"": {}}
+        for batch in grounding_batches(model, split, captions, images, encoded, iou):
+            parts = {"": batch}
+            if options.by_type and iou == options.iou[0]:
+                parts |= {kind: batch.of_type(kind) for kind in batch.word_types}
+            for kind, part in parts.items():
+                of_kind = metrics.setdefault(kind, {}).setdefault(part.direction, AttentionMetrics(iou=iou))
+                of_kind.update(part.weights, part.relevant, part.query_mask, part.key_mask)
+        for kind, of_kind in metrics.items():
+            if all(metric.queries for metric in of_kind.values()):
+                reports = {direction: of_kind[direction].compute() for direction in model.directions}
+                (found.by_type if kind else found.by_iou)[kind or iou] = reports  # pyright: ignore[reportArgumentType]
+    return found

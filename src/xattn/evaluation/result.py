@@ -1,0 +1,63 @@
+"""What an evaluation gives: the numbers of one model on one split, with what was evaluated on what."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from xattn.metrics.attention import AttentionReport
+from xattn.metrics.retrieval import RetrievalReport
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The numbers of one model on one split, with what was evaluated on what."""
+
+    run: str
+    name: str
+    data: str
+    split: str
+    images: int
+    captions: int
+    retrieval: RetrievalReport
+    attention: dict[str, AttentionReport] | None
+    """By direction; None where the split has no truth, and for an ensemble, which has no attention of its own."""
+    ensemble_of: int = 1
+    """How many models' scores were averaged."""
+    protocol: str | None = None
+    """The protocol that was asked for, of `xattn.evaluation.protocols`."""
+    folds: int = 1
+    """In how many parts the images were evaluated; retrieval figures are means over them."""
+    attention_by_iou: dict[float, dict[str, AttentionReport]] = field(default_factory=dict)
+    """By IoU threshold and direction, where several thresholds were asked for; the first is `attention`."""
+    attention_by_type: dict[str, dict[str, AttentionReport]] = field(default_factory=dict)
+    """By type of phrase and direction, at the first IoU threshold, where asked for; types of which no region is
+    relevant are left out."""
+    eccv: dict[str, dict[str, float]] | None = None
+    """The figures of ECCV Caption and CxC, in percent, where asked for."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All the numbers by name, as `evaluate --json` writes them; what was not asked for or has no truth is not in
+        it.
+        """
+        about = {
+            name: getattr(self, name) for name in ("run", "name", "data", "split", "images", "captions", "ensemble_of")
+        }
+        if self.protocol:
+            about |= {"protocol": self.protocol, "folds": self.folds}
+        numbers = {"evaluated": about, **self.retrieval.as_dict()}
+        if self.attention is not None:
+            numbers["attention"] = _as_dicts(self.attention)
+        if self.attention_by_iou:
+            numbers["attention_by_iou"] = {
+                f"{iou:g}": _as_dicts(reports) for iou, reports in self.attention_by_iou.items()
+            }
+        if self.attention_by_type:
+            numbers["attention_by_type"] = {
+                kind: _as_dicts(reports) for kind, reports in self.attention_by_type.items()
+            }
+        if self.eccv is not None:
+            numbers["eccv"] = self.eccv
+        return numbers
+
+
+def _as_dicts(reports: dict[str, AttentionReport]) -> dict[str, Any]:
+    return {direction: report.as_dict() for direction, report in reports.items()}
