@@ -220,7 +220,7 @@ def compare(settings: Settings) -> Comparison:
             dev_retrieval, dev_attention = measure(model, splits["dev"], encoded["dev"])
             retrieval, attention = measure(model, splits["test"], encoded["test"])
             record = Record(
-                cell=f"multihead_{constraints}_seed{seed}",
+                trial=f"multihead_{constraints}_seed{seed}",
                 model="multihead",
                 constraints=constraints,
                 seed=seed,
@@ -241,7 +241,7 @@ def compare(settings: Settings) -> Comparison:
                 },
             )
             write_record(record, settings.out / "records")
-            print(f"{record.cell}: rsum {retrieval.rsum:.1f}", flush=True)
+            print(f"{record.trial}: rsum {retrieval.rsum:.1f}", flush=True)
     return compared_folder(settings.out)
 
 

@@ -50,7 +50,7 @@ def made_record(
     if constraints in ("ccr", "both"):
         log["ccr_t2i_active"] = [None, 0.9]
     fields_of_record: dict[str, Any] = {
-        "cell": "_".join(
+        "trial": "_".join(
             [model, constraints, *(f"{name}={value}" for name, value in (fields or {}).items()), f"seed{seed}"]
         ),
         "model": model,
@@ -69,7 +69,7 @@ def made_record(
 
 
 def failed(**changes: Any):
-    """A record of a cell that failed."""
+    """A record of a trial that failed."""
     return made_record(
         state="failed", retrieval=None, attention=None, log={}, **{"reason": "the loss is no longer finite", **changes}
     )

@@ -35,7 +35,7 @@ def test_the_fifth_model_is_compared_as_the_four_are(fifth, tiny_data, tmp_path,
     ]
     assert all(row.differences["rsum"].n == 2 for row in comparison.rows[1:])
     assert all("t2i.chosen_f1" in row.summaries for row in comparison.rows)
-    losses = {record.cell: record.log["loss"] for record in read_records(tmp_path / "records")}
+    losses = {record.trial: record.log["loss"] for record in read_records(tmp_path / "records")}
     assert losses["multihead_none_seed0"] != losses["multihead_both_seed0"]
     capsys.readouterr()
     main(["compare", "--records", str(tmp_path)])

@@ -12,8 +12,8 @@ from compared_records import made_record
 from xattn.cli import main as cli
 from xattn.comparison.comparison import compared
 from xattn.comparison.data_identity import DataIdentity, is_same_data
-from xattn.comparison.grid import CONSTRAINT_SECTIONS, Grid, grid_cells
-from xattn.comparison.plan import planned_cells
+from xattn.comparison.grid import CONSTRAINT_SECTIONS, Grid, grid_trials
+from xattn.comparison.plan import planned_trials
 from xattn.comparison.records import read_records
 from xattn.runs.config import RunConfig, flattened
 
@@ -88,7 +88,7 @@ def test_no_row_is_left_out(folder, models, n_seeds):
     records = read_records(ROOT / "results" / folder / "records")
     seeds = {(model, name): set() for model in models for name in SETS}
     for record in records:
-        assert record.state == "finished", record.cell
+        assert record.state == "finished", record.trial
         seeds[record.model, record.constraints].add(record.seed)
     assert seeds == {(model, name): set(range(n_seeds)) for model in models for name in SETS}
     assert all(is_same_data(record.data, records[0].data) for record in records)
@@ -102,7 +102,7 @@ def test_the_grids_used_the_defaults(folder):
         found = flattened(record.configuration)
         for name in expected:
             if name.split(".")[0] in CONSTRAINT_SECTIONS[record.constraints]:
-                assert found[name] == expected[name], f"{record.cell}: {name}"
+                assert found[name] == expected[name], f"{record.trial}: {name}"
 
 
 def test_the_commands_of_the_page_go_on_from_the_records():
@@ -115,7 +115,9 @@ def test_the_commands_of_the_page_go_on_from_the_records():
         recorded = {(record.model, record.seed) for record in records}
         grid = Grid(parsed.presets, parsed.constraints, parsed.seeds, parsed.sweep, parsed.settings, parsed.ensembles)
         identity = DataIdentity(**records[0].data)
-        states = {each.cell.name: each.state for each in planned_cells(grid_cells(grid), records, identity, parsed.iou)}
+        states = {
+            each.trial.name: each.state for each in planned_trials(grid_trials(grid), records, identity, parsed.iou)
+        }
         assert records[0].data["split"] == parsed.split
-        for cell in grid_cells(grid):
-            assert states[cell.name] == ("finished" if (cell.model, cell.seed) in recorded else "new"), cell.name
+        for trial in grid_trials(grid):
+            assert states[trial.name] == ("finished" if (trial.model, trial.seed) in recorded else "new"), trial.name

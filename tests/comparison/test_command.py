@@ -61,17 +61,17 @@ def test_records_alone_make_tables_and_pictures(records, tmp_path, capsys):
     assert capsys.readouterr().out == shown[: shown.index(str(tmp_path / "out"))], "without --out nothing is written"
 
 
-def test_failed_cells_are_told_and_the_status_says_so(records, capsys):
+def test_failed_trials_are_told_and_the_status_says_so(records, capsys):
     write_record(failed(constraints="ccr", seed=4), records)
     with pytest.raises(SystemExit) as caught:
         main(["compare", "--records", str(records)])
     assert caught.value.code == 1
     shown = capsys.readouterr().out
     assert "scan-t2i-avg_ccr_seed4   the loss is no longer finite" in shown
-    assert shown.endswith("1 of 7 cells failed\n")
+    assert shown.endswith("1 of 7 trials failed\n")
 
 
-def test_a_dry_run_lists_the_cells(tiny_data, tmp_path, capsys):
+def test_a_dry_run_lists_the_trials(tiny_data, tmp_path, capsys):
     flags = [
         "--presets",
         "scan-t2i-avg",
@@ -91,7 +91,7 @@ def test_a_dry_run_lists_the_cells(tiny_data, tmp_path, capsys):
         "scan-t2i-avg_ccr_seed0  new  time not known",
         "bfan-equal_none_seed0  new  time not known",
         "bfan-equal_ccr_seed0  new  time not known",
-        "4 cells, 0 finished, 4 to run; of 4 no record tells how long they take",
+        "4 trials, 0 finished, 4 to run; of 4 no record tells how long they take",
     ]
     assert not (tmp_path / "out").exists()
 
@@ -101,7 +101,7 @@ def test_a_grid_from_the_command_line(tiny_data, tmp_path, capsys):
     flags = ["--constraints", "none", "--seeds", "3", "--sweep", *SIZES]
     main(["compare", "--data", str(tiny_data), "--out", str(out), *flags])
     first, second, *rest = capsys.readouterr().out.splitlines()
-    assert first == "1 cell, 0 finished, 1 to run; of 1 no record tells how long they take"
+    assert first == "1 trial, 0 finished, 1 to run; of 1 no record tells how long they take"
     assert second.startswith("[1/1] scan-t2i-avg_none_seed3: rsum ")
     assert str(out / "table.md") in rest
     assert "scan-t2i-avg alone" in (out / "table.md").read_text()
@@ -109,7 +109,7 @@ def test_a_grid_from_the_command_line(tiny_data, tmp_path, capsys):
     line, total = capsys.readouterr().out.splitlines()
     assert line.startswith("scan-t2i-avg_none_seed3  changed  about ")
     assert line.endswith(" s  (epochs 1, now 3)")
-    assert total.startswith("1 cell, 0 finished, 1 to run: about ")
+    assert total.startswith("1 trial, 0 finished, 1 to run: about ")
     assert total.endswith(" s, by the records there are")
 
 

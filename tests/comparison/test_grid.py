@@ -1,21 +1,21 @@
-"""Which cells a grid has, and what it says of axes that it cannot have."""
+"""Which trials a grid has, and what it says of sweeps that it cannot have."""
 
 import dataclasses
 
 import pytest
 
-from xattn.comparison.axes import parsed_axis, with_field
-from xattn.comparison.grid import Grid, grid_cells
+from xattn.comparison.grid import Grid, grid_trials
+from xattn.comparison.sweep import parsed_sweep, with_field
 from xattn.runs.config import RunConfig
 from xattn.runs.presets import preset
 from xattn.runtime.errors import InputError
 
 
 def names(**fields):
-    return [cell.name for cell in grid_cells(Grid(**fields))]
+    return [trial.name for trial in grid_trials(Grid(**fields))]
 
 
-def test_the_cells_of_a_small_grid_seed_by_seed():
+def test_the_trials_of_a_small_grid_seed_by_seed():
     assert names(presets=("scan-t2i-avg", "bfan-prob"), constraints=("none", "both"), seeds=(3, 1)) == [
         "scan-t2i-avg_none_seed3",
         "scan-t2i-avg_both_seed3",
@@ -28,8 +28,8 @@ def test_the_cells_of_a_small_grid_seed_by_seed():
     ]
 
 
-def test_a_cell_is_a_preset_with_constraints_seed_and_fields():
-    (cell,) = grid_cells(
+def test_a_trial_is_a_preset_with_constraints_seed_and_fields():
+    (trial,) = grid_trials(
         Grid(("scan-i2t-lse",), ("ccs",), (4,), ("epochs=3", "ccs.swap=hard", "--model.lambda-lse=7"), "f30k")
     )
     base = preset("scan-i2t-lse", "f30k")
@@ -41,9 +41,9 @@ def test_a_cell_is_a_preset_with_constraints_seed_and_fields():
         ccs=dataclasses.replace(base.ccs, swap="hard"),
         model=dataclasses.replace(base.model, lambda_lse=7.0),
     )
-    assert cell.configs == (expected,)
-    assert cell.name == "scan-i2t-lse-f30k_ccs_seed4"
-    assert (cell.model, cell.constraints, cell.seed, cell.configuration) == (
+    assert trial.configs == (expected,)
+    assert trial.name == "scan-i2t-lse-f30k_ccs_seed4"
+    assert (trial.model, trial.constraints, trial.seed, trial.configuration) == (
         "scan-i2t-lse",
         "ccs",
         4,
@@ -51,7 +51,7 @@ def test_a_cell_is_a_preset_with_constraints_seed_and_fields():
     )
 
 
-def test_a_field_of_a_constraint_is_no_axis_of_the_sets_that_do_not_read_it():
+def test_a_field_of_a_constraint_is_not_swept_for_the_sets_that_do_not_read_it():
     found = names(seeds=(0,), sweep=("ccr.margin=0.1,0.4", "batch_size=64,128"))
     assert [name for name in found if "_none_" in name] == [
         "scan-t2i-avg_none_batch_size=64_seed0",
@@ -67,24 +67,24 @@ def test_a_field_of_a_constraint_is_no_axis_of_the_sets_that_do_not_read_it():
 
 
 def test_the_base_does_not_know_of_the_swept_margin():
-    cells = grid_cells(Grid(constraints=("none", "ccr"), seeds=(0,), sweep=("ccr.margin=0.4",)))
-    assert [cell.configs[0].ccr.margin for cell in cells] == [RunConfig().ccr.margin, 0.4]
+    trials = grid_trials(Grid(constraints=("none", "ccr"), seeds=(0,), sweep=("ccr.margin=0.4",)))
+    assert [trial.configs[0].ccr.margin for trial in trials] == [RunConfig().ccr.margin, 0.4]
 
 
 def test_a_field_of_one_model_leaves_the_others_alone():
-    cells = grid_cells(Grid(("scan-t2i-avg", "sgraf-sgr"), ("none",), (0,), ("model.regions=24",)))
-    assert cells[0].configs[0] == dataclasses.replace(preset("scan-t2i-avg"), constraints="none", seed=0)
-    assert cells[1].configuration["model"]["regions"] == 24
+    trials = grid_trials(Grid(("scan-t2i-avg", "sgraf-sgr"), ("none",), (0,), ("model.regions=24",)))
+    assert trials[0].configs[0] == dataclasses.replace(preset("scan-t2i-avg"), constraints="none", seed=0)
+    assert trials[1].configuration["model"]["regions"] == 24
 
 
 def test_ensembles_come_last_and_know_their_members():
     grid = Grid(("sgraf-sgr", "sgraf-saf"), ("none", "both"), (0, 1), ensembles=("sgraf-sgr+sgraf-saf",))
-    cells = grid_cells(grid)
-    assert [bool(cell.members) for cell in cells] == [False] * 8 + [True] * 4
-    last = cells[-1]
+    trials = grid_trials(grid)
+    assert [bool(trial.members) for trial in trials] == [False] * 8 + [True] * 4
+    last = trials[-1]
     assert (last.name, last.model) == ("sgraf-sgr+sgraf-saf_both_seed1", "sgraf-sgr + sgraf-saf")
     assert last.members == ("sgraf-sgr_both_seed1", "sgraf-saf_both_seed1")
-    by_name = {cell.name: cell for cell in cells}
+    by_name = {trial.name: trial for trial in trials}
     assert last.configs == tuple(by_name[name].configs[0] for name in last.members)
     assert list(last.configuration["members"]) == ["sgraf-sgr", "sgraf-saf"]
 
@@ -126,7 +126,7 @@ def test_ensembles_come_last_and_know_their_members():
         ),
         ({"sweep": ("epochs=1,1",)}, "--sweep epochs=1,1: expected every value once"),
         ({"sweep": ("epochs=1", "epochs=2")}, "expected every field once among --sweep; list all its values in one"),
-        ({"sweep": ("seed=1,2",)}, "--sweep seed=1,2: seed is an axis by itself; give its values to --seeds"),
+        ({"sweep": ("seed=1,2",)}, "--sweep seed=1,2: seed is swept by a flag of its own; give its values to --seeds"),
         ({"sweep": ("epochs=many",)}, "--sweep epochs=many: expected a whole number, found many"),
         ({"sweep": ("epochs=0",)}, "--sweep epochs=0: epochs must be at least 1, but it is 0"),
         ({"sweep": ("clip=nan",)}, "--sweep clip=nan: expected a number, found nan"),
@@ -147,11 +147,11 @@ def test_ensembles_come_last_and_know_their_members():
 )
 def test_what_no_grid_can_be_made_of(fields, sentence):
     with pytest.raises(InputError) as caught:
-        grid_cells(Grid(**fields))
+        grid_trials(Grid(**fields))
     assert str(caught.value) == sentence
 
 
 def test_names_of_fields_as_flags_have_them():
-    assert parsed_axis("--learning-rate=0.001, 0.002").field == "learning_rate"
-    assert parsed_axis("--learning-rate=0.001, 0.002").values == ("0.001", "0.002")
+    assert parsed_sweep("--learning-rate=0.001, 0.002").field == "learning_rate"
+    assert parsed_sweep("--learning-rate=0.001, 0.002").values == ("0.001", "0.002")
     assert with_field(RunConfig(), "learning_rate", "0.002").learning_rate == 0.002

@@ -29,7 +29,7 @@ from xattn.runtime.errors import InputError
 )
 def test_a_record_is_read_as_it_was_written(tmp_path, record):
     path = write_record(record, tmp_path / "new" / "folder")
-    assert path == tmp_path / "new" / "folder" / f"{record.cell}.json"
+    assert path == tmp_path / "new" / "folder" / f"{record.trial}.json"
     assert read_record(path) == record
     assert read_records(path.parent) == [record]
     lines = path.read_text().splitlines()
@@ -41,14 +41,14 @@ def test_writing_again_replaces(tmp_path):
     write_record(made_record(rsum=2.0), tmp_path)
     (record,) = read_records(tmp_path)
     assert record.retrieval["rsum"] == 2.0
-    assert [path.name for path in tmp_path.iterdir()] == [f"{record.cell}.json"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{record.trial}.json"]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 1}, 'expected a record with "format": 2, as `xattn compare` writes it'),
-        ({"format": None}, 'expected a record with "format": 2, as `xattn compare` writes it'),
+        ({"format": 1}, 'expected a record with "format": 3, as `xattn compare` writes it'),
+        ({"format": None}, 'expected a record with "format": 3, as `xattn compare` writes it'),
         ({"colour": "red"}, "expected exactly the fields of a record, but these are missing or unknown: colour"),
         ({"seed": "1"}, 'expected seed to be a whole number, found "1"'),
         ({"state": "begun"}, 'expected state to be finished or failed, found "begun"'),

@@ -1,4 +1,4 @@
-"""Grids that really run: cells in processes of their own, gone on with, failed, killed, changed."""
+"""Grids that really run: trials in processes of their own, gone on with, failed, killed, changed."""
 
 import contextlib
 import dataclasses
@@ -16,14 +16,14 @@ import pytest
 
 from waiting import LONGEST_WAIT
 from xattn.comparison import running
-from xattn.comparison.cell import main, run_cell
 from xattn.comparison.data_identity import data_identity, is_same_data
 from xattn.comparison.experiment import compare, compared_folder, records_in
-from xattn.comparison.grid import Grid, grid_cells
-from xattn.comparison.plan import planned_cells, seconds_left
+from xattn.comparison.grid import Grid, grid_trials
+from xattn.comparison.plan import planned_trials, seconds_left
 from xattn.comparison.records import read_record, write_record
-from xattn.comparison.running import run_cells
+from xattn.comparison.running import run_trials
 from xattn.comparison.task import Task, read_task, write_task
+from xattn.comparison.trial import main, run_trial
 from xattn.comparison.writing import as_dict
 from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import read_split
@@ -42,7 +42,7 @@ ONE = dataclasses.replace(GRID, constraints=("none",), seeds=(0,))
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_data):
-    """A finished grid of four cells that no test changes."""
+    """A finished grid of four trials that no test changes."""
     out = tmp_path_factory.mktemp("grid") / "out"
     compare(GRID, tiny_data, out, jobs=2)
     return out
@@ -56,12 +56,12 @@ def copy(finished, tmp_path):
 
 def tasks_of(grid, data, out, split="test", iou=0.5):
     identity = data_identity(data, split)
-    return [Task(out.absolute(), cell, data, identity, iou) for cell in grid_cells(grid)]
+    return [Task(out.absolute(), trial, data, identity, iou) for trial in grid_trials(grid)]
 
 
 def run_here(grid, data, out, **options):
-    """Run the cells in this process, which needs no imports."""
-    return [run_cell(task) for task in tasks_of(grid, data, out, **options)]
+    """Run the trials in this process, which needs no imports."""
+    return [run_trial(task) for task in tasks_of(grid, data, out, **options)]
 
 
 def without_times(record):
@@ -70,17 +70,19 @@ def without_times(record):
 
 
 def ran(grid, data, out, **options):
-    """Run a grid and give the names of the cells that ran."""
+    """Run a grid and give the names of the trials that ran."""
     names = []
-    compare(grid, data, out, on_record=lambda record, done, total: names.append((record.cell, record.state)), **options)
+    compare(
+        grid, data, out, on_record=lambda record, done, total: names.append((record.trial, record.state)), **options
+    )
     return names
 
 
-def test_every_cell_leaves_a_run_and_a_record(finished, tiny_data):
+def test_every_trial_leaves_a_run_and_a_record(finished, tiny_data):
     records = records_in(finished)
-    assert [record.cell for record in records] == sorted(cell.name for cell in grid_cells(GRID))
+    assert [record.trial for record in records] == sorted(trial.name for trial in grid_trials(GRID))
     for record in records:
-        folder = finished / "runs" / record.cell
+        folder = finished / "runs" / record.trial
         assert load_run(folder).config.as_dict() == record.configuration
         measured = evaluate(folder, tiny_data, "test")
         assert record.retrieval["rsum"] == pytest.approx(measured.retrieval.rsum, abs=1e-5)
@@ -92,7 +94,7 @@ def test_every_cell_leaves_a_run_and_a_record(finished, tiny_data):
         assert record.log["dev_rsum"][-1] == pytest.approx(dev.retrieval.rsum, abs=0.01)
         assert ("ccr_t2i_active" in record.log) == (record.constraints == "both")
         assert (record.about["threads"], record.about["processes"]) == (max(1, running._all_threads() // 2), 1)
-        assert (finished / "records" / f"{record.cell}.json").stat().st_size < 20_000
+        assert (finished / "records" / f"{record.trial}.json").stat().st_size < 20_000
 
 
 def test_the_threshold_is_the_best_on_dev(finished, tiny_data):
@@ -117,20 +119,20 @@ def attention_of(run, data, name):
 
 def test_the_same_seed_twice_gives_the_same_row(finished, tiny_data, tmp_path):
     (again,) = run_here(ONE, tiny_data, tmp_path)
-    before = read_record(finished / "records" / f"{again.cell}.json")
+    before = read_record(finished / "records" / f"{again.trial}.json")
     assert without_times(again) == without_times(before)
 
 
 def test_a_finished_grid_is_not_run_again_even_without_its_runs(copy, finished, tiny_data):
     shutil.rmtree(copy / "runs")
-    shutil.rmtree(copy / "cells")
+    shutil.rmtree(copy / "trials")
     assert ran(GRID, tiny_data, copy) == []
     assert as_dict(compared_folder(copy)) == as_dict(compared_folder(finished))
     assert not (copy / "runs").exists()
 
 
 def test_a_grid_goes_on_with_what_is_missing(copy, finished, tiny_data):
-    """One record is lost, one cell was trained but not measured, and the table is as if nothing had been."""
+    """One record is lost, one trial was trained but not measured, and the table is as if nothing had been."""
     (copy / "records" / "scan-t2i-avg_both_seed1.json").unlink()
     shutil.rmtree(copy / "runs" / "scan-t2i-avg_both_seed1")
     (copy / "records" / "scan-t2i-avg_none_seed1.json").unlink()
@@ -142,13 +144,13 @@ def test_a_grid_goes_on_with_what_is_missing(copy, finished, tiny_data):
 
 
 def planned(grid, data, out):
-    """The state of every cell, and what is noted beside it."""
+    """The state of every trial, and what is noted beside it."""
     found = []
-    compare(grid, data, out, on_plan=lambda cells, seconds: found.extend(cells), dry_run=True)
-    return {each.cell.name: (each.state, each.note) for each in found}
+    compare(grid, data, out, on_plan=lambda trials, seconds: found.extend(trials), dry_run=True)
+    return {each.trial.name: (each.state, each.note) for each in found}
 
 
-def test_of_more_seeds_the_new_cells_are_missing(finished, tiny_data):
+def test_of_more_seeds_the_new_trials_are_missing(finished, tiny_data):
     more = dataclasses.replace(GRID, constraints=("none",), seeds=(0, 2))
     assert planned(more, tiny_data, finished) == {
         "scan-t2i-avg_none_seed0": ("finished", ""),
@@ -156,14 +158,14 @@ def test_of_more_seeds_the_new_cells_are_missing(finished, tiny_data):
     }
 
 
-def test_a_finished_cell_counts_under_any_name(finished, tiny_data):
-    """With a second value of the axis the cell of the first has another name; its configuration is what counts."""
+def test_a_finished_trial_counts_under_any_name(finished, tiny_data):
+    """With a second value of the swept field the trial of the first has another name; its configuration counts."""
     wider = dataclasses.replace(ONE, sweep=(*SIZES, "epochs=2,3"))
     expected = {"scan-t2i-avg_none_epochs=2_seed0": ("finished", ""), "scan-t2i-avg_none_epochs=3_seed0": ("new", "")}
     assert planned(wider, tiny_data, finished) == expected
 
 
-def test_a_cell_whose_configuration_changed_runs_again(copy, tiny_data):
+def test_a_trial_whose_configuration_changed_runs_again(copy, tiny_data):
     changed = dataclasses.replace(ONE, sweep=(*SIZES, "epochs=3"))
     before = read_record(copy / "records" / "scan-t2i-avg_none_seed0.json")
     assert planned(changed, tiny_data, copy) == {"scan-t2i-avg_none_seed0": ("changed", "epochs 2, now 3")}
@@ -176,7 +178,7 @@ def test_a_cell_whose_configuration_changed_runs_again(copy, tiny_data):
 
 
 def test_what_a_constraint_set_does_not_read_is_no_change(copy, tiny_data):
-    """As when a default of CCS changes: cells without it are finished, and their base is still theirs."""
+    """As when a default of CCS changes: trials without it are finished, and their base is still theirs."""
     path = copy / "records" / "scan-t2i-avg_none_seed0.json"
     record = read_record(path)
     record.configuration["ccs"]["weight"] = 0.75
@@ -184,16 +186,16 @@ def test_what_a_constraint_set_does_not_read_is_no_change(copy, tiny_data):
     assert planned(ONE, tiny_data, copy) == {"scan-t2i-avg_none_seed0": ("finished", "")}
 
 
-def test_a_cell_that_fails_says_why_and_stops_no_other(tiny_data, tmp_path):
+def test_a_trial_that_fails_says_why_and_stops_no_other(tiny_data, tmp_path):
     grid = dataclasses.replace(ONE, sweep=(*SIZES[:3], "min_count=100,1", "epochs=1"))
     comparison = compare(grid, tiny_data, tmp_path, jobs=2)
-    assert [record.cell for record in comparison.records] == ["scan-t2i-avg_none_min_count=1_seed0"]
+    assert [record.trial for record in comparison.records] == ["scan-t2i-avg_none_min_count=1_seed0"]
     (failed,) = comparison.failed
-    assert failed.cell == "scan-t2i-avg_none_min_count=100_seed0"
+    assert failed.trial == "scan-t2i-avg_none_min_count=100_seed0"
     assert failed.reason.startswith(
         f"{tiny_data / 'train_caps.txt'}, line 1: the vocabulary knows no word of the caption"
     )
-    assert not (tmp_path / "runs" / failed.cell).exists()
+    assert not (tmp_path / "runs" / failed.trial).exists()
     assert planned(grid, tiny_data, tmp_path) == {
         "scan-t2i-avg_none_min_count=100_seed0": ("failed", failed.reason),
         "scan-t2i-avg_none_min_count=1_seed0": ("finished", ""),
@@ -214,31 +216,31 @@ def test_a_cell_that_fails_says_why_and_stops_no_other(tiny_data, tmp_path):
 )
 def test_a_process_that_leaves_no_record(tiny_data, tmp_path, script, reason):
     """Whatever launches it may end or be ended."""
-    (record,) = run_cells(tasks_of(ONE, tiny_data, tmp_path), launch=f"sh -c '{script}'")
+    (record,) = run_trials(tasks_of(ONE, tiny_data, tmp_path), launch=f"sh -c '{script}'")
     assert (record.state, record.reason) == ("failed", reason)
-    assert read_record(tmp_path / "records" / f"{record.cell}.json") == record
+    assert read_record(tmp_path / "records" / f"{record.trial}.json") == record
 
 
-def test_a_launcher_stands_before_the_cell(tiny_data, tmp_path):
+def test_a_launcher_stands_before_the_trial(tiny_data, tmp_path):
     task = tasks_of(ONE, tiny_data, tmp_path)[0]
-    (record,) = run_cells([task], launch=f"env WORLD_SIZE=1 OMP_NUM_THREADS=1 {sys.executable} -W ignore")
+    (record,) = run_trials([task], launch=f"env WORLD_SIZE=1 OMP_NUM_THREADS=1 {sys.executable} -W ignore")
     assert record.state == "finished"
     assert len((task.folder / "output.txt").read_text().splitlines()) == 2, "a line for each epoch"
 
 
 def test_a_launcher_that_is_not_there(tiny_data, tmp_path):
     with pytest.raises(InputError) as caught:
-        run_cells(tasks_of(ONE, tiny_data, tmp_path), launch="xattn-no-such-program --fast")
+        run_trials(tasks_of(ONE, tiny_data, tmp_path), launch="xattn-no-such-program --fast")
     assert str(caught.value) == "--launch: xattn-no-such-program cannot be started (No such file or directory)"
 
 
 @pytest.mark.slow
-def test_accelerate_launches_a_cell(tiny_data, tmp_path):
+def test_accelerate_launches_a_trial(tiny_data, tmp_path):
     pytest.importorskip("accelerate")
     launch = (
         f"{sys.executable} -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no"
     )
-    (record,) = run_cells(tasks_of(ONE, tiny_data, tmp_path), launch=f"{launch} --dynamo_backend no")
+    (record,) = run_trials(tasks_of(ONE, tiny_data, tmp_path), launch=f"{launch} --dynamo_backend no")
     assert (record.state, record.reason) == ("finished", "")
     (here,) = run_here(ONE, tiny_data, tmp_path / "here")
     assert without_times(record) == without_times(here)
@@ -260,8 +262,8 @@ def test_the_first_reason_stays(tiny_data, tmp_path, capfd):
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert main([str(task.folder)]) == 1
-        record = read_record(tmp_path / "records" / f"{task.cell.name}.json")
-        path = tmp_path / "records" / f"{task.cell.name}.json"
+        record = read_record(tmp_path / "records" / f"{task.trial.name}.json")
+        path = tmp_path / "records" / f"{task.trial.name}.json"
         path.write_text(path.read_text().replace(record.reason, "the true reason"))
         assert main([str(task.folder)]) == 1
     finally:
@@ -276,7 +278,7 @@ def test_a_task_is_read_as_it_was_written(tiny_data, tmp_path):
         write_task(task)
         assert read_task(task.folder) == dataclasses.replace(task, data=task.data.absolute())
     (task.folder / "task.json").write_text("{}")
-    with pytest.raises(InputError, match=r"task\.json: expected the task of a cell, as `xattn compare` writes it"):
+    with pytest.raises(InputError, match=r"task\.json: expected the task of a trial, as `xattn compare` writes it"):
         read_task(task.folder)
 
 
@@ -287,18 +289,18 @@ def test_an_ensemble_averages_the_runs_of_its_members(tiny_data, tmp_path):
     *members, ensemble = run_here(grid, tiny_data, tmp_path)
     assert [record.ensemble_of for record in members] == [[], []]
     assert (ensemble.ensemble_of, ensemble.attention) == (["scan-t2i-avg", "scan-i2t-avg"], None)
-    measured = evaluate_all([tmp_path / "runs" / record.cell for record in members], tiny_data, "test")[-1]
+    measured = evaluate_all([tmp_path / "runs" / record.trial for record in members], tiny_data, "test")[-1]
     assert ensemble.retrieval["rsum"] == pytest.approx(measured.retrieval.rsum, abs=1e-5)
     comparison = compared_folder(tmp_path)
     assert [len(rows) for rows in (comparison.singles, comparison.ensembles)] == [2, 1]
 
     assert ran(grid, tiny_data, tmp_path) == []
-    folder = tmp_path / "runs" / members[1].cell
+    folder = tmp_path / "runs" / members[1].trial
     shutil.rmtree(folder)
     with pytest.raises(InputError) as caught:
-        run_cell(tasks_of(grid, tiny_data, tmp_path)[-1])
+        run_trial(tasks_of(grid, tiny_data, tmp_path)[-1])
     assert str(caught.value) == (
-        f"{folder}: the ensemble needs this run, which is not there; take {members[1].cell}.json out of the records, "
+        f"{folder}: the ensemble needs this run, which is not there; take {members[1].trial}.json out of the records, "
         "so that it "
         "is trained again"
     )
@@ -314,11 +316,11 @@ def test_data_without_truth_or_dev_has_retrieval_only(write_data, tmp_path):
     assert "chosen" not in record.attention["t2i"]
 
 
-def test_cells_can_be_measured_on_dev(tiny_data, tmp_path):
+def test_trials_can_be_measured_on_dev(tiny_data, tmp_path):
     (record,) = run_here(ONE, tiny_data, tmp_path, split="dev")
     assert record.data["split"] == "dev"
     assert record.retrieval == record.dev["retrieval"]
-    measured = evaluate(tmp_path / "runs" / record.cell, tiny_data, "dev")
+    measured = evaluate(tmp_path / "runs" / record.trial, tiny_data, "dev")
     assert record.retrieval["rsum"] == pytest.approx(measured.retrieval.rsum, abs=1e-5)
 
 
@@ -327,8 +329,8 @@ def test_what_time_is_left(finished, tiny_data):
     wider = dataclasses.replace(
         GRID, presets=("scan-t2i-avg", "bfan-equal"), seeds=(0, 2), sweep=(*SIZES, "epochs=2,4")
     )
-    cells = planned_cells(grid_cells(wider), records, data_identity(tiny_data, "test"), 0.5)
-    left = {each.cell.name: seconds for each, seconds in zip(cells, seconds_left(cells, records), strict=True)}
+    trials = planned_trials(grid_trials(wider), records, data_identity(tiny_data, "test"), 0.5)
+    left = {each.trial.name: seconds for each, seconds in zip(trials, seconds_left(trials, records), strict=True)}
     assert left["scan-t2i-avg_none_epochs=2_seed0"] == 0.0
     assert left["bfan-equal_none_epochs=2_seed0"] is None
     bases = [record for record in records if record.constraints == "none"]
@@ -356,10 +358,10 @@ def test_data_that_changed_meanwhile(write_data, tmp_path):
     captions = data / "train_caps.txt"
     captions.write_text(captions.read_text().replace("dog", "cat"))
     with pytest.raises(InputError) as caught:
-        run_cell(task)
+        run_trial(task)
     assert (
         str(caught.value)
-        == f"{data}: the data was changed while cells were trained on it; start the comparison in another folder"
+        == f"{data}: the data was changed while trials were trained on it; start the comparison in another folder"
     )
 
 
@@ -470,11 +472,11 @@ def test_a_grid_that_is_killed_and_started_again_gives_the_same_tables(finished,
         process.kill()
     until = time.monotonic() + LONGEST_WAIT
     while is_at_work(out):
-        assert time.monotonic() < until, "cells outlive the grid"
+        assert time.monotonic() < until, "trials outlive the grid"
         time.sleep(0.1)
     assert 1 <= len(list((out / "records").glob("*.json"))) < 4
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "4 cells" in again.stdout
+    assert "4 trials" in again.stdout
     assert as_dict(compared_folder(out)) == as_dict(compared_folder(finished))
     assert json.loads((out / "table.json").read_text()) == as_dict(compared_folder(finished))
     assert not [path.name for path in (out / "runs").iterdir() if path.name.startswith(".")], (
@@ -492,12 +494,12 @@ def is_at_work(out):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_cells(tiny_data, tmp_path):
+def test_ctrl_c_stops_the_trials(tiny_data, tmp_path):
     out = tmp_path / "out"
     flags = ["--constraints", "none", "--seeds", "0", "--sweep", *SIZES, "epochs=100000"]
     command = [sys.executable, "-m", "xattn", "compare", "--data", str(tiny_data), "--out", str(out), *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    output = out / "cells" / "scan-t2i-avg_none_seed0" / "output.txt"
+    output = out / "trials" / "scan-t2i-avg_none_seed0" / "output.txt"
     until = time.monotonic() + LONGEST_WAIT
     while not (output.exists() and output.read_text()):
         assert time.monotonic() < until
@@ -507,4 +509,4 @@ def test_ctrl_c_stops_the_cells(tiny_data, tmp_path):
     assert process.returncode == 2
     assert said.startswith("xattn: interrupted")
     assert not is_at_work(out)
-    assert not (out / "records").exists(), "an interrupted cell is neither finished nor failed"
+    assert not (out / "records").exists(), "an interrupted trial is neither finished nor failed"

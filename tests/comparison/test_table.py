@@ -108,7 +108,7 @@ def named(record, **changes):
 
 def test_presets_in_their_own_order_and_other_models_after_them():
     records = [made_record(name) for name in ("sgraf-sgr", "bfan-equal", "scan-i2t-avg", "pfan-t2i")]
-    records.insert(1, named(made_record(), model="another", cell="another", configuration={"width": 3}))
+    records.insert(1, named(made_record(), model="another", trial="another", configuration={"width": 3}))
     assert [row.model for row in compared(records).rows] == [
         "scan-i2t-avg",
         "pfan-t2i",
@@ -123,7 +123,7 @@ def test_a_constraint_of_ones_own_is_compared_with_none():
         made = made_record(
             seed=seed, rsum=300.0 + 10 * (constraints == "mine") + seed, configuration={"width": 3, **settings}
         )
-        return named(made, constraints=constraints, cell=f"{constraints}{seed}")
+        return named(made, constraints=constraints, trial=f"{constraints}{seed}")
 
     records = [record("none", seed, mine={"strength": 0}) for seed in (0, 1)] + [
         record("mine", seed, mine={"strength": 2}) for seed in (0, 1)
@@ -155,7 +155,7 @@ def test_ensembles_have_rows_and_tables_of_their_own():
 
 def test_a_record_that_names_an_ensemble_is_not_put_beside_a_single_model():
     """Even one of the same name, constraint set, configuration and seed."""
-    single, other = made_record(), made_record(cell="other", ensemble_of=["a", "b"])
+    single, other = made_record(), made_record(trial="other", ensemble_of=["a", "b"])
     assert len(compared([single, other]).rows) == 2
 
 
@@ -188,10 +188,10 @@ def test_records_that_cannot_be_compared():
         "the record scan-t2i-avg_none_seed1 has an IoU of 0.3, and not 0.5; keep the records of each in a folder of "
         "its own"
     )
-    twice = made_record(cell="copy")
+    twice = made_record(trial="copy")
     assert (
         refused([made_record(), twice])
-        == "the records scan-t2i-avg_none_seed0 and copy are of one cell; take one of them away"
+        == "the records scan-t2i-avg_none_seed0 and copy are of one trial; take one of them away"
     )
 
 
@@ -232,7 +232,7 @@ def test_the_table_as_it_is_printed(capsys):
     text = " ".join(shown.split())
     assert "test split of scenes (fingerprint 0123456789abcdef): 20 images, 100 captions." in text
     assert "95% interval by Student's t over the seeds; ▲ better and ▼ worse only where it excludes zero" in text
-    assert "Made by xattn 0.1.0 with torch 2.13.0, threads of a cell: 1, processes: 1." in text
+    assert "Made by xattn 0.1.0 with torch 2.13.0, threads of a trial: 1, processes: 1." in text
 
 
 def test_a_table_on_a_narrow_terminal_loses_nothing(capsys, monkeypatch):
@@ -275,7 +275,7 @@ def test_what_is_said_of_the_threshold():
 
 def test_only_failures(capsys):
     print_comparison(compared([failed()]))
-    assert "No cell is finished." in capsys.readouterr().out
+    assert "No trial is finished." in capsys.readouterr().out
 
 
 def test_the_files(tmp_path):
@@ -301,7 +301,7 @@ def test_the_files(tmp_path):
     assert [line["low"] for line in lines if line["constraints"] == "none"] == [""] * 15
 
     found = json.loads(values)
-    assert found["failed"] == [{"cell": "scan-t2i-avg_both_seed0", "reason": "a | b\n`c` *d* <e>"}]
+    assert found["failed"] == [{"trial": "scan-t2i-avg_both_seed0", "reason": "a | b\n`c` *d* <e>"}]
     assert found["rows"][1]["figures"]["rsum"]["seeds"] == [367.6, 351.8, 363.8]
     assert found["rows"][1]["figures"]["rsum"]["difference"]["verdict"] == "better"
     assert found["interval"] == "95%, Student's t over paired seeds"

@@ -44,17 +44,17 @@ class Compare:
     ensembles: tuple[str, ...] = ()
     """Presets whose scores are averaged, such as sgraf-sgr+sgraf-saf; rows of their own."""
     split: str = "test"
-    """On which split cells are measured."""
+    """On which split trials are measured."""
     iou: float = 0.5
     """How much a region must overlap an annotated box to be relevant to its words."""
     vocabulary: Path | None = None
     """A vocabulary in the published JSON format; by default each run builds one from the captions."""
     jobs: int = 1
-    """How many cells run at a time; the threads are shared out among them."""
+    """How many trials run at a time; the threads are shared out among them."""
     launch: str = ""
-    """What starts a cell in place of this Python, such as "accelerate launch --num_processes 2"."""
+    """What starts a trial in place of this Python, such as "accelerate launch --num_processes 2"."""
     dry_run: bool = False
-    """Print the cells and how long they will take, and run nothing."""
+    """Print the trials and how long they will take, and run nothing."""
 
     def run(self) -> None:
         """Call `xattn.comparison.experiment.compare`, or `compared_folder` for records alone, and write tables and
@@ -94,7 +94,7 @@ class Compare:
             for path in (*write_tables(comparison, self.out), *draw_all(comparison, self.out)):
                 print_line(path)
         if comparison.failed:
-            print_line(f"{len(comparison.failed)} of {len(comparison.failed) + len(comparison.records)} cells failed")
+            print_line(f"{len(comparison.failed)} of {len(comparison.failed) + len(comparison.records)} trials failed")
             raise SystemExit(1)
 
     def _print_plan(self, planned: Sequence["Planned"], seconds: Sequence[float | None]) -> None:
@@ -102,14 +102,14 @@ class Compare:
         if self.dry_run:
             for each, estimate in zip(planned, seconds, strict=True):
                 time = "" if each.state == "finished" else f"  {_duration(estimate)}"
-                print_line(f"{each.cell.name}  {each.state}{time}" + (f"  ({each.note})" if each.note else ""))
+                print_line(f"{each.trial.name}  {each.state}{time}" + (f"  ({each.note})" if each.note else ""))
         else:
             for each, _ in to_run:
                 if each.note:
-                    print_line(f"{each.cell.name}: {_AGAIN[each.state]} ({each.note})")
+                    print_line(f"{each.trial.name}: {_AGAIN[each.state]} ({each.note})")
         known = [estimate for _, estimate in to_run if estimate is not None]
         told = (
-            f"{len(planned)} cell{'' if len(planned) == 1 else 's'}, {len(planned) - len(to_run)} finished, "
+            f"{len(planned)} trial{'' if len(planned) == 1 else 's'}, {len(planned) - len(to_run)} finished, "
             f"{len(to_run)} to run"
         )
         if known and len(known) == len(to_run):
@@ -127,10 +127,10 @@ _AGAIN = {
 
 def _print_record(record: "Record", done: int, total: int) -> None:
     if record.state == "failed" or record.retrieval is None:
-        print_line(f"[{done}/{total}] {record.cell}: failed: {record.reason}")
+        print_line(f"[{done}/{total}] {record.trial}: failed: {record.reason}")
         return
     print_line(
-        f"[{done}/{total}] {record.cell}: rsum {record.retrieval['rsum']:.1f}, {sum(record.seconds.values()):.0f} s"
+        f"[{done}/{total}] {record.trial}: rsum {record.retrieval['rsum']:.1f}, {sum(record.seconds.values()):.0f} s"
     )
 
 

@@ -21,7 +21,7 @@ ATTENTION = (*THRESHOLDED, *(f"chosen_{name}" for name in THRESHOLDED), "average
 
 @dataclass(frozen=True)
 class Row:
-    """The cells that differ in nothing but the seed."""
+    """The trials that differ in nothing but the seed."""
 
     model: str
     constraints: str
@@ -62,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows, single models first, and the cells that failed."""
+    """All rows, single models first, and the trials that failed."""
 
     rows: list[Row]
     failed: list[Record]
@@ -93,7 +93,7 @@ def compared(records: Sequence[Record]) -> Comparison:
     constraints: no constraint set, and whatever the sections of the constraints say.
 
     Raises:
-        InputError: there is no record; they are of different data, splits or overlaps; or two are of one cell.
+        InputError: there is no record; they are of different data, splits or overlaps; or two are of one trial.
     """
     if not records:
         raise InputError("there is no record to compare")
@@ -110,7 +110,7 @@ def compared(records: Sequence[Record]) -> Comparison:
         found.setdefault(key, []).append(record)
     rows = {key: _row(key, members, _differing(key, found)) for key, members in found.items()}
     done = [_with_base(row, rows.get(key._replace(constraints=BASE, own=()))) for key, row in rows.items()]
-    return Comparison(sorted(done, key=_order), sorted(failed, key=lambda record: record.cell), first.data, first.iou)
+    return Comparison(sorted(done, key=_order), sorted(failed, key=lambda record: record.trial), first.data, first.iou)
 
 
 def figures(record: Record) -> dict[str, float]:
@@ -142,7 +142,7 @@ def _row(key: _Key, records: list[Record], differing: set[str]) -> Row:
     for record in records:
         if record.seed in by_seed:
             raise InputError(
-                f"the records {by_seed[record.seed].cell} and {record.cell} are of one cell; take one of them away"
+                f"the records {by_seed[record.seed].trial} and {record.trial} are of one trial; take one of them away"
             )
         by_seed[record.seed] = record
     shared, own = ({name: value for name, value in fields if name in differing} for fields in (key.shared, key.own))

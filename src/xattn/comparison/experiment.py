@@ -5,16 +5,16 @@ from pathlib import Path
 
 from xattn.comparison.comparison import Comparison, compared
 from xattn.comparison.data_identity import data_identity
-from xattn.comparison.grid import Grid, grid_cells
-from xattn.comparison.plan import Planned, planned_cells, seconds_left
+from xattn.comparison.grid import Grid, grid_trials
+from xattn.comparison.plan import Planned, planned_trials, seconds_left
 from xattn.comparison.records import Record, read_records
-from xattn.comparison.running import RecordCallback, run_cells
+from xattn.comparison.running import RecordCallback, run_trials
 from xattn.comparison.task import Task
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
 PlanCallback = Callable[[Sequence[Planned], Sequence[float | None]], object]
-"""Called with the cells of a grid and the seconds that each will take, as far as records tell."""
+"""Called with the trials of a grid and the seconds that each will take, as far as records tell."""
 
 
 def compare(
@@ -31,23 +31,23 @@ def compare(
     progress: ProgressCallback | None = None,
     dry_run: bool = False,
 ) -> Comparison | None:
-    """Run the cells of a grid that have no finished record yet, and compare all records of the folder.
+    """Run the trials of a grid that have no finished record yet, and compare all records of the folder.
 
-    Interrupted and started again, a grid goes on with the cells that have no record, from the records alone if the run
+    Interrupted and started again, a grid goes on with the trials that have no record, from the records alone if the run
     folders are gone.
 
     Args:
         grid: what is compared.
         data: the precomp folder.
-        out: the folder of the comparison, new or begun earlier; see `xattn.comparison.cell` for what it holds.
-        split: on which split cells are measured.
+        out: the folder of the comparison, new or begun earlier; see `xattn.comparison.trial` for what it holds.
+        split: on which split trials are measured.
         iou: how much a region must overlap an annotated box to be relevant to its words, above 0 and at most 1.
         vocabulary: a vocabulary in the published format; by default each run builds one from the captions.
-        jobs: how many cells at a time; see `run_cells`.
-        launch: what starts a cell, such as `accelerate launch --num_processes 2`; see `run_cells`.
-        on_plan: called with the cells before any runs.
-        on_record: called when a cell is finished or has failed.
-        progress: called as cells end; by default there is a bar on the terminal, if stderr is one.
+        jobs: how many trials at a time; see `run_trials`.
+        launch: what starts a trial, such as `accelerate launch --num_processes 2`; see `run_trials`.
+        on_plan: called with the trials before any runs.
+        on_record: called when a trial is finished or has failed.
+        progress: called as trials end; by default there is a bar on the terminal, if stderr is one.
         dry_run: only plan.
 
     Returns:
@@ -60,19 +60,19 @@ def compare(
     if not 0 < iou <= 1:
         raise InputError(f"iou must be above 0 and at most 1, but it is {iou}")
     data, out = Path(data), Path(out)
-    cells = grid_cells(grid)
+    trials = grid_trials(grid)
     identity = data_identity(data, split, vocabulary)
     records = records_in(out)
-    planned = planned_cells(cells, records, identity, iou)
+    planned = planned_trials(trials, records, identity, iou)
     on_plan(planned, seconds_left(planned, records))
     if dry_run:
         return None
     words = None if vocabulary is None else Path(vocabulary)
     tasks = [
-        Task(out.absolute(), each.cell, data, identity, iou, words) for each in planned if each.state != "finished"
+        Task(out.absolute(), each.trial, data, identity, iou, words) for each in planned if each.state != "finished"
     ]
     with progress_bars(progress) as shown_on:
-        run_cells(tasks, jobs, launch, on_record, shown_on)
+        run_trials(tasks, jobs, launch, on_record, shown_on)
     return compared(records_in(out))
 
 

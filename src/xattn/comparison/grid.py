@@ -1,10 +1,10 @@
-"""The grid: which cells a comparison is made of."""
+"""The grid: which trials a comparison is made of."""
 
 import dataclasses
 import itertools
 from dataclasses import dataclass
 
-from xattn.comparison.axes import Axis, field_names, parsed_axis, refuse_unknown, with_field
+from xattn.comparison.sweep import Sweep, field_names, parsed_sweep, refuse_unknown, with_field
 from xattn.runs.config import ConstraintSet, RunConfig
 from xattn.runs.presets import Settings, preset
 from xattn.runtime.errors import InputError
@@ -27,14 +27,14 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One model with one constraint set and one seed, or an ensemble of several such models."""
 
     name: str
     configs: tuple[RunConfig, ...]
     """One, or the members' of an ensemble."""
     members: tuple[str, ...] = ()
-    """The names of the members' cells, for an ensemble."""
+    """The names of the members' trials, for an ensemble."""
 
     @property
     def model(self) -> str:
@@ -59,15 +59,15 @@ class Cell:
         return {"members": {config.preset: config.as_dict() for config in self.configs}}
 
 
-def grid_cells(grid: Grid) -> list[Cell]:
-    """The cells of a grid, seed by seed, so that a grid that is cut short holds whole comparisons; ensembles come last.
+def grid_trials(grid: Grid) -> list[Trial]:
+    """The trials of a grid, seed by seed, so that an interrupted grid holds whole comparisons; ensembles come last.
 
-    A field of a model (`model.regions`) is an axis of the presets that have it. A field of a constraint (`ccr.margin`)
-    is an axis of the constraint sets that read it: there is one cell without constraints however many margins there
+    A field of a model (`model.regions`) is swept for the presets that have it. A field of a constraint (`ccr.margin`)
+    is swept for the constraint sets that read it: there is one trial without constraints however many margins there
     are.
 
     Raises:
-        InputError: an axis is empty or names something twice, a preset or field does not exist, or a value is not
+        InputError: a list is empty or names something twice, a preset or field does not exist, or a value is not
             allowed.
     """
     for flag, values in (("preset", grid.presets), ("constraint set", grid.constraints), ("seed", grid.seeds)):
@@ -75,18 +75,18 @@ def grid_cells(grid: Grid) -> list[Cell]:
             raise InputError(f"compare needs at least one {flag}")
         if len(set(values)) < len(values):
             raise InputError(f"expected every {flag} once, found {', '.join(map(str, values))}")
-    axes = [parsed_axis(text) for text in grid.sweep]
-    if len({axis.field for axis in axes}) < len(axes):
+    sweeps = [parsed_sweep(text) for text in grid.sweep]
+    if len({sweep.field for sweep in sweeps}) < len(sweeps):
         raise InputError("expected every field once among --sweep; list all its values in one")
     bases = {name: preset(name, grid.settings) for name in grid.presets}
-    for axis in axes:
-        refuse_unknown(axis, list(bases.values()))
+    for sweep in sweeps:
+        refuse_unknown(sweep, list(bases.values()))
     singles = [
-        _cell(dataclasses.replace(bases[name], constraints=constraints, seed=_seed(seed)), grid, axes, values)
+        _trial(dataclasses.replace(bases[name], constraints=constraints, seed=_seed(seed)), grid, sweeps, values)
         for seed in grid.seeds
         for name in grid.presets
         for constraints in grid.constraints
-        for values in _points(axes, bases[name], constraints)
+        for values in _points(sweeps, bases[name], constraints)
     ]
     return singles + [_ensemble(members, singles) for members in _ensemble_members(grid, singles)]
 
@@ -97,28 +97,28 @@ def _seed(seed: int) -> int:
     return seed
 
 
-def _points(axes: list[Axis], base: RunConfig, constraints: ConstraintSet) -> list[dict[str, str]]:
+def _points(sweeps: list[Sweep], base: RunConfig, constraints: ConstraintSet) -> list[dict[str, str]]:
     """The values of the fields that make a difference to a preset with a constraint set."""
     unread = {"ccr", "ccs"} - set(CONSTRAINT_SECTIONS[constraints])
     names = set(field_names(base))
-    acting = [axis for axis in axes if axis.field in names and axis.field.split(".")[0] not in unread]
+    acting = [sweep for sweep in sweeps if sweep.field in names and sweep.field.split(".")[0] not in unread]
     return [
-        dict(zip((axis.field for axis in acting), values, strict=True))
-        for values in itertools.product(*(axis.values for axis in acting))
+        dict(zip((sweep.field for sweep in acting), values, strict=True))
+        for values in itertools.product(*(sweep.values for sweep in acting))
     ]
 
 
-def _cell(config: RunConfig, grid: Grid, axes: list[Axis], values: dict[str, str]) -> Cell:
+def _trial(config: RunConfig, grid: Grid, sweeps: list[Sweep], values: dict[str, str]) -> Trial:
     for field, value in values.items():
         config = with_field(config, field, value)
-    varied = {axis.field for axis in axes if len(axis.values) > 1}
+    varied = {sweep.field for sweep in sweeps if len(sweep.values) > 1}
     name = [config.preset if grid.settings == "small" else f"{config.preset}-{grid.settings}", config.constraints]
     name += [f"{field}={value}" for field, value in values.items() if field in varied]
-    return Cell("_".join([*name, f"seed{config.seed}"]).replace("/", "-"), (config,))
+    return Trial("_".join([*name, f"seed{config.seed}"]).replace("/", "-"), (config,))
 
 
-def _ensemble_members(grid: Grid, singles: list[Cell]) -> list[list[Cell]]:
-    """The cells of one constraint set, seed and values of swept fields for each ensemble."""
+def _ensemble_members(grid: Grid, singles: list[Trial]) -> list[list[Trial]]:
+    """The trials of one constraint set, seed and values of swept fields for each ensemble."""
     found = []
     for text in grid.ensembles:
         names = text.split("+")
@@ -130,19 +130,19 @@ def _ensemble_members(grid: Grid, singles: list[Cell]) -> list[list[Cell]]:
                 else "expected two or more different presets joined by +"
             )
             raise InputError(f"--ensembles {text}: {what}")
-        by_rest: dict[str, dict[str, Cell]] = {}
-        for cell in singles:
-            rest = cell.name.removeprefix(cell.model)
-            by_rest.setdefault(rest, {})[cell.model] = cell
-        groups = [[cells[name] for name in names] for cells in by_rest.values() if set(names) <= set(cells)]
+        by_rest: dict[str, dict[str, Trial]] = {}
+        for trial in singles:
+            rest = trial.name.removeprefix(trial.model)
+            by_rest.setdefault(rest, {})[trial.model] = trial
+        groups = [[trials[name] for name in names] for trials in by_rest.values() if set(names) <= set(trials)]
         if not groups:
             raise InputError(f"--ensembles {text}: no swept values are common to its members")
         found += groups
     return found
 
 
-def _ensemble(members: list[Cell], singles: list[Cell]) -> Cell:
+def _ensemble(members: list[Trial], singles: list[Trial]) -> Trial:
     rest = members[0].name.removeprefix(members[0].model)
     name = "+".join(member.model for member in members) + rest
-    assert name not in {cell.name for cell in singles}
-    return Cell(name, tuple(member.configs[0] for member in members), tuple(member.name for member in members))
+    assert name not in {trial.name for trial in singles}
+    return Trial(name, tuple(member.configs[0] for member in members), tuple(member.name for member in members))

@@ -1,4 +1,4 @@
-"""The record of a cell: one small JSON file, from which alone tables and pictures are made.
+"""The record of a trial: one small JSON file, from which alone tables and pictures are made.
 
 Records are written by `xattn compare`, or by a training loop of one's own for a model that is none of ours: anything
 with a name, a constraint set, a seed and numbers can be compared.
@@ -15,7 +15,7 @@ from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_finite, is_whole, preview
 
-FORMAT = 2
+FORMAT = 3
 """Counts up when the meaning of a field changes."""
 RECALLS = ("r1", "r5", "r10")
 SIDES = ("image_to_text", "text_to_image")
@@ -25,16 +25,16 @@ REPORT = ("precision", "recall", "f1", "micro_precision", "micro_recall", "avera
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a cell when it is finished, or why it failed."""
+    """What is known of a trial when it is finished, or why it failed."""
 
-    cell: str
+    trial: str
     """Its name, and the file's."""
     model: str
     """What is compared with itself: a preset, or the name of any other model."""
     constraints: str
     """`none`, which the others are compared with, `ccr`, `ccs`, `both`, or the name of any other."""
     seed: int
-    """Cells of one model and one seed, with and without a constraint, are a pair."""
+    """Trials of one model and one seed, with and without a constraint, are a pair."""
     configuration: dict[str, Any]
     """Plain values, nested by section; a section named like a constraint set is of meaning to that set alone."""
     data: dict[str, Any]
@@ -61,16 +61,16 @@ class Record:
     """Versions of `xattn`, `torch` and `python`, and the number of `threads` and `processes`."""
 
 
-def record_path(folder: Path, cell: str) -> Path:
-    """Where a folder of records keeps the record of a cell."""
-    return folder / f"{cell}.json"
+def record_path(folder: Path, trial: str) -> Path:
+    """Where a folder of records keeps the record of a trial."""
+    return folder / f"{trial}.json"
 
 
 def write_record(record: Record, folder: Path | str) -> Path:
     """Write a record, complete or not at all; a line for each of its fields, so that changes can be read in a
     comparison of versions.
     """
-    path = record_path(Path(folder), record.cell)
+    path = record_path(Path(folder), record.trial)
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {"format": FORMAT, **dataclasses.asdict(record)}
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in values.items())
@@ -122,7 +122,7 @@ class _UnexpectedError(Exception):
 
 
 def _check(values: dict[str, Any]) -> None:
-    for name in ("cell", "model", "constraints", "reason"):
+    for name in ("trial", "model", "constraints", "reason"):
         _expect(isinstance(values[name], str), name, "text", values[name])
     _expect(values["state"] in ("finished", "failed"), "state", "finished or failed", values["state"])
     _expect(is_whole(values["seed"]), "seed", "a whole number", values["seed"])

@@ -1,4 +1,4 @@
-"""Running cells, each in a process of its own, some at a time."""
+"""Running trials, each in a process of its own, some at a time."""
 
 import glob
 import os
@@ -13,42 +13,42 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
 
-from xattn.comparison.cell import failed_record
 from xattn.comparison.records import Record, read_record, record_path, write_record
 from xattn.comparison.task import Task, read_task, write_task
+from xattn.comparison.trial import failed_record
 from xattn.data.prepare.features.extract import available_cores
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback
 
 RecordCallback = Callable[[Record, int, int], None]
-"""Called as `on_record(record, done, total)` when a cell is finished or has failed."""
+"""Called as `on_record(record, done, total)` when a trial is finished or has failed."""
 PATIENCE = 20.0
-"""Seconds that a cell has to leave when it is told to stop, and that a grid waits for those of one that was killed."""
+"""Seconds that a trial has to leave when it is told to stop, and that a grid waits for those of one that was killed."""
 
 
-def run_cells(
+def run_trials(
     tasks: Sequence[Task],
     jobs: int = 1,
     launch: str = "",
     on_record: RecordCallback = lambda *_: None,
     progress: ProgressCallback = lambda *_: None,
 ) -> list[Record]:
-    """Run cells, those of single models first, `jobs` at a time; each leaves its record, whatever becomes of the
+    """Run trials, those of single models first, `jobs` at a time; each leaves its record, whatever becomes of the
     others.
 
-    The threads that the machine has, or that `OMP_NUM_THREADS` allows, are shared out among the cells that run at a
+    The threads that the machine has, or that `OMP_NUM_THREADS` allows, are shared out among the trials that run at a
     time.
 
     Args:
         tasks: all of one folder; those whose run folder was begun for another configuration or other data begin anew.
         jobs: how many at a time, at least 1.
-        launch: what stands before `-m xattn.comparison.cell` in place of this Python, such as `accelerate launch
+        launch: what stands before `-m xattn.comparison.trial` in place of this Python, such as `accelerate launch
             --num_processes 2`.
-        on_record: called when a cell is finished or has failed.
-        progress: called as `progress("cells", done, total)`.
+        on_record: called when a trial is finished or has failed.
+        progress: called as `progress("trials", done, total)`.
 
     Returns:
-        The records, in the order in which the cells ended.
+        The records, in the order in which the trials ended.
 
     Raises:
         InputError: `jobs` is below 1, the launcher cannot be started, or another process is at work in the folder.
@@ -57,16 +57,19 @@ def run_cells(
         raise InputError(f"--jobs must be at least 1, but it is {jobs}")
     if not tasks:
         return []
-    command = [*(shlex.split(launch) or [sys.executable]), "-m", "xattn.comparison.cell"]
+    command = [*(shlex.split(launch) or [sys.executable]), "-m", "xattn.comparison.trial"]
     records: list[Record] = []
-    progress("cells", 0, len(tasks))
+    progress("trials", 0, len(tasks))
     with _alone(tasks[0].out) as lock:
-        for stage in ([task for task in tasks if not task.cell.members], [task for task in tasks if task.cell.members]):
+        for stage in (
+            [task for task in tasks if not task.trial.members],
+            [task for task in tasks if task.trial.members],
+        ):
             threads = max(1, _all_threads() // min(jobs, max(len(stage), 1)))
             for task, process in _ended(stage, jobs, command, threads, lock):
                 records.append(_record_of(task, process))
                 on_record(records[-1], len(records), len(tasks))
-                progress("cells", len(records), len(tasks))
+                progress("trials", len(records), len(tasks))
     return records
 
 
@@ -97,8 +100,8 @@ def _ended(tasks: list[Task], jobs: int, command: list[str], threads: int, lock:
 
 
 def _started(task: Task, command: list[str], threads: int, lock: int) -> Popen:
-    """Begin a cell in a session of its own: Ctrl-C in a terminal reaches this process alone, which then stops the
-    cells.
+    """Begin a trial in a session of its own: Ctrl-C in a terminal reaches this process alone, which then stops the
+    trials.
     """
     _prepare(task)
     with (task.folder / "output.txt").open("wb") as output:
@@ -106,7 +109,7 @@ def _started(task: Task, command: list[str], threads: int, lock: int) -> Popen:
         try:
             return Popen(
                 [*command, str(task.folder)],
-                stdin=subprocess.PIPE,  # closed when this process ends, however it ends; see `xattn.comparison.cell`
+                stdin=subprocess.PIPE,  # closed when this process ends, however it ends; see `xattn.comparison.trial`
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
@@ -119,9 +122,9 @@ def _started(task: Task, command: list[str], threads: int, lock: int) -> Popen:
 
 def _prepare(task: Task) -> None:
     """Take away what an earlier attempt left, but for a run folder that was begun for this very task."""
-    record_path(task.out / "records", task.cell.name).unlink(missing_ok=True)
+    record_path(task.out / "records", task.trial.name).unlink(missing_ok=True)
     for half_written in task.run_folder.parent.glob(
-        f".{glob.escape(task.cell.name)}.*.tmp"
+        f".{glob.escape(task.trial.name)}.*.tmp"
     ):  # of a process that was killed
         shutil.rmtree(half_written)
     if task.folder.is_dir():
@@ -136,14 +139,14 @@ def _is_same(task: Task) -> bool:
         before = read_task(task.folder)
     except InputError:
         return False
-    return before.cell == task.cell and before.identity.is_exactly(task.identity)
+    return before.trial == task.trial and before.identity.is_exactly(task.identity)
 
 
 def _record_of(task: Task, process: Popen) -> Record:
-    """The record that a cell left, or one that says why there is none."""
+    """The record that a trial left, or one that says why there is none."""
     assert process.stdin is not None
     process.stdin.close()
-    path = record_path(task.out / "records", task.cell.name)
+    path = record_path(task.out / "records", task.trial.name)
     if path.is_file():
         return read_record(path)
     status = process.returncode
@@ -171,7 +174,7 @@ def _all_threads() -> int:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[int]:
-    """Hold the folder's lock, which cells inherit: as long as one of them lives, another grid cannot begin."""
+    """Hold the folder's lock, which trials inherit: as long as one of them lives, another grid cannot begin."""
     out.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -57,7 +57,9 @@ def blocks(comparison: Comparison) -> list[Block]:
             _attention_block(f"Attention{_AT_DEVS}{difference}", constrained, CHOSEN, _differing),
         ]
     if comparison.failed:
-        found.append(Block(FAILED, ("cell", "reason"), [(record.cell, record.reason) for record in comparison.failed]))
+        found.append(
+            Block(FAILED, ("trial", "reason"), [(record.trial, record.reason) for record in comparison.failed])
+        )
     return [block for block in found if block.rows]
 
 
@@ -67,7 +69,7 @@ def legend(comparison: Comparison) -> list[str]:
     on = f"{data['split']} split of {data['folder']} (fingerprint {data['fingerprint']})"
     lines = [f"{on}: {data['images']} images, {data['captions']} captions."]
     if not records:
-        return [*lines, "No cell is finished."]
+        return [*lines, "No trial is finished."]
     is_spread = any(len(row.records) > 1 for row in comparison.rows)
     spread = "mean ± standard deviation over the seeds, whose number is n" if is_spread else "of one seed"
     lines.append(f"R@K: percent of the queries with rank K or better; rsum: the sum of the six. Figures are {spread}.")
@@ -77,7 +79,7 @@ def legend(comparison: Comparison) -> list[str]:
         for key in ("xattn", "torch", "threads", "processes")
     }
     lines.append(
-        f"Made by xattn {made['xattn']} with torch {made['torch']}, threads of a cell: {made['threads']}, processes: "
+        f"Made by xattn {made['xattn']} with torch {made['torch']}, threads of a trial: {made['threads']}, processes: "
         f"{made['processes']}."
     )
     return lines

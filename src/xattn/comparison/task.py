@@ -1,4 +1,4 @@
-"""What the process of a cell is told: a folder that it reads, and by which a later grid knows what a run folder was
+"""What the process of a trial is told: a folder that it reads, and by which a later grid knows what a run folder was
 begun for.
 """
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xattn.comparison.data_identity import DataIdentity
-from xattn.comparison.grid import Cell
+from xattn.comparison.grid import Trial
 from xattn.runs.config import read_configuration, write_configuration
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
@@ -16,11 +16,11 @@ from xattn.runtime.jsonl import preview
 
 @dataclass(frozen=True)
 class Task:
-    """A cell with all that its process needs to know."""
+    """A trial with all that its process needs to know."""
 
     out: Path
     """The folder of the comparison."""
-    cell: Cell
+    trial: Trial
     data: Path
     identity: DataIdentity
     iou: float = 0.5
@@ -28,24 +28,24 @@ class Task:
 
     @property
     def run_folder(self) -> Path:
-        """Where the cell is trained; an ensemble has none."""
-        return self.out / "runs" / self.cell.name
+        """Where the trial is trained; an ensemble has none."""
+        return self.out / "runs" / self.trial.name
 
     @property
     def folder(self) -> Path:
         """Where the task is written."""
-        return self.out / "cells" / self.cell.name
+        return self.out / "trials" / self.trial.name
 
 
 def write_task(task: Task) -> None:
     """Write a task as files that `read_task` reads; its configurations are those of run folders."""
     with atomic.new_folder(task.folder) as folder:
-        for number, config in enumerate(task.cell.configs):
+        for number, config in enumerate(task.trial.configs):
             write_configuration(config, folder / f"configuration-{number}.json")
         values = {
-            "name": task.cell.name,
-            "members": list(task.cell.members),
-            "configurations": len(task.cell.configs),
+            "name": task.trial.name,
+            "members": list(task.trial.members),
+            "configurations": len(task.trial.configs),
             "data": str(task.data.absolute()),
             "identity": task.identity.as_dict(),
             "iou": task.iou,
@@ -66,13 +66,13 @@ def read_task(folder: Path) -> Task:
         configs = tuple(
             read_configuration(folder / f"configuration-{number}.json") for number in range(values["configurations"])
         )
-        cell = Cell(values["name"], configs, tuple(values["members"]))
+        trial = Trial(values["name"], configs, tuple(values["members"]))
         vocabulary = values["vocabulary"] and Path(values["vocabulary"])
         identity = DataIdentity(**values["identity"])
-        return Task(folder.parent.parent, cell, Path(values["data"]), identity, values["iou"], vocabulary)
+        return Task(folder.parent.parent, trial, Path(values["data"]), identity, values["iou"], vocabulary)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path}: expected the task of a cell, as `xattn compare` writes it ({preview(str(error))})"
+            f"{path}: expected the task of a trial, as `xattn compare` writes it ({preview(str(error))})"
         ) from error

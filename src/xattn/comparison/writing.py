@@ -70,7 +70,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         "iou": comparison.iou,
         "interval": f"{CONFIDENCE:.0%}, Student's t over paired seeds",
         "rows": [_row(row) for row in comparison.rows],
-        "failed": [{"cell": record.cell, "reason": record.reason} for record in comparison.failed],
+        "failed": [{"trial": record.trial, "reason": record.reason} for record in comparison.failed],
     }
 
 

@@ -1,4 +1,4 @@
-"""The fields of a configuration as axes of a grid: `ccr.margin=0.1,0.2,0.4`."""
+"""The fields of a configuration that a grid sweeps: `ccr.margin=0.1,0.2,0.4`."""
 
 import dataclasses
 import math
@@ -11,26 +11,26 @@ from xattn.runtime.errors import InputError
 from xattn.runtime.nearest import did_you_mean
 
 OWN_FLAGS = {"preset": "--presets", "constraints": "--constraints", "seed": "--seeds", "model.name": "--presets"}
-"""Fields that are axes by flags of their own."""
+"""Fields that have flags of their own."""
 
 
 @dataclass(frozen=True)
-class Axis:
+class Sweep:
     """A field of the configuration, by its dotted name, and the values that it takes, as they were written."""
 
     field: str
     values: tuple[str, ...]
 
 
-def parsed_axis(text: str) -> Axis:
+def parsed_sweep(text: str) -> Sweep:
     """Read `FIELD=VALUE[,VALUE...]`; names are written with `_` or, as flags are, with `-`.
 
     Raises:
         InputError: it is not of that form, or a value comes twice.
 
     Example:
-        >>> parsed_axis("ccr.margin=0.1,0.2")
-        Axis(field='ccr.margin', values=('0.1', '0.2'))
+        >>> parsed_sweep("ccr.margin=0.1,0.2")
+        Sweep(field='ccr.margin', values=('0.1', '0.2'))
     """
     name, equals, listed = text.partition("=")
     values = tuple(value.strip() for value in listed.split(","))
@@ -40,8 +40,10 @@ def parsed_axis(text: str) -> Axis:
         raise InputError(f"--sweep {text}: expected every value once")
     field = name.strip().lstrip("-").replace("-", "_")
     if field in OWN_FLAGS:
-        raise InputError(f"--sweep {text}: {field} is an axis by itself; give its values to {OWN_FLAGS[field]}")
-    return Axis(field, values)
+        raise InputError(
+            f"--sweep {text}: {field} is swept by a flag of its own; give its values to {OWN_FLAGS[field]}"
+        )
+    return Sweep(field, values)
 
 
 def field_names(config: RunConfig) -> list[str]:
@@ -49,17 +51,17 @@ def field_names(config: RunConfig) -> list[str]:
     return _names(config, "")
 
 
-def refuse_unknown(axis: Axis, configs: list[RunConfig]) -> None:
-    """Raise `InputError` unless one of the configurations, of different models perhaps, has the field of an axis."""
+def refuse_unknown(sweep: Sweep, configs: list[RunConfig]) -> None:
+    """Raise `InputError` unless one of the configurations, of different models perhaps, has the field of a sweep."""
     names = list(dict.fromkeys(name for config in configs for name in field_names(config)))
-    if axis.field in names:
+    if sweep.field in names:
         return
-    below = [name for name in names if name.startswith(f"{axis.field}.")]
+    below = [name for name in names if name.startswith(f"{sweep.field}.")]
     otherwise = "`xattn train scan-t2i-avg --help` lists the fields"
     advice = (
-        f"did you mean {' or '.join(below[:3])}?" if below else did_you_mean(axis.field, names, otherwise=otherwise)
+        f"did you mean {' or '.join(below[:3])}?" if below else did_you_mean(sweep.field, names, otherwise=otherwise)
     )
-    raise InputError(f"--sweep {axis.field}: the configuration has no such field; {advice}")
+    raise InputError(f"--sweep {sweep.field}: the configuration has no such field; {advice}")
 
 
 def with_field(config: RunConfig, name: str, text: str) -> RunConfig:

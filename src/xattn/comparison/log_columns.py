@@ -10,7 +10,7 @@ DIGITS = 5
 _DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
 
 
-def short_log(path: Path) -> dict[str, list]:
+def log_columns(path: Path) -> dict[str, list]:
     """Read the log of a run folder: a list for each quantity with a value for each epoch, None where an epoch has none.
 
     Kept are `epoch`, the learning rate, the loss, its terms, shares of active hinges and gradients, the seconds, and of
