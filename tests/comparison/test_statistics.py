@@ -77,6 +77,16 @@ def test_where_all_seeds_differ_by_the_same_there_is_no_interval(step):
     assert found.mean == pytest.approx(step)
 
 
+def test_differences_that_are_equal_but_for_the_rounding_of_records_have_no_interval():
+    """Both seeds gain one query of 12 (8.333...%), which six digits write as two gains 1e-6 apart."""
+    found = paired_difference({0: 41.666667, 1: 33.333333}, {0: 33.333333, 1: 25.0})
+    assert found is not None
+    assert (found.low, found.high, found.verdict) == (None, None, "")
+    apart = paired_difference({0: 41.6667, 1: 33.3333}, {0: 33.3333, 1: 25.0})
+    assert apart is not None
+    assert apart.low is not None
+
+
 @given(st.lists(NUMBERS, min_size=2, max_size=12))
 def test_mean_and_deviation_are_those_of_numpy(values):
     found = summary(values)

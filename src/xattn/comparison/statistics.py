@@ -11,6 +11,9 @@ from scipy.special import stdtrit
 from xattn.runtime.errors import InputError
 
 CONFIDENCE = 0.95
+ROUNDING = 2e-6
+"""Records have six digits after the point: a value is off by up to 5e-7, so two differences that are truly equal may be
+2e-6 apart."""
 Verdict = Literal["better", "worse", ""]
 
 
@@ -46,7 +49,7 @@ class Difference:
     mean: float
     low: float | None
     """The interval's lower end; None where there is no interval: of one pair, or of pairs that all differ by the
-    same."""
+    same, up to `ROUNDING`."""
     high: float | None
     n: int
     """Pairs."""
@@ -67,8 +70,8 @@ def paired_difference(
     With `d_s` the difference of seed `s`, `n` seeds, and `t` the `(1 + confidence) / 2` quantile of Student's
     distribution with `n - 1` degrees of freedom, the interval is `mean(d) -+ t sd(d) / sqrt(n)`. It supposes that the
     differences are drawn independently from a normal distribution, the seeds being what is drawn: it says nothing of
-    other data. Where all pairs differ by exactly the same, their spread is not zero but unseen (recalls move in steps
-    of one query), and there is no interval.
+    other data. Where all pairs differ by the same, up to `ROUNDING`, the spread
+    is not zero but unseen (recalls move in steps of one query), and there is no interval.
 
     Args:
         values: by seed.
@@ -89,8 +92,8 @@ def paired_difference(
     if not differences:
         return None
     n, mean = len(differences), fmean(differences)
-    deviation = stdev(differences) if n > 1 else 0.0
-    if deviation <= 1e-9 * max(map(abs, differences)):  # 1e-9: equal but for the rounding of the subtraction
+    slack = ROUNDING + 1e-9 * max(map(abs, differences))  # 1e-9: the rounding of the subtraction
+    if max(differences) - min(differences) <= slack:
         return Difference(mean, None, None, n)
-    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * deviation / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(differences) / math.sqrt(n)
     return Difference(mean, mean - half, mean + half, n)
