@@ -16,13 +16,14 @@ class Score:
     """Score sentences for a picture with a trained run, the best first."""
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder, trained on features of `xattn regions`."""
+    """The run folder, trained on features of `xattn prepare photos`."""
     image: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
     """The picture's file."""
     sentences: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SENTENCE [SENTENCE ...]")]
     """The sentences, each in quotes."""
     boxes: Path | None = None
-    """JSONL with the boxes of the picture's regions, as `xattn regions --boxes` takes it, in place of windows."""
+    """JSONL with the boxes of the picture's regions, as `xattn prepare photos --boxes` takes it, in place of
+    windows."""
     json: Path | None = None
     """Write the same list here."""
 

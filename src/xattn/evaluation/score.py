@@ -48,8 +48,8 @@ def score_image(
 ) -> list[Scored]:
     """Score sentences for a picture, the best first; of equal scores the one that was given first.
 
-    The picture becomes regions as `xattn regions` makes them. Its features come in full precision, where a data folder
-    may hold them in half, so the score of a picture that is in a folder agrees with the one there to about three
+    The picture becomes regions as `xattn prepare photos` makes them. Its features come in full precision, where a data
+    folder may hold them in half, so the score of a picture that is in a folder agrees with the one there to about three
     digits.
 
     Args:
@@ -115,9 +115,8 @@ def _check_same_backbone(run: Run, backbone: Backbone | None) -> None:
     if size != run.feature_size:
         raise InputError(
             f"{run.folder}: was trained on features of size {run.feature_size}, but {name} makes features of size "
-            f"{size} of a picture; use "
-            "a run that was trained on a folder of `xattn regions`, or search the data folder of this one with `xattn "
-            "search`"
+            f"{size} of a picture; use a run that was trained on a folder of `xattn prepare photos`, or search the "
+            "data folder of this one with `xattn search`"
         )
 
 

@@ -15,8 +15,8 @@ from xattn.runtime.jsonl import preview
 def captions_from(paths: Path | Sequence[Path]) -> list[Caption]:
     """The captions of one or several files, told apart by what they hold.
 
-    `.csv` and `.jsonl` are captions files as `xattn regions` takes them; a `.json` is Karpathy's, whose images have
-    `sentences`, or COCO's, which has `annotations`.
+    `.csv` and `.jsonl` are captions files as `xattn prepare photos` takes them; a `.json` is Karpathy's, whose images
+    have `sentences`, or COCO's, which has `annotations`.
 
     Raises:
         InputError: a file is none of these or not well formed, an image comes in two of them, two captions have one id,

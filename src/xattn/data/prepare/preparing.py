@@ -1,4 +1,4 @@
-"""From a source's captions to a captions file with truth, which `xattn regions` and `xattn prepare tsv` take."""
+"""From a source's captions to a captions file with truth, which `xattn prepare photos` and `xattn prepare tsv` take."""
 
 from collections import Counter
 from collections.abc import Sequence
