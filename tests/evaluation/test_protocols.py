@@ -255,6 +255,22 @@ def test_several_thresholds_and_types(tiny_run, tiny_i2t_run, tmp_path, write_da
         assert set(names["attention_by_type"]["people"]) == set(names["attention"])
 
 
+def test_types_leave_the_figures_of_all_phrases_alone(tiny_run, tmp_path, write_data):
+    data = write_data(tmp_path / "data")
+    path = data / "test_truth.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        for number, span in enumerate(record["spans"]):
+            # As Flickr30K Entities marks it; split at the slash it gives the empty text, too.
+            span["type"] = "animals" if number else "/people"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    without = evaluate(tiny_run, data, progress=quiet).attention
+    found = evaluate(tiny_run, data, None, EvaluationOptions(by_type=True), quiet)
+    assert without is not None
+    assert found.attention == without
+    assert set(found.attention_by_type) == {"people", "animals"}
+
+
 def test_a_later_threshold_that_no_region_reaches(tiny_run, tiny_data):
     with pytest.raises(
         InputError, match=r"no region overlaps an annotated box by 0\.95 or more, so there is no attention to measure"

@@ -86,7 +86,7 @@ def grounding_batches(
             relevant[place, : n_words + 2] = torch.from_numpy(truth)
             annotated[place, : n_words + 2] = torch.from_numpy(known)
             for span in split.truth[row]:
-                for kind in span.type.split("/") if span.type and span.boxes else ():
+                for kind in filter(None, span.type.split("/")) if span.type and span.boxes else ():
                     word_types.setdefault(kind, torch.zeros_like(annotated))[place, span.start + 1 : span.end + 1] = (
                         True
                     )

@@ -8,7 +8,7 @@ import torch
 from xattn.data.batches import EncodedCaptions
 from xattn.data.split import Split
 from xattn.evaluation.encode import ScoreBlock, StoredCaptions, encode_images, score_blocks, store_captions
-from xattn.evaluation.grounding import grounding_batches
+from xattn.evaluation.grounding import GroundingBatch, grounding_batches
 from xattn.evaluation.options import EvaluationOptions
 from xattn.evaluation.protocols import PROTOCOLS
 from xattn.metrics.attention import AttentionMetrics, AttentionReport
@@ -95,9 +95,10 @@ def _attention(
     """
     found = _AttentionReports({}, {})
     for iou in options.iou if split.truth else ():
-        metrics: dict[str, dict[str, AttentionMetrics]] = {"": {}}
+        # None stands for all phrases: a type may be any text.
+        metrics: dict[str | None, dict[str, AttentionMetrics]] = {None: {}}
         for batch in grounding_batches(model, split, captions, images, encoded, iou):
-            parts = {"": batch}
+            parts: dict[str | None, GroundingBatch] = {None: batch}
             if options.by_type and iou == options.iou[0]:
                 parts |= {kind: batch.of_type(kind) for kind in batch.word_types}
             for kind, part in parts.items():
@@ -106,5 +107,8 @@ def _attention(
         for kind, of_kind in metrics.items():
             if all(metric.queries for metric in of_kind.values()):
                 reports = {direction: of_kind[direction].compute() for direction in model.directions}
-                (found.by_type if kind else found.by_iou)[kind or iou] = reports  # pyright: ignore[reportArgumentType]
+                if kind is None:
+                    found.by_iou[iou] = reports
+                else:
+                    found.by_type[kind] = reports
     return found
