@@ -201,20 +201,22 @@ class TestAttention:
             assert (one.grad[~mask] == 0).all()
             close(one.grad, other.grad)
 
-    @pytest.mark.parametrize("shape", ["queries", "keys"])
-    def test_nothing_but_padding(self, shape):
+    def test_nothing_but_padding(self):
         queries, keys = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 5, 4, requires_grad=True)
         weights = torch.full((2, 3, 5), torch.nan).requires_grad_()
-        masks = (
-            {"query_mask": torch.zeros(2, 3, dtype=torch.bool)}
-            if shape == "queries"
-            else {"key_mask": torch.zeros(2, 5).bool()}
-        )
-        attention = Attention(queries, keys, weights, **masks)
+        attention = Attention(queries, keys, weights, query_mask=torch.zeros(2, 3, dtype=torch.bool))
         total = attention.relevance.sum() + attention.relevance_to_queries(torch.randn(2, 2, 4)).sum()
         total.backward()
         assert total == 0
         assert all((fragments.grad == 0).all() for fragments in (queries, keys, weights))
+
+    def test_one_pair_without_keys_beside_a_pair_with_keys(self):
+        queries, keys = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 5, 4, requires_grad=True)
+        weights = torch.stack([torch.full((3, 5), torch.nan), torch.full((3, 5), 0.2)]).requires_grad_()
+        attention = Attention(queries, keys, weights, key_mask=torch.tensor([[False] * 5, [True] * 5]))
+        attention.relevance.sum().backward()
+        assert (attention.relevance[0] == 0).all()
+        assert all((tensor.grad[0] == 0).all() for tensor in (queries, keys, weights))
 
     def test_no_pairs(self):
         assert Attention(torch.ones(0, 3, 4), torch.ones(0, 5, 4), torch.ones(0, 3, 5)).relevance.shape == (0, 3)

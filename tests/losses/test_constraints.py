@@ -45,7 +45,8 @@ def random_attention(seed, pairs, q, k, dim, at_least=0):
     weights = (3 * draw(pairs, q, k)).masked_fill(~key_mask[:, None], -torch.inf).softmax(-1).nan_to_num()
     queries, keys = draw(pairs, q, dim), draw(pairs, k, dim)
     keys[..., 0] = keys[..., 0].abs() + 1  # no content cancels, which would cost ours and the oracle's their digits
-    return Attention(queries, keys, weights, query_mask, key_mask)
+    # A checked attention refuses masks that leave no valid key at all.
+    return Attention(queries, keys, weights, query_mask, key_mask, check=bool(key_mask.any()))
 
 
 def valid_parts(attention, p):
@@ -506,3 +507,15 @@ def test_half_of_the_words_overlap_by_hand():
     allowed = different_words(torch.tensor([4, 5]), torch.tensor([4, 6]), torch.tensor([True, True]))
     close(ccs_loss(attention, swapped, allowed, margin=1.0, reduction="none"), [math.sqrt(0.5), math.sqrt(0.5)], 1e-6)
     close(ccs_loss(attention, swapped, None, margin=1.0, reduction="none"), [1.0, math.sqrt(0.5)], 1e-6)
+
+
+def test_shapes_that_would_broadcast_silently_are_refused():
+    chance = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(2, 4, 8, generator=chance), torch.randn(2, 3, 8, generator=chance)
+    attention = Attention(queries, keys, torch.full((2, 4, 3), 1 / 3))
+    with pytest.raises(ValueError, match=r"^swapped of shape \(1, 4, 8\) does not fit queries of shape \(2, 4, 8\)"):
+        ccs_loss(attention, queries[:1])
+    with pytest.raises(ValueError, match=r"^queries of shape \(3, 2, 4\) does not broadcast to \(2, 4\)$"):
+        ccr_loss(attention, queries=torch.ones(3, 2, 4))
+    with pytest.raises(ValueError, match=r"^allowed of shape \(5,\) does not broadcast to \(2, 4, 4\)$"):
+        ccs_loss(attention, queries, torch.ones(5, dtype=torch.bool))

@@ -22,10 +22,11 @@ Gram form is ours.
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from xattn.attention.masks import CONVENTION, boolean_mask
 from xattn.attention.options import GradientTarget
 
 SUM_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -44,7 +45,8 @@ class Attention:
         queries: the fragments that attend, `*batch q dim`.
         keys: the fragments attended to, `*batch k dim`.
         weights: one distribution over the keys for each query, in [0, 1], each row summing to 1 over the valid keys.
-        query_mask: true where a query is a fragment and not padding, broadcast to `*batch q`; absent = all.
+        query_mask: true where a query is a fragment and not padding, broadcast to `*batch q`; absent = all. Numbers 0
+            and 1 serve as booleans.
         key_mask: the same for keys, broadcast to `*batch k`; absent = all.
         similarity: raw `s_ij = q_i . k_j`, if the caller has it already.
         gram: `K K^T` of the keys, if the caller has it already.
@@ -52,7 +54,8 @@ class Attention:
             weights itself and pads with zero vectors may skip them.
 
     Raises:
-        ValueError: shapes that do not fit, weights outside [0, 1], or rows that do not sum to 1 over the valid keys.
+        ValueError: shapes that do not fit, a mask of other numbers than 0 and 1, a key mask without one valid key,
+            weights that are None or outside [0, 1], or rows that do not sum to 1 over the valid keys.
 
     Example:
         >>> words, regions = torch.eye(2, 3), torch.eye(3)
@@ -65,13 +68,19 @@ class Attention:
         self,
         queries: Float[Tensor, "*batch q dim"],
         keys: Float[Tensor, "*batch k dim"],
-        weights: Float[Tensor, "*batch q k"],
-        query_mask: Bool[Tensor, "*masked q"] | None = None,
-        key_mask: Bool[Tensor, "*masked_keys k"] | None = None,
+        weights: Float[Tensor, "*batch q k"] | None,
+        query_mask: Shaped[Tensor, "*masked q"] | None = None,
+        key_mask: Shaped[Tensor, "*masked_keys k"] | None = None,
         similarity: Float[Tensor, "*batch q k"] | None = None,
         gram: Float[Tensor, "*batch k k"] | None = None,
         check: bool = True,
     ) -> None:
+        if weights is None:
+            raise ValueError(
+                "the attention weights are None: fused attention (SDPA) does not return them; load the model with "
+                'attn_implementation="eager", or call nn.MultiheadAttention with need_weights=True, '
+                "average_attn_weights=False"
+            )
         expected = (*queries.shape[:-1], keys.shape[-2])
         if weights.shape != expected or queries.shape[-1] != keys.shape[-1] or queries.shape[:-2] != keys.shape[:-2]:
             raise ValueError(
@@ -260,7 +269,7 @@ def _expanded(mask: Tensor | None, name: str, fragments: Tensor) -> Tensor:
     if mask is None:
         return torch.ones((1,), dtype=torch.bool, device=fragments.device).expand(shape)
     try:
-        return mask.expand(shape)
+        return boolean_mask(mask, name).expand(shape)
     except RuntimeError:
         raise ValueError(f"{name} of shape {tuple(mask.shape)} does not broadcast to {tuple(shape)}") from None
 
@@ -270,6 +279,8 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def _check_distributions(weights: Tensor, query_mask: Tensor, key_mask: Tensor) -> None:
+    if key_mask.numel() and not key_mask.any():
+        raise ValueError(f"key_mask leaves not one valid key; {CONVENTION}")
     counted = query_mask & key_mask.any(-1, keepdim=True)
     valid = counted.unsqueeze(-1) & key_mask.unsqueeze(-2)
     advice = (

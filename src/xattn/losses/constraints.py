@@ -26,10 +26,11 @@ from, margins, what the gradient reaches, reduction) is an option here.
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from xattn.attention.attention import Attention
+from xattn.attention.masks import boolean_mask
 from xattn.attention.options import GradientTarget
 from xattn.losses.options import Reduction, SwapSource
 
@@ -89,7 +90,7 @@ def ccr_hinges(
 def ccs_hinges(
     attention: Attention,
     swapped: Float[Tensor, "*batch s dim"],
-    allowed: Bool[Tensor, "..."] | None = None,
+    allowed: Shaped[Tensor, "..."] | None = None,
     margin: float = 0.2,
     queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None,
     gradient: GradientTarget = "all",
@@ -99,9 +100,17 @@ def ccs_hinges(
     attention = attention.with_gradient_to(gradient)
     swapped = swapped.detach() if gradient in ("weights", "content") else swapped
     shape = (*attention.weights.shape[:-1], swapped.shape[-2])
+    expected = (*attention.queries.shape[:-2], swapped.shape[-2], attention.queries.shape[-1])
+    if swapped.shape != expected:
+        raise ValueError(
+            f"swapped of shape {tuple(swapped.shape)} does not fit queries of shape {tuple(attention.queries.shape)}: "
+            "expected (*batch, s, dim) with the queries' own batch and dim"
+        )
     if allowed is None:
         allowed = torch.ones((), dtype=torch.bool, device=swapped.device)
-    elif attention.checked:
+    else:
+        allowed = _broadcast(boolean_mask(allowed, "allowed"), "allowed", shape)
+    if attention.checked:
         # What no query may swap in can be padding, which may hold anything: NaN there would reach the gradient as 0
         # times NaN.
         swapped = torch.where(allowed.expand(shape).any(-2).unsqueeze(-1), swapped, 0.0)
@@ -159,7 +168,7 @@ def ccr_loss(
 def ccs_loss(
     attention: Attention,
     swapped: Float[Tensor, "*batch s dim"],
-    allowed: Bool[Tensor, "..."] | None = None,
+    allowed: Shaped[Tensor, "..."] | None = None,
     margin: float = 0.2,
     queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None,
     reduction: Reduction = "sum",
@@ -292,10 +301,18 @@ def _hinges(
 ) -> Hinges:
     query_weights = (attention.query_mask & possible).to(values.dtype)
     if queries is not None:
-        query_weights = torch.where(query_weights > 0, queries.to(values.dtype), 0.0)
+        counts = _broadcast(queries.to(values.dtype), "queries", tuple(query_weights.shape))
+        query_weights = torch.where(query_weights > 0, counts, 0.0)
     return Hinges(
         torch.where(query_weights > 0, values, 0.0), query_weights, values > 0 if violated is None else violated
     )
+
+
+def _broadcast(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return tensor.expand(shape)
+    except RuntimeError:
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)} does not broadcast to {shape}") from None
 
 
 def _check_options(margin: float, reduction: str, gradient: str) -> None:

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from xattn.attention.masks import boolean_mask
 from xattn.runtime.errors import InputError
 
 _TOLERANCE = 1e-6
@@ -36,7 +37,7 @@ def uniform_threshold(key_mask: Bool[Tensor, "*batch k"]) -> Float[Tensor, "*bat
 
 def attended_keys(
     weights: Float[Tensor, "*batch q k"],
-    key_mask: Bool[Tensor, "*#batch k"] | None = None,
+    key_mask: Shaped[Tensor, "*#batch k"] | None = None,
     threshold: float | None = None,
 ) -> Bool[Tensor, "*batch q k"]:
     """The valid keys whose weight is at or above the threshold: `w_ij >= t (1 - 1e-6)`.
@@ -70,8 +71,8 @@ class PrecisionRecallF1(NamedTuple):
 
 def precision_recall_f1(
     weights: Float[Tensor, "*batch q k"],
-    relevant: Bool[Tensor, "*#batch q k"],
-    key_mask: Bool[Tensor, "*#batch k"] | None = None,
+    relevant: Shaped[Tensor, "*#batch q k"],
+    key_mask: Shaped[Tensor, "*#batch k"] | None = None,
     threshold: float | None = None,
 ) -> PrecisionRecallF1:
     """Precision, recall and F1 of the attended keys of each query, each of shape `*batch q`.
@@ -97,8 +98,8 @@ def precision_recall_f1(
 
 def average_precision(
     weights: Float[Tensor, "*batch q k"],
-    relevant: Bool[Tensor, "*#batch q k"],
-    key_mask: Bool[Tensor, "*#batch k"] | None = None,
+    relevant: Shaped[Tensor, "*#batch q k"],
+    key_mask: Shaped[Tensor, "*#batch k"] | None = None,
 ) -> Float[Tensor, "*batch q"]:
     """Average precision of the ranking of the valid keys by weight: what attention knows, without a threshold.
 
@@ -119,7 +120,7 @@ def average_precision(
         0.5
     """
     mask = _keys(weights, key_mask)
-    right, level = relevant & mask, weights.double().masked_fill(~mask, -torch.inf)
+    right, level = _fitted("relevant", relevant, weights.shape) & mask, weights.double().masked_fill(~mask, -torch.inf)
     irrelevant_first = right.long().sort(dim=-1, stable=True).indices
     by_weight = level.gather(-1, irrelevant_first).sort(dim=-1, descending=True, stable=True).indices
     right = right.gather(-1, irrelevant_first).gather(-1, by_weight).double()  # *batch q rank
@@ -129,8 +130,8 @@ def average_precision(
 
 def pointing(
     weights: Float[Tensor, "*batch q k"],
-    relevant: Bool[Tensor, "*#batch q k"],
-    key_mask: Bool[Tensor, "*#batch k"] | None = None,
+    relevant: Shaped[Tensor, "*#batch q k"],
+    key_mask: Shaped[Tensor, "*#batch k"] | None = None,
 ) -> Float[Tensor, "*batch q"]:
     """The pointing game: 1 where the largest weight is on a relevant key, else 0, and NaN where no key is relevant.
 
@@ -141,7 +142,7 @@ def pointing(
         [1.0, 0.0]
     """
     mask = _keys(weights, key_mask)
-    right, level = relevant & mask, weights.double().masked_fill(~mask, -torch.inf)
+    right, level = _fitted("relevant", relevant, weights.shape) & mask, weights.double().masked_fill(~mask, -torch.inf)
     missed = (level == level.amax(-1, keepdim=True)) & ~right
     return (~missed.any(-1)).double().masked_fill(~right.any(-1), torch.nan)
 
@@ -170,9 +171,9 @@ class AttentionReport:
 
 def attention_report(
     weights: Float[Tensor, "*batch q k"],
-    relevant: Bool[Tensor, "*#batch q k"],
-    query_mask: Bool[Tensor, "*#batch q"] | None = None,
-    key_mask: Bool[Tensor, "*#batch k"] | None = None,
+    relevant: Shaped[Tensor, "*#batch q k"],
+    query_mask: Shaped[Tensor, "*#batch q"] | None = None,
+    key_mask: Shaped[Tensor, "*#batch k"] | None = None,
     threshold: float | None = None,
     iou: float | None = None,
 ) -> AttentionReport:
@@ -201,9 +202,9 @@ def attention_report(
 
 def best_threshold(
     weights: Float[Tensor, "*batch q k"],
-    relevant: Bool[Tensor, "*#batch q k"],
-    query_mask: Bool[Tensor, "*#batch q"] | None = None,
-    key_mask: Bool[Tensor, "*#batch k"] | None = None,
+    relevant: Shaped[Tensor, "*#batch q k"],
+    query_mask: Shaped[Tensor, "*#batch q"] | None = None,
+    key_mask: Shaped[Tensor, "*#batch k"] | None = None,
     candidates: Sequence[float] | None = None,
 ) -> float:
     """The threshold with the largest macro F1; to be chosen on dev and used on test.
@@ -244,9 +245,9 @@ class AttentionMetrics:
     def update(
         self,
         weights: Float[Tensor, "*batch q k"],
-        relevant: Bool[Tensor, "*#batch q k"],
-        query_mask: Bool[Tensor, "*#batch q"] | None = None,
-        key_mask: Bool[Tensor, "*#batch k"] | None = None,
+        relevant: Shaped[Tensor, "*#batch q k"],
+        query_mask: Shaped[Tensor, "*#batch q"] | None = None,
+        key_mask: Shaped[Tensor, "*#batch k"] | None = None,
     ) -> None:
         """Add the annotated queries of a batch; arguments and errors as in `attention_report`, but a batch may have
         none.
@@ -288,7 +289,8 @@ class _Counts(NamedTuple):
 
 
 def _counts(weights: Tensor, relevant: Tensor, key_mask: Tensor | None, threshold: float | None) -> _Counts:
-    attended, right = attended_keys(weights, key_mask, threshold), relevant & _keys(weights, key_mask)
+    attended, right = attended_keys(weights, key_mask, threshold), _fitted("relevant", relevant, weights.shape)
+    right = right & _keys(weights, key_mask)
     return _Counts(*(keys.sum(-1).double() for keys in (attended & right, attended, right)))  # each *batch q
 
 
@@ -402,6 +404,10 @@ def _keys(weights: Tensor, key_mask: Tensor | None) -> Tensor:
 
 
 def _fitted(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    try:
+        tensor = boolean_mask(tensor, name)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     try:
         return tensor.expand(shape)
     except RuntimeError:

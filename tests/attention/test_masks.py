@@ -1,0 +1,62 @@
+import re
+
+import pytest
+import torch
+
+from xattn.attention.attention import Attention
+from xattn.attention.masks import CONVENTION, boolean_mask
+from xattn.losses.constraints import ccr_loss, ccs_loss
+from xattn.metrics.attention import attention_report, average_precision, pointing, precision_recall_f1
+from xattn.runtime.errors import InputError
+
+WEIGHTS = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.0, 0.1, 0.9], [0.4, 0.3, 0.3]])
+RELEVANT = torch.tensor([[False, False, True], [False, True, False], [False, False, True], [True, False, False]])
+MASK = torch.tensor([0, 1, 1, 1])
+NUMBERS = (torch.int64, torch.uint8, torch.float32)
+
+
+def attention(query_mask: torch.Tensor | None = None, key_mask: torch.Tensor | None = None) -> Attention:
+    chance = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(1, 4, 8, generator=chance), torch.randn(1, 3, 8, generator=chance)
+    return Attention(queries, keys, WEIGHTS[None], query_mask, key_mask)
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_masks_of_0_and_1_measure_as_booleans_do(kind: torch.dtype):
+    keys = torch.ones(3, dtype=torch.bool)
+    expected = attention_report(WEIGHTS, RELEVANT, MASK.bool(), keys)
+    assert expected.precision == 1
+    assert attention_report(WEIGHTS, RELEVANT, MASK.to(kind), keys.to(kind)) == expected
+    assert attention_report(WEIGHTS, RELEVANT.to(kind), MASK.to(kind)) == expected
+    for metric in (average_precision, pointing):
+        torch.testing.assert_close(metric(WEIGHTS, RELEVANT.to(kind), keys.to(kind)), metric(WEIGHTS, RELEVANT, keys))
+    for value, right in zip(
+        precision_recall_f1(WEIGHTS, RELEVANT.to(kind)), precision_recall_f1(WEIGHTS, RELEVANT), strict=True
+    ):
+        torch.testing.assert_close(value, right)
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_masks_of_0_and_1_constrain_as_booleans_do(kind: torch.dtype):
+    keys = torch.ones(3, dtype=torch.bool)
+    whole, other = attention(query_mask=MASK.bool(), key_mask=keys), attention(query_mask=MASK.to(kind), key_mask=keys)
+    allowed = ~torch.eye(4, dtype=torch.bool)
+    assert ccr_loss(other) == ccr_loss(whole)
+    assert ccs_loss(other, other.queries, allowed.to(kind)) == ccs_loss(whole, whole.queries, allowed)
+
+
+def test_other_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"^query_mask must hold booleans, or 0 and 1, but it holds 2$"):
+        boolean_mask(torch.tensor([0, 2]), "query_mask")
+    with pytest.raises(InputError, match=r"^query_mask must hold booleans, or 0 and 1, but it holds -1$"):
+        attention_report(WEIGHTS, RELEVANT, query_mask=-MASK)
+
+
+def test_a_key_mask_without_a_valid_key_says_which_convention_is_expected():
+    with pytest.raises(ValueError, match=f"^{re.escape(f'key_mask leaves not one valid key; {CONVENTION}')}$"):
+        attention(key_mask=torch.zeros(3, dtype=torch.bool))
+
+
+def test_weights_of_none_say_to_load_with_eager_attention():
+    with pytest.raises(ValueError, match='attn_implementation="eager"'):
+        Attention(torch.randn(1, 4, 8), torch.randn(1, 3, 8), None)
