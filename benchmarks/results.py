@@ -8,8 +8,7 @@ from statistics import fmean
 from xattn.comparison.comparison import Comparison, Row, figures
 from xattn.comparison.experiment import compared_folder
 from xattn.comparison.statistics import paired_difference
-from xattn.comparison.table import NOTHING, difference_text, summary_text
-from xattn.comparison.writing import markdown
+from xattn.comparison.table import NOTHING, difference_text, markdown, summary_text
 from xattn.runs.config import RunConfig, flattened
 
 ROOT = Path(__file__).parents[1]

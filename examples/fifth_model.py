@@ -28,8 +28,7 @@ from xattn.comparison.experiment import compared_folder
 from xattn.comparison.measuring import rounded_retrieval
 from xattn.comparison.pictures import draw_all
 from xattn.comparison.records import Record, write_record
-from xattn.comparison.table import print_comparison
-from xattn.comparison.writing import write_tables
+from xattn.comparison.table import print_comparison, write_tables
 from xattn.data.batches import CaptionBatch, EncodedCaptions, ImageBatch, content_weights, pair_batches, read_regions
 from xattn.data.reader import read_split
 from xattn.data.split import Split

@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from xattn.comparison.grid import Grid, grid_trials
-from xattn.comparison.sweep import parsed_sweep, with_field
+from xattn.comparison.grid import Grid, grid_trials, parsed_sweep, with_field
 from xattn.runs.config import RunConfig
 from xattn.runs.presets import preset
 from xattn.runtime.errors import InputError

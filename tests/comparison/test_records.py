@@ -6,7 +6,7 @@ import json
 import pytest
 
 from compared_records import DATA, failed, made_record
-from xattn.comparison.configurations import completed
+from xattn.comparison.plan import completed
 from xattn.comparison.records import read_record, read_records, write_record
 from xattn.runs.config import RunConfig, flattened
 from xattn.runs.presets import DESCRIPTIONS, preset

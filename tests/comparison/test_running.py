@@ -22,9 +22,8 @@ from xattn.comparison.grid import Grid, grid_trials
 from xattn.comparison.plan import planned_trials, seconds_left
 from xattn.comparison.records import read_record, write_record
 from xattn.comparison.running import run_trials
-from xattn.comparison.task import Task, read_task, write_task
-from xattn.comparison.trial import main, run_trial
-from xattn.comparison.writing import as_dict
+from xattn.comparison.table import as_dict
+from xattn.comparison.trial import Task, main, read_task, run_trial, write_task
 from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import read_split
 from xattn.data.vocabulary import Vocabulary
@@ -33,6 +32,7 @@ from xattn.evaluation.evaluate import evaluate, evaluate_all
 from xattn.evaluation.grounding import grounding_batches
 from xattn.metrics.attention import AttentionMetrics
 from xattn.runs.folder import load_run
+from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
 
 SIZES = ("model.dim=16", "model.word_dim=8", "batch_size=8", "min_count=1", "learning_rate=0.005")
@@ -247,6 +247,7 @@ def test_accelerate_launches_a_trial(tiny_data, tmp_path):
 
 
 def test_only_the_first_process_writes_the_record(tiny_data, tmp_path, monkeypatch):
+    best_device()  # found once a process, and from now on alone: what is set below starts no other processes
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     (record,) = run_here(ONE, tiny_data, tmp_path)

@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from compared_records import DATA, failed, made_record
 from xattn.comparison.comparison import compared, figures
 from xattn.comparison.statistics import Difference, Summary
-from xattn.comparison.table import blocks, difference_text, legend, print_comparison, summary_text
-from xattn.comparison.writing import CSV_COLUMNS, write_tables
+from xattn.comparison.table import (
+    CSV_COLUMNS,
+    blocks,
+    difference_text,
+    legend,
+    print_comparison,
+    summary_text,
+    write_tables,
+)
 from xattn.runtime.errors import InputError
 
 THREE = [

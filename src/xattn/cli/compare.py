@@ -63,8 +63,7 @@ class Compare:
         from xattn.comparison.experiment import compare, compared_folder
         from xattn.comparison.grid import Grid
         from xattn.comparison.pictures import draw_all
-        from xattn.comparison.table import print_comparison
-        from xattn.comparison.writing import write_tables
+        from xattn.comparison.table import print_comparison, write_tables
 
         if self.records is not None:
             if self.data is not None:

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from xattn.comparison.configurations import shared_fields
-from xattn.comparison.plan import refuse_other_data
+from xattn.comparison.plan import refuse_other_data, shared_fields
 from xattn.comparison.records import RECALLS, SIDES, Record
 from xattn.comparison.statistics import Difference, Summary, paired_difference, summary
 from xattn.runs.folder import CONSTRAINTS_NAMES

@@ -9,7 +9,7 @@ from xattn.comparison.grid import Grid, grid_trials
 from xattn.comparison.plan import Planned, planned_trials, seconds_left
 from xattn.comparison.records import Record, read_records
 from xattn.comparison.running import RecordCallback, run_trials
-from xattn.comparison.task import Task
+from xattn.comparison.trial import Task
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback, progress_bars
 

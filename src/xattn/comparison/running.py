@@ -14,8 +14,7 @@ from pathlib import Path
 from subprocess import Popen
 
 from xattn.comparison.records import Record, read_record, record_path, write_record
-from xattn.comparison.task import Task, read_task, write_task
-from xattn.comparison.trial import failed_record
+from xattn.comparison.trial import Task, failed_record, read_task, write_task
 from xattn.data.prepare.features.extract import available_cores
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback

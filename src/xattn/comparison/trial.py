@@ -20,22 +20,121 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import xattn
-from xattn.comparison.data_identity import data_identity
-from xattn.comparison.log_columns import log_columns
+from xattn.comparison.data_identity import DataIdentity, data_identity
+from xattn.comparison.grid import Trial
 from xattn.comparison.measuring import measured_ensemble, measured_run
 from xattn.comparison.records import Record, read_record, record_path, write_record
-from xattn.comparison.task import Task, read_task
-from xattn.runs.config import RunConfig, read_configuration
+from xattn.models.config import Direction
+from xattn.runs.config import RunConfig, read_configuration, write_configuration
 from xattn.runs.folder import WEIGHTS, load_run
+from xattn.runtime import atomic
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
+from xattn.runtime.jsonl import is_finite, is_whole, preview, read_json_lines
 from xattn.training.train import EpochCallback, train
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial with all that its process needs to know."""
+
+    out: Path
+    """The folder of the comparison."""
+    trial: Trial
+    data: Path
+    identity: DataIdentity
+    iou: float = 0.5
+    vocabulary: Path | None = None
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the trial is trained; an ensemble has none."""
+        return self.out / "runs" / self.trial.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the task is written."""
+        return self.out / "trials" / self.trial.name
+
+
+def write_task(task: Task) -> None:
+    """Write a task as files that `read_task` reads; its configurations are those of run folders."""
+    with atomic.new_folder(task.folder) as folder:
+        for number, config in enumerate(task.trial.configs):
+            write_configuration(config, folder / f"configuration-{number}.json")
+        values = {
+            "name": task.trial.name,
+            "members": list(task.trial.members),
+            "configurations": len(task.trial.configs),
+            "data": str(task.data.absolute()),
+            "identity": task.identity.as_dict(),
+            "iou": task.iou,
+            "vocabulary": task.vocabulary and str(task.vocabulary.absolute()),
+        }
+        atomic.write_json(values, folder / "task.json")
+
+
+def read_task(folder: Path) -> Task:
+    """Read what `write_task` wrote.
+
+    Raises:
+        InputError: there is no such folder, or it holds no task.
+    """
+    folder, path = Path(folder).absolute(), Path(folder).absolute() / "task.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        configs = tuple(
+            read_configuration(folder / f"configuration-{number}.json") for number in range(values["configurations"])
+        )
+        trial = Trial(values["name"], configs, tuple(values["members"]))
+        vocabulary = values["vocabulary"] and Path(values["vocabulary"])
+        identity = DataIdentity(**values["identity"])
+        return Task(folder.parent.parent, trial, Path(values["data"]), identity, values["iou"], vocabulary)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path}: expected the task of a trial, as `xattn compare` writes it ({preview(str(error))})"
+        ) from error
+
+
+DIGITS = 5
+_DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
+
+
+def log_columns(path: Path) -> dict[str, list]:
+    """Read the log of a run folder: a list for each quantity with a value for each epoch, None where an epoch has none.
+
+    Kept are `epoch`, the learning rate, the loss, its terms, shares of active hinges and gradients, the seconds, and of
+    dev rsum, R@1 in both directions, and F1 and average precision of each direction of attention; all to five digits.
+    """
+    entries = [_flat(entry) for entry in read_json_lines(path) if "epoch" in entry and "loss" in entry]
+    names = dict.fromkeys(name for entry in entries for name in entry)
+    return {name: [entry.get(name) for entry in entries] for name in names}
+
+
+def _flat(entry: dict[str, Any]) -> dict[str, int | float]:
+    values: dict[str, Any] = {name: value for name, value in entry.items() if name != "dev"}
+    dev = entry.get("dev") or {}
+    values["dev_rsum"] = dev.get("rsum")
+    for side in ("image_to_text", "text_to_image"):
+        values[f"dev_{side}_r1"] = dev.get(side, {}).get("r1")
+    for direction in _DIRECTIONS:
+        for name in ("f1", "average_precision"):
+            values[f"dev_{direction}_{name}"] = dev.get("attention", {}).get(direction, {}).get(name)
+    return {
+        name: value if is_whole(value) else float(f"{value:.{DIGITS}g}")
+        for name, value in values.items()
+        if is_finite(value)
+    }
+
 
 INTERRUPTED = 130
 """Exit status of a trial that was told to stop: neither finished nor failed."""
