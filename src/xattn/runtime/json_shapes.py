@@ -8,9 +8,9 @@ from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_finite, is_whole, preview, read_json
 
 
-def read_object(path: Path, expected: str) -> dict[str, Any]:
-    """The object that a JSON file holds; `InputError` if it holds something else or cannot be read."""
-    value = read_json(path, expected)
+def read_object(path: Path, expected: str, largest: int | None = None) -> dict[str, Any]:
+    """The object that a JSON file holds; `InputError` if it holds something else or cannot be read; see `read_json`."""
+    value = read_json(path, expected, largest)
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected {expected}, a JSON object, found {preview(value)}")
     return value

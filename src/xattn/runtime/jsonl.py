@@ -3,10 +3,18 @@ place in it.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from xattn.runtime.errors import InputError
+from xattn.runtime.files import require_regular_file
+
+_MAYBE_LONE_SURROGATE = re.compile(
+    r"\\u(?:d[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|d[c-f][0-9a-f]{2}(?<!\\ud[89ab][0-9a-f]{2}\\ud...))",
+    re.IGNORECASE,
+)
+"""Finds every escape of half a character in JSON, and now and then what is none."""
 
 
 def read_lines(path: Path | str) -> list[str]:
@@ -18,12 +26,8 @@ def read_lines(path: Path | str) -> list[str]:
     Raises:
         InputError: the file cannot be read, or a line (which is named) is not UTF-8.
     """
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     lines = []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
         try:
             lines.append(line.decode("utf-8").strip())
         except UnicodeDecodeError as error:
@@ -43,8 +47,8 @@ def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(read_lines(path), start=1):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+            record = parse_json(line)
+        except ValueError as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise InputError(f"{path}, line {number}: expected a JSON object, but it is not JSON ({reason})") from error
         if not isinstance(record, dict):
@@ -53,23 +57,67 @@ def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
     return records
 
 
-def read_json(path: Path | str, expected: str) -> Any:
-    """The value of a JSON file in UTF-8; `expected` says in a complaint what the file was to hold (`a vocabulary`).
+def read_json(path: Path | str, expected: str, largest: int | None = None) -> Any:
+    """The value of a JSON file in UTF-8.
+
+    Args:
+        path: the file.
+        expected: what a complaint says that the file was to hold (`a vocabulary`).
+        largest: how many bytes the file may have; by default any number.
 
     Raises:
-        InputError: the file cannot be read, or is not JSON, with the line and column.
+        InputError: the file cannot be read, is too large, or is not JSON, with the line and column.
     """
+    if largest is not None and (size := _size(path)) > largest:
+        raise InputError(f"{path}: expected {expected}, of {largest:,} bytes at most, but the file has {size:,}")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return parse_json(_read_bytes(path))
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}, line {error.lineno}, column {error.colno}: expected {expected}, but this is not JSON "
             f"({error.msg})"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except InputError:
+        raise
+    except ValueError as error:
         raise InputError(f"{path}: expected {expected} as JSON in UTF-8, but it cannot be read ({error})") from error
+
+
+def parse_json(content: str | bytes) -> Any:
+    """The value of a text in JSON, whose every string can be written again.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, is nested too deeply, or holds a number of thousands of digits or half a
+            character. A `json.JSONDecodeError` names the place.
+    """
+    text = content if isinstance(content, str) else content.decode("utf-8")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if half := _MAYBE_LONE_SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"it holds {half[0]}, which is half a character") from None
+    return value
+
+
+def _size(path: Path | str) -> int:
+    """In bytes; 0 where there is nothing to read, which is found when it is read."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def _read_bytes(path: Path | str) -> bytes:
+    """What a regular file holds, without a byte order mark at its start."""
+    require_regular_file(path)
+    try:
+        return Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def preview(value: object, longest: int = 60) -> str:
@@ -78,6 +126,8 @@ def preview(value: object, longest: int = 60) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} nested too deeply to show"
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 

@@ -1,0 +1,83 @@
+"""JSON that cannot be used is refused with a sentence that names the file and the place."""
+
+import os
+
+import pytest
+
+from xattn.runtime.errors import InputError
+from xattn.runtime.json_shapes import read_object
+from xattn.runtime.jsonl import parse_json, preview, read_json, read_json_lines
+
+HALVES = (r'"\ud800"', r'{"\uDFFF": 1}', r'["\ude00\ud83d"]', r'"\ud83d\ud83d\ude00"', r'"\\\ud800 \\ud800"')
+
+
+def complaint(read, path, *arguments):
+    with pytest.raises(InputError) as caught:
+        read(path, *arguments)
+    assert str(caught.value).startswith(str(path))
+    return str(caught.value).removeprefix(str(path))
+
+
+@pytest.mark.parametrize("text", HALVES)
+def test_half_a_character_is_refused_as_it_could_not_be_written_again(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    half = (
+        r"\ud83d"
+        if "ud83d\\ud83d" in text
+        else next(each for each in (r"\ud800", r"\uDFFF", r"\ude00") if each in text)
+    )
+    assert complaint(read_json, path, "a vocabulary") == (
+        f": expected a vocabulary as JSON in UTF-8, but it cannot be read (it holds {half}, which is half a character)"
+    )
+    path.write_text(f'{{"a": {text}}}\n')
+    assert complaint(read_json_lines, path) == (
+        f", line 1: expected a JSON object, but it is not JSON (it holds {half}, which is half a character)"
+    )
+
+
+@pytest.mark.parametrize("text", [r'"\ud83d\ude00"', r'"\uD83D\uDE00\uD83D\uDE00"', r'"\\ud800"', '"\U0001f600"'])
+def test_whole_characters_are_read(text):
+    assert parse_json(text).encode()
+
+
+def test_json_that_is_nested_too_deeply(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[" * 100_000)
+    assert complaint(read_json, path, "captions") == (
+        ": expected captions as JSON in UTF-8, but it cannot be read (it is nested too deeply)"
+    )
+    nested: list = []
+    for _ in range(5000):
+        nested = [nested]
+    assert preview(nested) == "a list nested too deeply to show"
+
+
+def test_other_encodings_and_a_byte_order_mark(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes('{"a": 1}'.encode("utf-16"))
+    assert complaint(read_json, path, "captions").startswith(
+        ": expected captions as JSON in UTF-8, but it cannot be read ('utf-8' codec can't decode byte 0xff"
+    )
+    path.write_bytes('{"a": 1}'.encode("utf-8-sig"))
+    assert read_json(path, "captions") == {"a": 1}
+
+
+def test_a_number_of_thousands_of_digits(tmp_path):
+    (tmp_path / "a.json").write_text("9" * 5000)
+    assert "but it cannot be read (Exceeds the limit" in complaint(read_json, tmp_path / "a.json", "captions")
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_json_lines, lambda path: read_json(path, "captions")):
+        assert complaint(read, tmp_path / "pipe") == ": expected a regular file, but this is a named pipe"
+
+
+def test_a_file_that_is_too_large(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("{}" + " " * 98)
+    assert read_object(path, "the settings", 100) == {}
+    assert complaint(read_object, path, "the settings", 99) == (
+        ": expected the settings, of 99 bytes at most, but the file has 100"
+    )
