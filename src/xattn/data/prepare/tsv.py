@@ -16,6 +16,7 @@ from jaxtyping import Float32
 
 from xattn.data.boxes import clip
 from xattn.runtime.errors import InputError
+from xattn.runtime.files import require_regular_file
 from xattn.runtime.jsonl import preview
 
 COLUMNS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
@@ -46,6 +47,7 @@ def read_rows(path: Path, begin: int = 0, line: int = 1) -> Iterator[Row]:
             header), a value that is none of its column, numbers of boxes and of features that disagree, a box outside
             its image, or a line that is cut short.
     """
+    require_regular_file(path)
     try:
         file = path.open("rb")
     except OSError as error:
