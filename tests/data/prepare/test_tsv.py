@@ -129,7 +129,9 @@ def broken_off(tmp_path, monkeypatch):
         monkeypatch.setattr(tsv_folder, "read_rows", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             written(files, captions, tmp_path / "data")
-        assert str(caught.value) == f"interrupted; the same command goes on from what {tmp_path / 'data.partial'} holds"
+        kept = f"interrupted; the same command goes on from what {tmp_path / 'data.partial'} holds"
+        assert str(caught.value) == (kept if rows >= 2 else "")
+        assert (tmp_path / "data.partial").exists() == (rows >= 2), "nothing had been saved"
         monkeypatch.setattr(tsv_folder, "read_rows", original)
 
     return files, captions, break_off
@@ -155,19 +157,31 @@ def test_broken_off_and_taken_up_is_as_unbroken(tmp_path, broken_off, rows):
 def test_work_for_something_else_is_not_taken_up(tmp_path, broken_off):
     files, captions, break_off = broken_off
     break_off(4)
-    for changed in (captions[:-1], captions):
+    for what, changed in (
+        ("captions", {"captions": captions[:-1]}),
+        ("TSV files", {"tsv": files[::-1]}),
+        ("options", {"n_regions": 5}),
+    ):
+        asked = {"tsv": files, "captions": captions} | changed
         with pytest.raises(InputError) as caught:
-            written(files if changed is not captions else files[::-1], changed, tmp_path / "data")
+            written(asked.pop("tsv"), asked.pop("captions"), tmp_path / "data", **asked)
         assert str(caught.value) == (
-            f"{tmp_path / 'data.partial'}: holds what an earlier try with other files or options left; remove it "
-            "first, or choose "
-            "another --out"
+            f"{tmp_path / 'data.partial'}: holds what an earlier try with other {what} left; remove it first, or "
+            "choose another --out"
         )
     assert (tmp_path / "data.partial").is_dir()
     (tmp_path / "data.partial" / "progress.npz").unlink()
     with pytest.raises(
         InputError, match="exists, and is no work of this command that could be taken up; remove it first"
     ):
+        written(files, captions, tmp_path / "data")
+
+
+def test_a_file_of_the_same_size_that_changed_meanwhile_is_another_one(tmp_path, broken_off):
+    files, captions, break_off = broken_off
+    break_off(4)
+    os.utime(files[1], ns=(1, 1))
+    with pytest.raises(InputError, match="an earlier try with other TSV files left"):
         written(files, captions, tmp_path / "data")
 
 

@@ -2,12 +2,6 @@
 again.
 """
 
-import hashlib
-import json
-import math
-import os
-import shutil
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,18 +14,17 @@ from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.coverage import Coverage, coverage
 from xattn.data.prepare.image_keys import image_key
 from xattn.data.prepare.options import FloatType
+from xattn.data.prepare.partial import PartialFolder, RowFile
 from xattn.data.prepare.splits import PlacedSplit, placed
 from xattn.data.prepare.tsv import Row, read_rows
 from xattn.data.reader import read_split
 from xattn.data.split import ImageRecord, split_file
 from xattn.data.writer import write_texts
-from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
 ROWS_A_SAVE = 500
 """After how many rows the work is flushed to disk and noted, so that it can be taken up there."""
-_NOTE = "progress.npz"
 
 
 @dataclass
@@ -75,8 +68,7 @@ def write_tsv_folder(
 
     Each image's features go straight to their place on disk, so memory does not grow with the files. The work is done
     in a folder beside `out`, `OUT.partial`, and what is done is noted there every 500 rows: the same call after an
-    interruption (Ctrl-C, a kill, a power cut) goes on from the last note. `out` appears when all is complete; bad input
-    leaves nothing.
+    interruption (Ctrl-C, a kill, a power cut) goes on from the last note. `out` appears when all is complete.
 
     Args:
         tsv: the files, in any order of images; see `read_rows`.
@@ -96,32 +88,19 @@ def write_tsv_folder(
         KeyboardInterrupt: on Ctrl-C, saying how to go on.
     """
     out = Path(out)
-    atomic.check_absent(out)
     splits = placed(captions)
     if images is not None:
         for split in splits.values():
             split.names = [str((images / name).resolve()) for name in split.names]
     summary = TsvSummary(out, n_regions=n_regions)
-    asked = _asked(tsv, captions, n_regions, dtype)
-    work = _Work(out.with_name(f"{out.name}.partial"), list(tsv), splits, n_regions, np.dtype(dtype), asked)
-    with progress_bars(progress) as shown_on:
-        try:
-            summary.resumed_at = work.open()
-            work.fill(shown_on)
-            work.finish()
-        except _OtherWorkError:
-            raise
-        except (InputError, OSError):
-            work.discard()
-            raise
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; the same command goes on from what {work.folder} holds") from None
-        finally:
-            work.close()
+    asked = {"TSV files": _identities(tsv), "captions": captions, "options": [n_regions, dtype, images]}
+    with progress_bars(progress) as shown_on, PartialFolder(out, asked) as partial:
+        work = _Work(partial, list(tsv), splits, n_regions, np.dtype(dtype))
+        summary.resumed_at = work.note["rows"]
+        work.fill(shown_on)
+        work.write_the_rest()
+        partial.finish()
     summary.not_captioned, summary.repeated = work.note["not_captioned"], work.note["repeated"]
-    if out.exists():
-        out.rmdir()
-    work.folder.rename(out)
     for name in splits:
         split = read_split(out, name)
         summary.images[name], summary.captions[name], summary.feature_size = (
@@ -134,66 +113,44 @@ def write_tsv_folder(
     return summary
 
 
-def _asked(tsv: Sequence[Path], captions: Sequence[Caption], n_regions: int, dtype: str) -> str:
-    """A digest of what was asked for: work that was begun for something else is not taken up."""
-    files = []
-    for path in tsv:
-        try:
-            files.append([str(path.resolve()), path.stat().st_size])
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    digest = hashlib.sha256(json.dumps([files, n_regions, dtype]).encode())
-    for caption in captions:
-        digest.update(repr(caption).encode())
-    return digest.hexdigest()
+def _identities(tsv: Sequence[Path]) -> list[object]:
+    """What tells each file from what it was before."""
+    try:
+        return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in tsv]
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
 
 
 class _Work:
-    """The folder in which the work is done, and how far it is."""
+    """What is written to the folder, and how far it is."""
 
     def __init__(
         self,
-        folder: Path,
+        partial: PartialFolder,
         tsv: list[Path],
         splits: dict[str, PlacedSplit],
         n_regions: int,
         dtype: np.dtype[Any],
-        asked: str,
     ) -> None:
-        self.folder, self.tsv, self.splits, self.n_regions, self.dtype = folder, tsv, splits, n_regions, dtype
+        self.partial, self.tsv, self.splits, self.n_regions, self.dtype = partial, tsv, splits, n_regions, dtype
         self.place = {key: (name, row) for name, split in splits.items() for row, key in enumerate(split.keys)}
         self.counts = {name: np.zeros(len(split.keys), dtype=np.int64) for name, split in splits.items()}
         self.sizes = {name: np.zeros((len(split.keys), 2), dtype=np.int64) for name, split in splits.items()}
-        self.feature_size = 0
-        """0 until the first row has been read."""
-        self.files: dict[tuple[str, str], _RowFile] = {}
+        self.files: dict[tuple[str, str], RowFile] = {}
         self.note: dict[str, Any] = {
-            "asked": asked,
             "file": 0,
             "begin": 0,
             "line": 1,
             "rows": 0,
             "not_captioned": 0,
             "repeated": 0,
+            "feature_size": 0,  # until the first row has been read
         }
-
-    def open(self) -> int:
-        """Take up what an earlier try has left, if it was the same one, else begin; gives the number of rows that it
-        had read.
-        """
-        if (self.folder / _NOTE).is_file():
-            self._take_up()
-        elif self.folder.exists():
-            raise _OtherWorkError(
-                f"{self.folder}: exists, and is no work of this command that could be taken up; remove it first"
-            )
-        else:
-            try:
-                self.folder.mkdir(parents=True)
-            except OSError as error:
-                raise InputError(f"{self.folder}: could not be written ({error.strerror or error})") from error
-            self._save()
-        return self.note["rows"]
+        self.note |= partial.note
+        for name in splits if partial.note else ():
+            self.counts[name], self.sizes[name] = partial.arrays[f"{name}_counts"], partial.arrays[f"{name}_sizes"]
+        if self.note["feature_size"]:
+            self._open_files()
 
     def fill(self, progress: ProgressCallback) -> None:
         """Read the rest of the files."""
@@ -208,8 +165,8 @@ class _Work:
                     progress("reading features", done, len(self.place))
         progress("reading features", done, len(self.place))
 
-    def finish(self) -> None:
-        """Write all that stands beside the features, and remove what was only for the work."""
+    def write_the_rest(self) -> None:
+        """Write all that stands beside the features."""
         missing = [
             split.names[row] for name, split in self.splits.items() for row in np.flatnonzero(self.counts[name] == 0)
         ]
@@ -218,8 +175,6 @@ class _Work:
             raise InputError(
                 f"{files}: has no features for the image {missing[0]}{and_others(missing)}, which has captions"
             )
-        for file in self.files.values():
-            file.flush()
         for name, split in self.splits.items():
             records = [
                 ImageRecord(key, file, int(width), int(height))
@@ -228,7 +183,7 @@ class _Work:
             truth = {row: caption.spans for row, caption in enumerate(split.captions) if caption.spans}
             ids = [caption.caption_id for caption in split.captions]
             write_texts(
-                self.folder,
+                self.partial.folder,
                 name,
                 [caption.text for caption in split.captions],
                 split.caption_image,
@@ -237,18 +192,7 @@ class _Work:
                 ids,
             )
             if self.counts[name].min() < self.n_regions:
-                np.save(split_file(self.folder, name, "counts.npy"), self.counts[name])
-        (self.folder / _NOTE).unlink()
-
-    def close(self) -> None:
-        """Close all files."""
-        for file in self.files.values():
-            file.file.close()
-
-    def discard(self) -> None:
-        """Remove the folder."""
-        self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+                np.save(split_file(self.partial.folder, name, "counts.npy"), self.counts[name])
 
     def _place(self, row: Row, where: str) -> int:
         """Put a row to its place; gives 1 if it is a new image's."""
@@ -264,11 +208,11 @@ class _Work:
                 "100 boxes need --n-regions 100"
             )
         if not self.files:
-            self.feature_size = size
+            self.note["feature_size"] = size
             self._open_files()
-        if size != self.feature_size:
+        if size != self.note["feature_size"]:
             raise InputError(
-                f"{where}: expected features of size {self.feature_size}, as in the rows before, found {size}"
+                f"{where}: expected features of size {self.note['feature_size']}, as in the rows before, found {size}"
             )
         if self.counts[name][place]:
             self.note["repeated"] += 1
@@ -283,67 +227,13 @@ class _Work:
         return 1
 
     def _open_files(self) -> None:
-        kinds: dict[str, tuple[int, Any]] = {"ims": (self.feature_size, self.dtype), "boxes": (4, np.dtype(np.float32))}
+        size = self.note["feature_size"]
+        kinds: dict[str, tuple[int, Any]] = {"ims": (size, self.dtype), "boxes": (4, np.dtype(np.float32))}
         for name, split in self.splits.items():
             for kind, (columns, dtype) in kinds.items():
                 shape = len(split.keys), self.n_regions, columns
-                self.files[name, kind] = _RowFile(split_file(self.folder, name, f"{kind}.npy"), shape, dtype)
-
-    def _take_up(self) -> None:
-        try:
-            with np.load(self.folder / _NOTE, allow_pickle=False) as saved:
-                note = json.loads(str(saved["note"]))
-                is_same = note["asked"] == self.note["asked"]
-                arrays = [(saved[f"{name}_counts"], saved[f"{name}_sizes"]) for name in self.splits] if is_same else []
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            note, arrays = {}, []
-        if not arrays:
-            raise _OtherWorkError(
-                f"{self.folder}: holds what an earlier try with other files or options left; remove it first, or "
-                "choose another --out"
-            )
-        self.note, self.feature_size = note, note["feature_size"]
-        for name, (counts, sizes) in zip(self.splits, arrays, strict=True):
-            self.counts[name], self.sizes[name] = counts, sizes
-        if self.feature_size:
-            self._open_files()
+                self.files[name, kind] = self.partial.rows(f"{name}_{kind}.npy", shape, dtype)
 
     def _save(self) -> None:
-        for file in self.files.values():
-            file.flush()
-        arrays: dict[str, Any] = {f"{name}_counts": counts for name, counts in self.counts.items()}
-        arrays |= {f"{name}_sizes": sizes for name, sizes in self.sizes.items()}
-        arrays["note"] = np.array(json.dumps(self.note | {"feature_size": self.feature_size}))
-        with atomic.replacing(self.folder / _NOTE) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)
-
-
-class _RowFile:
-    """An `.npy` file of float rows that are written in any order, and are zeros until then; what is there already is
-    kept.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
-        if not path.exists():
-            with path.open("wb") as file:
-                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                file.truncate(file.tell() + math.prod(shape) * dtype.itemsize)
-        self.shape, self.dtype = shape, dtype
-        self.row_bytes = math.prod(shape[1:]) * dtype.itemsize
-        self.begin = path.stat().st_size - shape[0] * self.row_bytes
-        self.file = path.open("r+b")
-
-    def put(self, row: int, values: np.ndarray) -> None:
-        padded = np.zeros(self.shape[1:], dtype=self.dtype)
-        padded[: len(values)] = values
-        self.file.seek(self.begin + row * self.row_bytes)
-        self.file.write(padded.tobytes())
-
-    def flush(self) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-
-
-class _OtherWorkError(InputError):
-    """The folder for the work is taken, and must not be removed."""
+        arrays = {f"{name}_counts": counts for name, counts in self.counts.items()}
+        self.partial.save(self.note, arrays | {f"{name}_sizes": sizes for name, sizes in self.sizes.items()})

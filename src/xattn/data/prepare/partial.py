@@ -1,0 +1,204 @@
+"""A data folder in the making: `OUT.partial` beside its place, in which a work that is broken off is taken up again.
+
+Rows go straight to their place on disk, and a note says from time to time which are there. A process that is killed
+leaves the folder as it is; the same command goes on from the note, and the folder appears under its own name when all
+is complete.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xattn.runtime import atomic
+from xattn.runtime.errors import InputError
+from xattn.runtime.lock import LOCK, FolderLock
+
+_NOTE = "progress.npz"
+
+
+class PartialFolder:
+    """Hold `OUT.partial` in a `with` statement: taken up if an earlier try of the same work left it, else begun.
+
+    When the statement is left before `finish`, the folder stays if something has been saved in it, and goes if not.
+
+    Args:
+        out: the folder to be written, absent or empty.
+        asked: what the work is made of, by what a person calls it ("captions", "options"); work on something else is
+            not taken up. Values are told apart by the `repr` of their items.
+
+    Raises:
+        InputError: the folder holds work on something else or what is no work of this kind, another process is at work
+            in it, or it cannot be written; or any `InputError` or `OSError` of the statement, with where the work is
+            kept.
+        KeyboardInterrupt: on Ctrl-C, saying how to go on.
+    """
+
+    def __init__(self, out: Path, asked: Mapping[str, Iterable[object]]) -> None:
+        self.out, self.folder = Path(out), Path(out).with_name(f"{Path(out).name}.partial")
+        self.asked = {name: _digest(items) for name, items in asked.items()}
+        self.note: dict[str, Any] = {}
+        """What an earlier try had noted."""
+        self.arrays: dict[str, np.ndarray] = {}
+        """The arrays of that note."""
+        self._has_saved = False
+        self._files: list[RowFile] = []
+        self._made: list[Path] = []
+
+    def __enter__(self) -> "PartialFolder":
+        atomic.check_absent(self.out)
+        is_new = not self.folder.exists()
+        try:
+            self._made = [parent for parent in self.folder.parents if not parent.exists()]
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: could not be written ({error.strerror or error})") from error
+        self._lock = FolderLock(self.folder / LOCK, f"{self.folder}: another process is at work in it; let it finish")
+        try:
+            if not is_new:
+                self._take_up()
+            if not self._has_saved:
+                self._write_note({}, {})
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        for file in self._files:
+            file.close()
+        self._lock.release()
+        if kind is None:
+            return
+        if not self._has_saved:
+            self._discard()
+        if isinstance(error, KeyboardInterrupt) and self._has_saved:
+            raise KeyboardInterrupt(f"interrupted; the same command goes on from what {self.folder} holds") from None
+        kept = f"; what is done is kept in {self.folder}" if self._has_saved else ""
+        if isinstance(error, InputError) and kept and str(self.folder) not in str(error):
+            raise InputError(f"{error}{kept}") from error
+        if isinstance(error, OSError) and (error.filename is None or Path(error.filename).parent == self.folder):
+            raise InputError(f"{self.out}: could not be written ({error.strerror or error}){kept}") from error
+
+    def rows(self, name: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> "RowFile":
+        """A file of rows in the folder: the one of the earlier try that is taken up, or a new one."""
+        self._files.append(RowFile(self.folder / name, shape, dtype, is_new=not self._has_saved))
+        return self._files[-1]
+
+    def save(self, note: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Flush all rows to disk and note how far the work is: the next try begins here."""
+        for file in self._files:
+            file.flush()
+        self._write_note(note, arrays)
+        self._has_saved = True
+
+    def finish(self) -> None:
+        """Give the folder its name; all that it is to hold has been written."""
+        for file in self._files:
+            file.close()
+        atomic.remove_leftovers(self.folder)
+        for path in self.folder.iterdir():
+            atomic.flush(path)
+        self._lock.release()
+        if self.out.exists():
+            self.out.rmdir()
+        self.folder.rename(self.out)
+        (self.out / _NOTE).unlink()
+        atomic.flush(self.out)
+        atomic.flush(self.out.parent)
+
+    def _take_up(self) -> None:
+        if not (self.folder / _NOTE).is_file():
+            if all(path.name.startswith(".") for path in self.folder.iterdir()):
+                return  # killed at its very beginning
+            raise InputError(
+                f"{self.folder}: exists, and is no work of this command that could be taken up; remove it first"
+            )
+        try:
+            with (self.folder / _NOTE).open("rb") as file, np.load(file, allow_pickle=False) as saved:
+                arrays = {name: saved[name] for name in saved.files}
+            note = json.loads(str(arrays.pop("note")))
+            asked = dict(note.pop("asked"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            raise InputError(f"{self.folder / _NOTE}: is damaged; remove the folder {self.folder} first") from error
+        if not note:
+            return
+        changed = [name for name in self.asked if asked.get(name) != self.asked[name]]
+        if changed:
+            raise InputError(
+                f"{self.folder}: holds what an earlier try with other {' and other '.join(changed)} left; remove it "
+                "first, or choose another --out"
+            )
+        self.note, self.arrays, self._has_saved = note, arrays, True
+
+    def _write_note(self, note: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        text = np.array(json.dumps({"asked": self.asked, **note}))
+        with atomic.replacing(self.folder / _NOTE) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, note=text, **arrays)
+
+    def _discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for parent in self._made:
+            with suppress(OSError):
+                parent.rmdir()
+
+
+class RowFile:
+    """An `.npy` file of float rows that are written in any order, and are zeros until then.
+
+    Args:
+        path: the file.
+        shape: rows, and what each has at most.
+        dtype: of the numbers.
+        is_new: whether it is begun; otherwise what is there is kept.
+
+    Raises:
+        InputError: a file that is to be kept has another size than it was given.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], is_new: bool) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        if is_new:
+            with path.open("wb") as file:
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                self._begin = file.tell()
+                file.truncate(self._begin + shape[0] * self._row_bytes)
+        else:
+            self._begin = path.stat().st_size - shape[0] * self._row_bytes if path.is_file() else 0
+            if not 0 < self._begin < 4096:
+                raise InputError(f"{path}: is cut short or missing; remove the folder {path.parent} first")
+        self._file = path.open("r+b")
+
+    def put(self, row: int, values: np.ndarray) -> None:
+        """Write a row; what it has less than the shape stays zero."""
+        padded = np.zeros(self.shape[1:], dtype=self.dtype)
+        padded[: len(values)] = values
+        self._file.seek(self._begin + row * self._row_bytes)
+        self._file.write(padded.tobytes())
+
+    def flush(self) -> None:
+        """Have the disk keep what was put."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; closing twice does nothing, and what a full disk does not take is lost."""
+        with suppress(OSError):
+            self._file.close()
+
+
+def _digest(items: Iterable[object]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr(item).encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()
