@@ -170,20 +170,28 @@ def damaged(raw, kind):
     ]
 
 
-@pytest.mark.parametrize("kind", ["cut", "empty", "header", "text", "zip"])
-def test_a_damaged_array_is_refused(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("cut", "is cut short: its header promises 368 bytes, and it has 365 (shape (3, 4, 5) of float32)"),
+        ("empty", "is empty"),
+        ("header", "is cut short within its header"),
+        ("text", "holds something else"),
+        ("zip", "holds a zip archive (.npz)"),
+    ],
+)
+def test_a_damaged_array_is_refused(tmp_path, kind, reason):
     put(tmp_path)
     path = tmp_path / "train_ims.npy"
     path.write_bytes(damaged(path.read_bytes(), kind))
-    reason = "it is damaged, cut short or holds something else"
-    assert complaint(tmp_path) == f"{path}: expected a NumPy array of numbers, but it cannot be read: {reason}"
+    assert complaint(tmp_path) == f"{path}: expected a NumPy array of numbers, but it {reason}"
 
 
 def test_pickled_objects_are_never_loaded(tmp_path):
     put(tmp_path)
     path = tmp_path / "train_counts.npy"
     np.save(path, np.array([{"a": 1}, 2, 3], dtype=object), allow_pickle=True)
-    assert complaint(tmp_path).startswith(f"{path}: expected a NumPy array of numbers, but it cannot be read")
+    assert complaint(tmp_path) == f"{path}: expected a NumPy array of numbers, but it holds Python objects"
 
 
 @pytest.mark.parametrize(

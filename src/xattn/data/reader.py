@@ -14,6 +14,7 @@ from xattn.data.writer import SplitWriter
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_whole, preview, read_json_lines, read_lines
 from xattn.runtime.nearest import did_you_mean
+from xattn.runtime.npy import read_array
 
 __all__ = ["ImageRecord", "Split", "SplitWriter", "check_features", "read_split", "split_names"]
 
@@ -109,14 +110,6 @@ def _chunks(rows: np.ndarray, array: np.ndarray) -> Iterator[np.ndarray]:
         yield rows[first : first + size]
 
 
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is damaged, cut short or holds something else"
-        raise InputError(f"{path}: expected a NumPy array of numbers, but it cannot be read: {reason}") from error
-
-
 def _read_every(path: Path) -> int:
     if not path.exists():
         return 1
@@ -132,7 +125,7 @@ def _read_every(path: Path) -> int:
 
 
 def _read_features(path: Path, every: int) -> np.ndarray:
-    features = _read_array(path)
+    features = read_array(path)
     if features.ndim != 3 or 0 in features.shape:
         raise InputError(
             f"{path}: expected features of shape (images, regions, features), found the shape {features.shape}"
@@ -166,7 +159,7 @@ def _read_caption_ids(path: Path, n_captions: int, caps: Path) -> list[str] | No
 def _read_counts(path: Path, n_images: int, n_regions: int) -> np.ndarray:
     if not path.exists():
         return np.full(n_images, n_regions, dtype=np.int64)
-    counts = _read_array(path)
+    counts = read_array(path)
     if counts.shape != (n_images,) or counts.dtype.kind not in "iu":
         raise InputError(
             f"{path}: expected {n_images} whole numbers, one an image, found {counts.dtype} of shape {counts.shape}"
@@ -226,7 +219,7 @@ def _read_images(path: Path, n_images: int) -> list[ImageRecord] | None:
 def _read_boxes(path: Path, n_regions: int, counts: np.ndarray, images: list[ImageRecord] | None) -> np.ndarray | None:
     if not path.exists():
         return None
-    boxes, n_images = _read_array(path), len(counts)
+    boxes, n_images = read_array(path), len(counts)
     if boxes.shape not in ((n_images, n_regions, 4), (n_images, n_regions, _BLOCK_COLUMNS)):
         raise InputError(
             f"{path}: expected boxes of shape ({n_images}, {n_regions}, 4) or ({n_images}, {n_regions}, "

@@ -245,7 +245,7 @@ def test_a_tsv_of_another_extraction(tmp_path, archive):
         ),
         (
             lambda a: (a / "train_ims.npy").write_bytes(b"no array"),
-            "train_ims.npy: expected a NumPy array of numbers, but it is damaged",
+            "train_ims.npy: expected a NumPy array of numbers, but it holds something else",
         ),
         (
             lambda a: (a / "train_ids.txt").write_text("1\n2\n"),

@@ -29,6 +29,7 @@ from xattn.data.writer import write_about
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import preview, read_lines
+from xattn.runtime.npy import read_array
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
 IMAGES_AT_ONCE = 64
@@ -143,7 +144,7 @@ def _linked(archive: Path, folder: Path, name: str, summary: ArchiveSummary, pro
         except OSError:
             copied = True
             shutil.copyfile(source, target)
-    captions, rows = len(read_lines(split_file(folder, name, "caps.txt"))), _rows(split_file(folder, name, "ims.npy"))
+    captions, rows = len(read_lines(split_file(folder, name, "caps.txt"))), _rows(archive, name)
     repeats = 1
     if captions == rows:
         repeats = _repeats(split_file(folder, name, "ims.npy"), progress)
@@ -172,17 +173,19 @@ def _linked(archive: Path, folder: Path, name: str, summary: ArchiveSummary, pro
     return split
 
 
-def _rows(ims: Path) -> int:
-    try:
-        return len(np.load(ims, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        found = "it is damaged, cut short or holds something else"
-        raise InputError(f"{ims.resolve()}: expected a NumPy array of numbers, but {found}") from error
+def _rows(archive: Path, name: str) -> int:
+    features = read_array(split_file(archive, name, "ims.npy"))
+    if features.ndim != 3 or not len(features):
+        raise InputError(
+            f"{split_file(archive, name, 'ims.npy')}: expected features of shape (images, regions, features), found "
+            f"the shape {features.shape}"
+        )
+    return len(features)
 
 
 def _repeats(ims: Path, progress: ProgressCallback) -> int:
     """How many rows, one after another, hold each image: the first run of equal rows, if all others are as long."""
-    features = np.load(ims, mmap_mode="r", allow_pickle=False)
+    features = read_array(ims)
     run = 1
     while run < len(features) and np.array_equal(features[run], features[0]):
         run += 1
