@@ -21,13 +21,11 @@ from torch.nn import functional
 
 import xattn
 from xattn.attention.attention import Attention
-from xattn.comparison.attention_measure import AttentionMeasure
 from xattn.comparison.comparison import Comparison
 from xattn.comparison.data_identity import data_identity
 from xattn.comparison.experiment import compared_folder
-from xattn.comparison.measuring import rounded_retrieval
 from xattn.comparison.pictures import draw_all
-from xattn.comparison.records import Record, write_record
+from xattn.comparison.records import Record, record_figures, write_record
 from xattn.comparison.table import print_comparison, write_tables
 from xattn.data.batches import CaptionBatch, EncodedCaptions, ImageBatch, content_weights, pair_batches, read_regions
 from xattn.data.reader import read_split
@@ -36,7 +34,9 @@ from xattn.data.vocabulary import Vocabulary
 from xattn.evaluation.grounding import word_relevance
 from xattn.losses.constraints import CCR, CCS, different_words, swap_partners
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
+from xattn.metrics.attention import AttentionMetrics
 from xattn.metrics.retrieval import RetrievalReport, retrieval_report
+from xattn.models.config import Direction
 
 HEADS = 4
 SETS = {"none": (), "ccr": ("ccr",), "ccs": ("ccs",), "both": ("ccr", "ccs")}
@@ -64,6 +64,13 @@ class Settings:
     """Of the constraints and of the ranking loss."""
     min_count: int = 4
     """Words seen less often are <unk>."""
+
+
+class Measured(NamedTuple):
+    """What a record takes of a split."""
+
+    retrieval: RetrievalReport
+    attention_metrics: dict[Direction, AttentionMetrics]
 
 
 class Encoded(NamedTuple):
@@ -185,14 +192,14 @@ def train(
 
 
 @torch.no_grad()
-def measure(model: Matcher, split: Split, captions: EncodedCaptions) -> tuple[RetrievalReport, AttentionMeasure]:
+def measure(model: Matcher, split: Split, captions: EncodedCaptions) -> Measured:
     """Retrieval, and the attention of the annotated captions, averaged over the heads, against the boxes."""
     regions = model.encode_images(read_regions(split, torch.arange(split.n_images).numpy()))
     batch = captions.batch(torch.arange(len(captions)).numpy())
     words, owner, attention = (
         model.encode_captions(batch),
         torch.from_numpy(split.caption_image),
-        AttentionMeasure(iou=0.5),
+        AttentionMetrics(iou=0.5),
     )
     for row in sorted(split.truth or {}):
         one, its = (
@@ -202,7 +209,7 @@ def measure(model: Matcher, split: Split, captions: EncodedCaptions) -> tuple[Re
         relevant, annotated = word_relevance(split, row, len(captions.words[row]), iou=0.5)
         weights = model.weights(one, its).mean(1)[:, : len(annotated)]
         attention.update(weights, torch.from_numpy(relevant)[None], torch.from_numpy(annotated)[None], its.mask)
-    return retrieval_report(model.score(words, regions), owner), attention
+    return Measured(retrieval_report(model.score(words, regions), owner), {"t2i": attention})
 
 
 def compare(settings: Settings) -> Comparison:
@@ -216,8 +223,7 @@ def compare(settings: Settings) -> Comparison:
     for seed in settings.seeds:
         for constraints, names in SETS.items():
             model, losses = train(settings, splits["train"], encoded["train"], vocabulary, names, seed)
-            dev_retrieval, dev_attention = measure(model, splits["dev"], encoded["dev"])
-            retrieval, attention = measure(model, splits["test"], encoded["test"])
+            dev, test = (measure(model, splits[name], encoded[name]) for name in ("dev", "test"))
             record = Record(
                 trial=f"multihead_{constraints}_seed{seed}",
                 model="multihead",
@@ -225,12 +231,7 @@ def compare(settings: Settings) -> Comparison:
                 seed=seed,
                 configuration=configuration,
                 data=data_identity(settings.data, "test").as_dict(),
-                retrieval=rounded_retrieval(retrieval),
-                attention={"t2i": attention.summary(dev_attention.best_threshold())},
-                dev={
-                    "retrieval": rounded_retrieval(dev_retrieval),
-                    "attention": {"t2i": dev_attention.summary()["uniform"]},
-                },
+                **record_figures(test, dev),
                 log={"epoch": list(range(1, len(losses) + 1)), "loss": losses},
                 about={
                     "xattn": xattn.__version__,
@@ -240,7 +241,7 @@ def compare(settings: Settings) -> Comparison:
                 },
             )
             write_record(record, settings.out / "records")
-            print(f"{record.trial}: rsum {retrieval.rsum:.1f}", flush=True)
+            print(f"{record.trial}: rsum {test.retrieval.rsum:.1f}", flush=True)
     return compared_folder(settings.out)
 
 

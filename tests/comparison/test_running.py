@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from waiting import LONGEST_WAIT
 from xattn.comparison import running
@@ -31,9 +32,13 @@ from xattn.evaluation.encode import encode_captions, encode_images
 from xattn.evaluation.evaluate import evaluate, evaluate_all
 from xattn.evaluation.grounding import grounding_batches
 from xattn.metrics.attention import AttentionMetrics
+from xattn.metrics.attention_curve import precision_recall_curve, weight_histogram
+from xattn.models.base import evaluating
 from xattn.runs.folder import load_run
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
+from xattn.runtime.plain import plain
+from xattn.training.train import train
 
 SIZES = ("model.dim=16", "model.word_dim=8", "batch_size=8", "min_count=1", "learning_rate=0.005")
 GRID = Grid(constraints=("none", "both"), seeds=(0, 1), sweep=(*SIZES, "epochs=2"))
@@ -101,19 +106,57 @@ def test_the_threshold_is_the_best_on_dev(finished, tiny_data):
     name = "scan-t2i-avg_none_seed0"
     run, record = load_run(finished / "runs" / name), read_record(finished / "records" / f"{name}.json")
     chosen = record.attention["t2i"]["chosen"]
-    metrics = {split: attention_of(run, tiny_data, split) for split in ("dev", "test")}
+    metrics = {split: attention_of(run, tiny_data, split)["t2i"] for split in ("dev", "test")}
     assert metrics["test"].at_threshold(chosen["threshold"]).compute().f1 == pytest.approx(chosen["f1"], abs=1e-5)
     best = metrics["dev"].at_threshold(chosen["threshold"]).compute().f1
     assert all(metrics["dev"].at_threshold(place / 50).compute().f1 <= best + 1e-9 for place in range(51))
 
 
+def test_each_split_is_encoded_once(tiny_data, tmp_path, monkeypatch):
+    """Retrieval, reports, threshold, curve and histogram come from one pass over the images of each split."""
+    (task,) = tasks_of(ONE, tiny_data, tmp_path)
+    train(task.trial.configs[0], tiny_data, task.run_folder)
+    encoded = []
+
+    def counted(model, split, *rest):
+        encoded.append(split.name)
+        return encode_images(model, split, *rest)
+
+    monkeypatch.setattr("xattn.evaluation.measure.encode_images", counted)
+    run_trial(task)
+    assert sorted(encoded) == ["dev", "test"]
+
+
+def test_a_record_holds_what_measuring_anew_gives(tiny_data, tmp_path):
+    """To the last digit, in both directions, from images and captions encoded again."""
+    two_directions = dataclasses.replace(ONE, presets=("bfan-equal",))
+    (record,) = run_here(two_directions, tiny_data, tmp_path)
+    run = load_run(tmp_path / "runs" / record.trial)
+    test, dev = (attention_of(run, tiny_data, name) for name in ("test", "dev"))
+    assert set(record.attention) == set(record.dev["attention"]) == set(test) == {"t2i", "i2t"}
+    for direction, metrics in test.items():
+        tuned = metrics.at_threshold(dev[direction].best_threshold()).compute()
+        assert record.attention[direction] == plain(
+            {
+                "uniform": metrics.compute(),
+                "chosen": tuned,
+                "curve": precision_recall_curve(metrics),
+                "histogram": weight_histogram(metrics),
+            },
+            6,
+        )
+        assert record.attention[direction]["chosen"]["threshold"] == tuned.threshold, "which is used again: not rounded"
+        assert record.dev["attention"][direction] == plain(dev[direction].compute(), 6)
+
+
 def attention_of(run, data, name):
     split = read_split(data, name)
-    captions, metrics = EncodedCaptions(split, run.vocabulary), AttentionMetrics()
-    for batch in grounding_batches(
-        run.model, split, captions, encode_images(run.model, split), encode_captions(run.model, captions)
-    ):
-        metrics.update(batch.weights.detach(), batch.relevant, batch.query_mask, batch.key_mask)
+    captions, metrics = EncodedCaptions(split, run.vocabulary), {}
+    with evaluating(run.model), torch.no_grad():
+        encoded = encode_images(run.model, split), encode_captions(run.model, captions)
+        for batch in grounding_batches(run.model, split, captions, *encoded):
+            of_direction = metrics.setdefault(batch.direction, AttentionMetrics(iou=0.5))
+            of_direction.update(batch.weights, batch.relevant, batch.query_mask, batch.key_mask)
     return metrics
 
 

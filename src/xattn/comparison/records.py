@@ -6,17 +6,25 @@ with a name, a constraint set, a seed and numbers can be compared.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from xattn.data.fingerprint import PROJECTIONS
+from xattn.metrics.attention import AttentionMetrics
+from xattn.metrics.attention_curve import precision_recall_curve, weight_histogram
+from xattn.metrics.retrieval import RetrievalReport
+from xattn.models.config import Direction
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_finite, is_whole, preview
+from xattn.runtime.plain import plain
 
 FORMAT = 3
 """Counts up when the meaning of a field changes."""
+PLACES = 6
+"""Digits after the point of what was measured."""
 RECALLS = ("r1", "r5", "r10")
 SIDES = ("image_to_text", "text_to_image")
 REPORT = ("precision", "recall", "f1", "micro_precision", "micro_recall", "average_precision", "pointing")
@@ -47,9 +55,10 @@ class Record:
     ensemble_of: list[str] = field(default_factory=list)
     """The members' models, where scores were averaged; a single model has none."""
     retrieval: dict[str, Any] | None = None
-    """`RetrievalReport.as_dict()` of the measured split."""
+    """`RetrievalReport.as_dict()` of the measured split; `record_figures` makes this and the next two fields."""
     attention: dict[str, Any] | None = None
-    """By direction, `AttentionMeasure.summary()`; None where the split has no truth, and for an ensemble."""
+    """By direction, the report at the `uniform` threshold and at the one `chosen` on dev, the precision-recall `curve`
+    and the `histogram` of the weights; None where the split has no truth, and for an ensemble."""
     dev: dict[str, Any] | None = None
     """`retrieval` and `attention` (by direction, the report at the uniform threshold) of dev; None where there is
     none."""
@@ -59,6 +68,50 @@ class Record:
     """Of `training` and `measuring`, by the clock."""
     about: dict[str, Any] = field(default_factory=dict)
     """Versions of `xattn`, `torch` and `python`, and the number of `threads` and `processes`."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What a record takes of a measured split: an `Evaluation` has it."""
+
+    @property
+    def retrieval(self) -> RetrievalReport:
+        """In both directions."""
+        ...
+
+    @property
+    def attention_metrics(self) -> Mapping[Direction, AttentionMetrics]:
+        """By direction; nothing where there is no truth."""
+        ...
+
+
+def record_figures(measured: Measured, dev: Measured | None) -> dict[str, Any]:
+    """The fields `retrieval`, `attention` and `dev` of a record.
+
+    Attention is reported at the uniform threshold and, for each direction by itself, at the one with the best macro F1
+    on dev; there is none where dev is absent or has no truth.
+
+    Args:
+        measured: the split that the record is of.
+        dev: the development split, the same object if that is what is measured; None where there is none.
+    """
+    best = {direction: metrics.best_threshold() for direction, metrics in dev.attention_metrics.items()} if dev else {}
+    attention = {
+        direction: _attention_summary(metrics, best.get(direction))
+        for direction, metrics in measured.attention_metrics.items()
+    }
+    of_dev = dev and {
+        "retrieval": dev.retrieval,
+        "attention": {direction: metrics.compute() for direction, metrics in dev.attention_metrics.items()} or None,
+    }
+    return plain({"retrieval": measured.retrieval, "attention": attention or None, "dev": of_dev}, PLACES)
+
+
+def _attention_summary(metrics: AttentionMetrics, threshold: float | None) -> dict[str, Any]:
+    summary: dict[str, Any] = {"uniform": metrics.compute()}
+    if threshold is not None:
+        summary["chosen"] = metrics.at_threshold(threshold).compute()
+    return summary | {"curve": precision_recall_curve(metrics), "histogram": weight_histogram(metrics)}
 
 
 def record_path(folder: Path, trial: str) -> Path:

@@ -29,8 +29,10 @@ import torch
 import xattn
 from xattn.comparison.data_identity import DataIdentity, data_identity
 from xattn.comparison.grid import Trial
-from xattn.comparison.measuring import measured_ensemble, measured_run
-from xattn.comparison.records import Record, read_record, record_path, write_record
+from xattn.comparison.records import Record, read_record, record_figures, record_path, write_record
+from xattn.data.reader import split_names
+from xattn.evaluation.evaluate import evaluate_all
+from xattn.evaluation.options import EvaluationOptions
 from xattn.models.config import Direction
 from xattn.runs.config import RunConfig, read_configuration, write_configuration
 from xattn.runs.folder import WEIGHTS, load_run
@@ -156,17 +158,25 @@ def run_trial(task: Task, on_epoch: EpochCallback | None = None) -> Record:
     if not task.trial.members and not _is_finished(task.run_folder, task.trial.configs[0]):
         train(task.trial.configs[0], task.data, task.run_folder, task.vocabulary, on_epoch=on_epoch)
     started = time.perf_counter()
-    split = task.identity.split
-    if task.trial.members:
-        numbers, log, training = measured_ensemble(_member_folders(task), task.data, split, task.iou), {}, 0.0
-    else:
-        numbers = measured_run(load_run(task.run_folder, best_device()), task.data, split, task.iou)
+    figures = _figures(task)
+    log, training = {}, 0.0
+    if not task.trial.members:
         log, training = log_columns(task.run_folder / "log.jsonl"), _training_seconds(task.run_folder)
     seconds = {"training": training, "measuring": round(time.perf_counter() - started, 2)}
-    record = Record(**_described(task), **numbers, log=log, seconds=seconds, about=versions())
+    record = Record(**_described(task), **figures, log=log, seconds=seconds, about=versions())
     if int(os.environ.get("RANK", "0")) == 0:
         write_record(record, task.out / "records")
     return record
+
+
+def _figures(task: Task) -> dict[str, Any]:
+    """The figures of the run, or of the ensemble, on the measured split and on dev; each split is encoded once."""
+    folders = _member_folders(task) if task.trial.members else [task.run_folder]
+    runs = [load_run(folder, best_device()) for folder in folders]
+    names = dict.fromkeys([task.identity.split, *({"dev"} & set(split_names(task.data)))])
+    options = EvaluationOptions((task.iou,))
+    measured = {name: evaluate_all(runs, task.data, name, options)[-1] for name in names}
+    return record_figures(measured[task.identity.split], measured.get("dev"))
 
 
 def failed_record(task: Task, reason: str) -> Record:

@@ -118,6 +118,7 @@ def _evaluated(
         attention=measured.attention,
         attention_by_iou=measured.attention_by_iou if len(options.iou) > 1 else {},
         attention_by_type=measured.attention_by_type,
+        attention_metrics=measured.attention_metrics,
         eccv=_eccv(judge, ranked),
         **about,
     )

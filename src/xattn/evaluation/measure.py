@@ -15,6 +15,7 @@ from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.retrieval import RetrievalReport, folds_of, mean_report
 from xattn.metrics.streaming import StreamingRanks
 from xattn.models.base import MatchingModel, evaluating
+from xattn.models.config import Direction
 from xattn.models.fragments import Fragments
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from xattn.runtime.progress import ProgressCallback
@@ -30,6 +31,8 @@ class Measured(NamedTuple):
     """By direction, at the first IoU threshold; None where the split has no truth with which some region agrees."""
     attention_by_iou: dict[float, dict[str, AttentionReport]]
     attention_by_type: dict[str, dict[str, AttentionReport]]
+    attention_metrics: dict[Direction, AttentionMetrics]
+    """By direction, the measured queries behind `attention`, for other thresholds, curves and histograms."""
 
 
 def measure(
@@ -72,14 +75,15 @@ def measure(
                 on_scores(block)
             reports.append(ranks.report())
         attention = _attention(model, split, captions, images, encoded, options)
-    first = next(iter(attention.by_iou.values()), None)
     retrieval = mean_report(reports) if folds > 1 else reports[0]
-    return Measured(retrieval, first, attention.by_iou, attention.by_type)
+    first = attention.by_iou.get(options.iou[0])
+    return Measured(retrieval, first, attention.by_iou, attention.by_type, attention.metrics)
 
 
 class _AttentionReports(NamedTuple):
     by_iou: dict[float, dict[str, AttentionReport]]
     by_type: dict[str, dict[str, AttentionReport]]
+    metrics: dict[Direction, AttentionMetrics]
 
 
 def _attention(
@@ -93,10 +97,10 @@ def _attention(
     """The reports at each threshold and, at the first, of each type; empty where there is no truth with which a region
     agrees.
     """
-    found = _AttentionReports({}, {})
+    found = _AttentionReports({}, {}, {})
     for iou in options.iou if split.truth else ():
         # None stands for all phrases: a type may be any text.
-        metrics: dict[str | None, dict[str, AttentionMetrics]] = {None: {}}
+        metrics: dict[str | None, dict[Direction, AttentionMetrics]] = {None: {}}
         for batch in grounding_batches(model, split, captions, images, encoded, iou):
             parts: dict[str | None, GroundingBatch] = {None: batch}
             if options.by_type and iou == options.iou[0]:
@@ -109,6 +113,8 @@ def _attention(
                 reports = {direction: of_kind[direction].compute() for direction in model.directions}
                 if kind is None:
                     found.by_iou[iou] = reports
+                    if iou == options.iou[0]:
+                        found.metrics.update({direction: of_kind[direction] for direction in model.directions})
                 else:
                     found.by_type[kind] = reports
     return found

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from xattn.metrics.attention import AttentionReport
+from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.retrieval import RetrievalReport
+from xattn.models.config import Direction
+from xattn.runtime.plain import plain
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Evaluation:
     relevant are left out."""
     eccv: dict[str, dict[str, float]] | None = None
     """The figures of ECCV Caption and CxC, in percent, where asked for."""
+    attention_metrics: dict[Direction, AttentionMetrics] = field(default_factory=dict, compare=False, repr=False)
+    """By direction, the measured queries behind `attention`, for figures at other thresholds, the best threshold,
+    curves and histograms; not in `as_dict`."""
 
     def as_dict(self) -> dict[str, Any]:
         """All the numbers by name, as `evaluate --json` writes them; what was not asked for or has no truth is not in
@@ -45,19 +50,11 @@ class Evaluation:
             about |= {"protocol": self.protocol, "folds": self.folds}
         numbers = {"evaluated": about, **self.retrieval.as_dict()}
         if self.attention is not None:
-            numbers["attention"] = _as_dicts(self.attention)
+            numbers["attention"] = self.attention
         if self.attention_by_iou:
-            numbers["attention_by_iou"] = {
-                f"{iou:g}": _as_dicts(reports) for iou, reports in self.attention_by_iou.items()
-            }
+            numbers["attention_by_iou"] = {f"{iou:g}": reports for iou, reports in self.attention_by_iou.items()}
         if self.attention_by_type:
-            numbers["attention_by_type"] = {
-                kind: _as_dicts(reports) for kind, reports in self.attention_by_type.items()
-            }
+            numbers["attention_by_type"] = self.attention_by_type
         if self.eccv is not None:
             numbers["eccv"] = self.eccv
-        return numbers
-
-
-def _as_dicts(reports: dict[str, AttentionReport]) -> dict[str, Any]:
-    return {direction: report.as_dict() for direction, report in reports.items()}
+        return plain(numbers)

@@ -8,7 +8,7 @@ over them. Every figure is a fraction in `[0, 1]`.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from xattn.attention.masks import boolean_mask
 from xattn.runtime.errors import InputError
+from xattn.runtime.plain import plain
 
 _TOLERANCE = 1e-6
 """How far, relatively, a weight may stay below the threshold and still be attended, so that a uniform row attends to
@@ -166,7 +167,7 @@ class AttentionReport:
 
     def as_dict(self) -> dict[str, Any]:
         """All figures by name."""
-        return asdict(self)
+        return plain(self)
 
 
 def attention_report(
@@ -222,6 +223,17 @@ def best_threshold(
     return _best_threshold([_measured(weights, relevant, query_mask, key_mask)], candidates)
 
 
+class MeasuredQueries(NamedTuple):
+    """The measured queries of a batch, one a row, each with its own valid keys."""
+
+    weights: Float[Tensor, "queries 1 k"]
+    relevant: Bool[Tensor, "queries 1 k"]
+    """Valid keys only."""
+    key_mask: Bool[Tensor, "queries k"]
+    skipped: int
+    """Annotated queries of the batch without any relevant key."""
+
+
 class AttentionMetrics:
     """`attention_report` of queries that come in batches, whose padding may differ.
 
@@ -240,7 +252,7 @@ class AttentionMetrics:
         _check_threshold(threshold)
         self.threshold = threshold
         self.iou = iou
-        self._batches: list[_Measured] = []
+        self._batches: list[MeasuredQueries] = []
 
     def update(
         self,
@@ -273,6 +285,11 @@ class AttentionMetrics:
         return other
 
     @property
+    def batches(self) -> Sequence[MeasuredQueries]:
+        """The queries that were measured so far, as `xattn.metrics.attention_curve` takes them."""
+        return tuple(self._batches)
+
+    @property
     def queries(self) -> int:
         """How many queries with a relevant key there are so far."""
         return sum(len(batch.weights) for batch in self._batches)
@@ -302,16 +319,7 @@ def _ratios(counts: _Counts) -> PrecisionRecallF1:
     return PrecisionRecallF1(*(value.masked_fill(unknown, torch.nan) for value in (precision, recall, f1)))
 
 
-class _Measured(NamedTuple):
-    """The measured queries of a batch, one a row, each with its own valid keys."""
-
-    weights: Tensor  # queries 1 k
-    relevant: Tensor  # queries 1 k, valid keys only
-    key_mask: Tensor  # queries k
-    skipped: int
-
-
-def _measured(weights: Tensor, relevant: Tensor, query_mask: Tensor | None, key_mask: Tensor | None) -> _Measured:
+def _measured(weights: Tensor, relevant: Tensor, query_mask: Tensor | None, key_mask: Tensor | None) -> MeasuredQueries:
     keys = _keys(weights, key_mask)
     right = _fitted("relevant", relevant, weights.shape) & keys
     measurable = right.any(-1)
@@ -325,10 +333,10 @@ def _measured(weights: Tensor, relevant: Tensor, query_mask: Tensor | None, key_
             f"an attention weight is {wrong:g}, not in [0, 1]; pass the weights after the softmax and before any "
             "dropout"
         )
-    return _Measured(rows[:, None], right[chosen].cpu()[:, None], mask, int((annotated & ~measurable).sum()))
+    return MeasuredQueries(rows[:, None], right[chosen].cpu()[:, None], mask, int((annotated & ~measurable).sum()))
 
 
-def _report(batches: Sequence[_Measured], threshold: float | None, iou: float | None) -> AttentionReport:
+def _report(batches: Sequence[MeasuredQueries], threshold: float | None, iou: float | None) -> AttentionReport:
     queries = _check_some_query(batches)
     parts = [_counts(*batch[:3], threshold) for batch in batches]
     counts = _Counts(*(torch.cat(part).flatten() for part in zip(*parts, strict=True)))
@@ -349,7 +357,7 @@ def _report(batches: Sequence[_Measured], threshold: float | None, iou: float | 
     )
 
 
-def _best_threshold(batches: Sequence[_Measured], candidates: Sequence[float] | None) -> float:
+def _best_threshold(batches: Sequence[MeasuredQueries], candidates: Sequence[float] | None) -> float:
     """Lower the threshold past one key after the other; each changes the F1 of its own query only, by `gain`."""
     queries = _check_some_query(batches)
     gains, reaches, present = [], [], []
@@ -380,7 +388,7 @@ def _best_threshold(batches: Sequence[_Measured], candidates: Sequence[float] | 
     return tried[f1 >= f1.max() - 1e-9].max().item()  # 1e-9: equal but for the rounding of the sum
 
 
-def _check_some_query(batches: Sequence[_Measured]) -> int:
+def _check_some_query(batches: Sequence[MeasuredQueries]) -> int:
     queries = sum(len(batch.weights) for batch in batches)
     if not queries:
         skipped = sum(batch.skipped for batch in batches)

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from xattn.runtime.errors import InputError
+from xattn.runtime.plain import plain
 
 _BLOCK = 2**22
 """Scores compared at a time: the largest temporary is one boolean for each of them."""
@@ -90,12 +91,11 @@ class RetrievalDirection:
     mean_rank: float  # mean of the ranks from 1
     queries: int
 
+    FIGURES: ClassVar = ("r1", "r5", "r10", "median_rank", "mean_rank")
+
     def as_dict(self) -> dict[str, float]:
         """The figures by name, without the number of queries."""
-        return {name: getattr(self, name) for name in _FIGURES}
-
-
-_FIGURES = ("r1", "r5", "r10", "median_rank", "mean_rank")
+        return plain(self)
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class RetrievalReport:
     image_to_text: RetrievalDirection
     text_to_image: RetrievalDirection
 
+    FIGURES: ClassVar = ("image_to_text", "text_to_image", "rsum")
+
     @property
     def rsum(self) -> float:
         """The sum of the six recalls, at most 600."""
@@ -112,11 +114,7 @@ class RetrievalReport:
 
     def as_dict(self) -> dict[str, Any]:
         """`image_to_text` and `text_to_image`, each with `r1 r5 r10 median_rank mean_rank`, and `rsum`."""
-        return {
-            "image_to_text": self.image_to_text.as_dict(),
-            "text_to_image": self.text_to_image.as_dict(),
-            "rsum": self.rsum,
-        }
+        return plain(self)
 
 
 def retrieval_report(
@@ -301,5 +299,5 @@ def _direction(ranks: Tensor) -> RetrievalDirection:
 
 
 def _mean_direction(directions: Sequence[RetrievalDirection]) -> RetrievalDirection:
-    means = {name: fmean(getattr(direction, name) for direction in directions) for name in _FIGURES}
+    means = {name: fmean(getattr(direction, name) for direction in directions) for name in RetrievalDirection.FIGURES}
     return RetrievalDirection(**means, queries=sum(direction.queries for direction in directions))
