@@ -337,7 +337,7 @@ def test_progress_is_told(tiny_run, tiny_data, monkeypatch):
     monkeypatch.setattr("xattn.evaluation.encode.CAPTIONS_AT_ONCE", 8)
     calls = []
     evaluate(tiny_run, tiny_data, progress=lambda *call: calls.append(call))
-    images = [("encoding images", 4, 6), ("encoding images", 6, 6)]
+    images = [(doing, done, 6) for doing in ("reading images", "encoding images") for done in (4, 6)]
     captions = [("encoding captions", 8, 13), ("encoding captions", 13, 13)]
     assert calls == [*images, *captions, ("scoring", 6 * 8, 6 * 13), ("scoring", 6 * 13, 6 * 13)]
 

@@ -1,5 +1,8 @@
 """A split as fragments and as scores: every image and every caption is encoded once, and scored with all others in
 blocks.
+
+Equal images and equal captions are computed once and get equal scores, and no result depends on the order of the rows
+(`xattn.evaluation.distinct`).
 """
 
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from xattn.data.batches import EncodedCaptions, read_regions
 from xattn.data.split import Split
+from xattn.evaluation.distinct import Distinct, digest
 from xattn.models.base import MatchingModel
 from xattn.models.fragments import Fragments
 from xattn.runtime.memory import release_mapped_pages
@@ -32,16 +36,18 @@ def encode_images(model: MatchingModel, split: Split, progress: ProgressCallback
     """
     device = next(model.parameters()).device
     whole: Fragments | None = None
-    for rows in _chunks(split.n_images, IMAGES_AT_ONCE):
-        part = model.encode_images(*read_regions(split, rows).to(device))
+    done = 0
+    for chunk in _distinct_images(split, progress).chunks(IMAGES_AT_ONCE):
+        part = model.encode_images(*read_regions(split, chunk.first.numpy()).to(device))
         if whole is None:
             whole = _room_for(split.n_images, part)
-        chosen = slice(int(rows[0]), int(rows[-1]) + 1)
-        whole.vectors[chosen], whole.mask[chosen] = part.vectors, part.mask
+        rows, source = chunk.rows.to(device), chunk.source.to(device)
+        whole.vectors[rows], whole.mask[rows] = part.vectors[source], part.mask[source]
         for name, extra in part.extras.items():
-            whole.extras[name][chosen] = extra
+            whole.extras[name][rows] = extra[source]
         release_mapped_pages(split.features)
-        progress("encoding images", chosen.stop, split.n_images)
+        done += len(rows)
+        progress("encoding images", done, split.n_images)
     assert whole is not None
     return whole
 
@@ -49,7 +55,7 @@ def encode_images(model: MatchingModel, split: Split, progress: ProgressCallback
 @torch.no_grad()
 def encode_captions(model: MatchingModel, captions: EncodedCaptions) -> Fragments:
     """Encode every caption of a split, padded to the longest of them; see `store_captions` for many."""
-    return Fragments.concatenate([fragments for _, fragments in _encoded_captions(model, captions)])
+    return store_captions(model, captions)[torch.arange(len(captions), device=next(model.parameters()).device)]
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,15 @@ class StoredCaptions:
 
     def __len__(self) -> int:
         return len(self.begins)
+
+    def contents(self, index: Int[Tensor, "n"]) -> list[tuple[int, bytes]]:
+        """What identifies each of some captions, as its length and the `digest` of its fragments."""
+        vectors, extras = self.vectors.cpu(), [extra.cpu() for extra in self.extras.values()]
+        begins, lengths = self.begins.tolist(), self.lengths.tolist()
+        return [
+            (lengths[row], digest(vectors[begins[row] : begins[row] + lengths[row]], *(extra[row] for extra in extras)))
+            for row in index.tolist()
+        ]
 
     def __getitem__(self, index: Tensor) -> Fragments:
         """The fragments of some captions, in the order of `index`, padded with zeros to the longest of these."""
@@ -87,18 +102,24 @@ def store_captions(
     lengths = torch.tensor([len(ids) for ids in captions.ids], device=device)
     ends = lengths.cumsum(0)
     vectors: Tensor | None = None
-    extras: dict[str, list[Tensor]] = {}
+    extras: dict[str, Tensor] = {}
     done = 0
-    for rows, part in _encoded_captions(model, captions):
-        kept = part.vectors[part.mask]
-        vectors = kept.new_empty(int(ends[-1]), kept.shape[1]) if vectors is None else vectors
-        vectors[done : done + len(kept)] = kept
-        done += len(kept)
+    for chunk in Distinct.of([(len(ids), *ids) for ids in captions.ids]).chunks(CAPTIONS_AT_ONCE):
+        batch = captions.batch(chunk.first.numpy())
+        part = model.encode_captions(batch.tokens.to(device), batch.lengths.to(device))
+        rows, source = chunk.rows.to(device), chunk.source.to(device)
+        if vectors is None:
+            vectors = part.vectors.new_empty(int(ends[-1]), part.vectors.shape[2])
+            extras = {name: _rows_like(extra, len(captions)) for name, extra in part.extras.items()}
+        mask = part.mask[source]
+        places = (ends - lengths)[rows, None] + torch.arange(mask.shape[1], device=device)
+        vectors[places[mask]] = part.vectors[source][mask]
         for name, extra in part.extras.items():
-            extras.setdefault(name, []).append(extra)
-        progress("encoding captions", int(rows[-1]) + 1, len(captions))
+            extras[name][rows] = extra[source]
+        done += len(rows)
+        progress("encoding captions", done, len(captions))
     assert vectors is not None
-    return StoredCaptions(vectors, ends - lengths, lengths, {name: torch.cat(parts) for name, parts in extras.items()})
+    return StoredCaptions(vectors, ends - lengths, lengths, extras)
 
 
 @torch.no_grad()
@@ -110,12 +131,14 @@ def score_all(
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Float[Tensor, "images captions"]:
     """Score every image with every caption; the scores are on the processor. Several processes share out the images."""
-    columns = []
-    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        some = captions[start : start + CAPTIONS_AT_ONCE]
-        columns.append(_shared_scores(model, images, some, None, process_group))
-        progress("scoring", min(start + CAPTIONS_AT_ONCE, len(captions)), len(captions))
-    return torch.cat(columns, dim=1)
+    of_images, of_captions = Distinct.of(_contents(images)), Distinct.of(_contents(captions))
+    some_images, columns, done = images[of_images.first.to(images.mask.device)], [], 0
+    for chunk in of_captions.chunks(CAPTIONS_AT_ONCE):
+        some = captions[chunk.first.to(captions.mask.device)]
+        columns.append(_shared_scores(model, some_images, some, None, process_group))
+        done += len(chunk.rows)
+        progress("scoring", done, len(captions))
+    return torch.cat(columns, dim=1)[of_images.place[:, None], of_captions.place]
 
 
 class ScoreBlock(NamedTuple):
@@ -142,7 +165,8 @@ def score_blocks(
     images of a block.
 
     Captions come in the order of their images, so that the blocks that hold a caption's own image are few; those come
-    first, which lets ranks be counted as the blocks come (`xattn.metrics.streaming`).
+    first, which lets ranks be counted as the blocks come (`xattn.metrics.streaming`). Equal images and equal captions
+    come together and have equal scores.
 
     Args:
         model: in evaluation mode.
@@ -157,25 +181,26 @@ def score_blocks(
     """
     rows = slice(0, len(images)) if rows is None else rows
     columns = torch.arange(len(captions)) if columns is None else columns
-    columns = columns[caption_image[columns].argsort(stable=True)]
-    row_parts = [
-        slice(first, min(first + BLOCK_IMAGES, rows.stop)) for first in range(rows.start, rows.stop, BLOCK_IMAGES)
-    ]
-    column_parts = list(columns.split(CAPTIONS_AT_ONCE))
+    of_images = Distinct.of(_contents(images[rows]))
+    image_places = torch.full((len(images),), len(of_images))  # where there is none: not among the rows
+    image_places[rows] = of_images.place
+    owners = image_places[caption_image[columns]]
+    of_captions = Distinct.of(_by_owner(captions.contents(columns), owners))
+    image_chunks = list(of_images.chunks(BLOCK_IMAGES))
     done, total = 0, (rows.stop - rows.start) * len(columns)
     for wants_own in (True, False):
-        for some in column_parts:
-            owners = caption_image[some]
-            chosen = [
-                part for part in row_parts if bool(((owners >= part.start) & (owners < part.stop)).any()) == wants_own
-            ]
+        for some in of_captions.chunks(CAPTIONS_AT_ONCE):
+            with_own = set((owners[some.rows] // BLOCK_IMAGES).tolist())
+            chosen = [chunk for number, chunk in enumerate(image_chunks) if (number in with_own) == wants_own]
             if not chosen:
                 continue
-            padded = captions[some.to(captions.begins.device)]
-            for part in chosen:
-                scores = _shared_scores(model, images[part], padded, product_dtype, process_group)
-                yield ScoreBlock(torch.arange(part.start, part.stop), some, scores.float())
-                done += (part.stop - part.start) * len(some)
+            padded = captions[columns[some.first].to(captions.begins.device)]
+            for chunk in chosen:
+                part = images[(chunk.first + rows.start).to(images.mask.device)]
+                scores = _shared_scores(model, part, padded, product_dtype, process_group)
+                scores = scores.float()[chunk.source[:, None], some.source]
+                yield ScoreBlock(chunk.rows + rows.start, columns[some.rows], scores)
+                done += scores.numel()
                 progress("scoring", done, total)
 
 
@@ -193,19 +218,46 @@ def _shared_scores(
     return scores.cpu()
 
 
-def _encoded_captions(model: MatchingModel, captions: EncodedCaptions) -> Iterator[tuple[np.ndarray, Fragments]]:
-    device = next(model.parameters()).device
-    for rows in _chunks(len(captions), CAPTIONS_AT_ONCE):
-        batch = captions.batch(rows)
-        yield rows, model.encode_captions(batch.tokens.to(device), batch.lengths.to(device))
+def _distinct_images(split: Split, progress: ProgressCallback) -> Distinct:
+    """The images of a split that differ in their regions or boxes."""
+    contents: list[tuple[int, bytes]] = []
+    for start in range(0, split.n_images, IMAGES_AT_ONCE):
+        rows = np.arange(start, min(start + IMAGES_AT_ONCE, split.n_images))
+        features, counts, boxes = read_regions(split, rows)
+        for place, count in enumerate(counts.tolist()):
+            known = [features] if boxes is None else [features, boxes]
+            contents.append((count, digest(*(array[place, :count] for array in known))))
+        release_mapped_pages(split.features)
+        progress("reading images", len(contents), split.n_images)
+    return Distinct.of(contents)
+
+
+def _contents(fragments: Fragments) -> list[tuple[int, bytes]]:
+    """What identifies each image or caption once it is encoded."""
+    vectors, lengths = fragments.vectors.cpu(), fragments.mask.sum(-1).tolist()
+    extras = [extra.cpu() for extra in fragments.extras.values()]
+    return [
+        (length, digest(vectors[row, :length], *(extra[row] for extra in extras))) for row, length in enumerate(lengths)
+    ]
+
+
+def _by_owner(contents: list[tuple[int, bytes]], owners: Int[Tensor, "captions"]) -> list[tuple]:
+    """What identifies each caption, so that sorting puts them in the order of their images, of several the first."""
+    first: dict[tuple[int, bytes], int] = {}
+    for content, owner in zip(contents, owners.tolist(), strict=True):
+        first.setdefault(content, owner)
+        first[content] = min(owner, first[content])
+    return [(first[content], content) for content in contents]
 
 
 def _room_for(n: int, part: Fragments) -> Fragments:
-    def empty(like: Tensor) -> Tensor:
-        return like.new_empty(n, *like.shape[1:])
+    return Fragments(
+        _rows_like(part.vectors, n),
+        _rows_like(part.mask, n),
+        {name: _rows_like(extra, n) for name, extra in part.extras.items()},
+    )
 
-    return Fragments(empty(part.vectors), empty(part.mask), {name: empty(extra) for name, extra in part.extras.items()})
 
-
-def _chunks(n: int, size: int) -> list[np.ndarray]:
-    return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
+def _rows_like(like: Tensor, n: int) -> Tensor:
+    """Room for `n` rows like those of a tensor."""
+    return like.new_empty(n, *like.shape[1:])

@@ -17,7 +17,7 @@ from xattn.data.prepare.features.images import image_size
 from xattn.data.prepare.features.windows import windows
 from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import Vocabulary
-from xattn.evaluation.encode import encode_captions, score_all
+from xattn.evaluation.encode import encode_captions
 from xattn.models.base import evaluating
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.device import best_device
@@ -74,9 +74,9 @@ def score_image(
     _check_same_backbone(run, backbone)
     captions = EncodedCaptions(sentences, run.vocabulary)
     regions = picture_regions(Path(image), boxes, backbone)
-    with evaluating(run.model):
+    with evaluating(run.model), torch.no_grad():
         images = run.model.encode_images(*regions.to(next(run.model.parameters()).device))
-        scores = score_all(run.model, images, encode_captions(run.model, captions))[0].tolist()
+        scores = run.model.score(images, encode_captions(run.model, captions))[0].tolist()
     scored = [
         Scored(sentence, score, unknown_words(sentence, run.vocabulary))
         for sentence, score in zip(sentences, scores, strict=True)

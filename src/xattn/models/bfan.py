@@ -20,14 +20,16 @@ from xattn.attention.attention import Attention, scan_weights
 from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
 from xattn.models.base import Match, MatchingModel
 from xattn.models.config import BFANConfig, Direction, Focus
-from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
+from xattn.models.encoders import NORM_EPSILON, RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.scan import aggregate
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
-TIE = 3e-5
-"""Keys below their limit by less than this share of it count as tied with it. In float32 the weights of a uniform row
-were seen to differ by up to 5e-6 of themselves, since `lambda` up to 35 multiplies the rounding of `s^`."""
+TIE_ROUNDINGS = 256
+"""Keys below their limit by less than this many roundings of their number type (3e-5 of the limit in float32, 6e-14 in
+float64) count as tied with it. In float32 the weights of a uniform row were seen to differ by up to 5e-6 of themselves,
+since `lambda` up to 35 multiplies the rounding of `s^`; to it comes what the 1e-8 in the norm of `s^` changes, `lambda
+1e-8`."""
 
 
 class BFAN(MatchingModel):
@@ -116,9 +118,9 @@ def focal_weights(
 
     Where no key is above the limit (one key, a uniform row) the published rule divides 0 by 0; there the unfocused
     weights are meant. All keys then *are* the limit, up to rounding, which in float32 would keep and drop them by
-    chance. So the limit is lowered by the share `TIE`: a uniform row keeps all its keys, the largest weight of any row
-    is kept, and nothing else differs from the rule but for keys within `TIE` below their limit. The limit is a constant
-    for the gradient, as which keys are kept is piecewise constant.
+    chance. So the limit is lowered by `TIE_ROUNDINGS`: a uniform row keeps all its keys, the largest weight of any
+    row is kept, and nothing else differs from the rule but for keys that close below their limit. The limit is a
+    constant for the gradient, as which keys are kept is piecewise constant.
 
     Args:
         similarity: raw `s`, as in `scan_weights`.
@@ -153,7 +155,7 @@ def focal_weights(
             judgement = weights.sqrt()
             total = judgement.sum(key_dim, keepdim=True)
             limit = judgement.mul_(weights).sum(key_dim, keepdim=True) / total
-        limit *= 1 - TIE
+        limit *= 1 - (TIE_ROUNDINGS * torch.finfo(limit.dtype).eps + lambda_softmax * NORM_EPSILON)
     # Division by the limit makes the threshold one number: a comparison of two tensors takes several times as long on a
     # processor.
     return functional.threshold(weights / limit, 1.0, 0.0, inplace=True)

@@ -21,7 +21,7 @@ from xattn.data.split import Split
 from xattn.data.stopwords import is_content
 from xattn.data.vocabulary import Vocabulary
 from xattn.evaluation.compatibility import check_compatible, check_same_features
-from xattn.evaluation.encode import encode_captions, encode_images
+from xattn.evaluation.encode import encode_captions, encode_images, score_all
 from xattn.models.base import MatchingModel, evaluating
 from xattn.models.config import Direction
 from xattn.models.fragments import Fragments
@@ -100,7 +100,7 @@ def search(
     with evaluating(run.model), progress_bars(progress) as shown_on:
         images = encode_images(run.model, chosen, shown_on)
         encoded = encode_captions(run.model, asked)
-        scores = run.model.score(images, encoded)[:, 0].float().cpu()
+        scores = score_all(run.model, images, encoded)[:, 0].float()
         best = scores.argsort(descending=True, stable=True)[:top]
         hits = [
             Hit(place + 1, row, chosen.images[row].file if chosen.images else None, float(scores[row]))
