@@ -231,6 +231,19 @@ class TestFocalWeights:
         regions = functional.cosine_similarity(positive.vectors[:, None], one.vectors[None], dim=-1).mean(-1)
         close(scores, content + regions, 1e-5)
 
+    @pytest.mark.parametrize(("dtype", "kept"), [(torch.double, False), (torch.float32, True)])
+    def test_a_key_just_below_its_limit_is_tied_in_float32_alone(self, dtype, kept):
+        """Where rounding cannot make up the difference the published rule holds: 1e-5 of the limit is much in
+        float64."""
+        lambda_softmax, below = 20.0, 1e-5
+        # One query, two keys of unit norm after normalisation over the queries: weights 1 and exp(-d), 1 apart by d.
+        difference = below / lambda_softmax
+        similarity = torch.tensor([[0.8, 0.8 * (1 - difference)], [0.6, 0.6]], dtype=dtype)
+        similarity[1, 1] = (1 - similarity[0, 1] ** 2).sqrt()
+        weights = focal_weights(similarity, query_dim=0, key_dim=1, lambda_softmax=lambda_softmax, focus="equal")
+        assert bool(weights[0, 0] > 0)
+        assert bool(weights[0, 1] > 0) is kept
+
     @both_kinds
     @both_precisions
     def test_a_single_key_has_all_the_attention(self, focus, dtype, tolerance):
