@@ -100,7 +100,10 @@ def test_unreadable_images(refused, photos, tmp_path):
     (tmp_path / "photos" / "2.png").write_bytes(whole[: len(whole) // 2])
     for number in (0, 3):
         (tmp_path / "photos" / f"{number}.png").write_text("no picture")
-    assert refused(*photos) == f"{tmp_path / 'photos' / '0.png'}: cannot be read as an image (and 2 others)"
+    assert refused(*photos) == (
+        f"{tmp_path / 'photos'}: 3 of 4 images cannot be read: 0.png; 2.png (image file is truncated); 3.png; "
+        "--skip-bad leaves them out"
+    )
     shutil.copy(tmp_path / "photos" / "1.png", tmp_path / "photos" / "0.png")
     shutil.copy(tmp_path / "photos" / "1.png", tmp_path / "photos" / "3.png")
     assert refused(*photos).startswith(f"{tmp_path / 'photos' / '2.png'}: cannot be read as an image (")

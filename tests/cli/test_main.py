@@ -357,11 +357,11 @@ def test_options_of_scenes_regions_and_demo_are_passed_on(monkeypatch, tmp_path)
     monkeypatch.setattr("xattn.data.prepare.photos.write_regions", lambda *a, **k: calls.append((a, k)))
     main(["scenes", "--out", "s", "--images", "30", "--seed", "2"])
     main(["regions", "--images", "i", "--captions", "c.csv", "--out", "o", "--boxes", "b.jsonl", "--n-boxes", "12"])
-    main(["regions", "--images", "i", "--captions", "c.csv", "--out", "o"])
+    main(["regions", "--images", "i", "--captions", "c.csv", "--out", "o", "--skip-bad"])
     assert calls == [
         ((Path("s"),), {"n_images": 30, "seed": 2}),
-        ((Path("i"), Path("c.csv"), Path("o")), {"boxes": Path("b.jsonl"), "n_boxes": 12}),
-        ((Path("i"), Path("c.csv"), Path("o")), {"boxes": None, "n_boxes": 36}),
+        ((Path("i"), Path("c.csv"), Path("o")), {"boxes": Path("b.jsonl"), "n_boxes": 12, "skip_bad": False}),
+        ((Path("i"), Path("c.csv"), Path("o")), {"boxes": None, "n_boxes": 36, "skip_bad": True}),
     ]
 
 

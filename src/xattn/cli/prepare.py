@@ -14,7 +14,7 @@ from xattn.data.prepare.options import FloatType, JoinBy
 class Photos:
     """Turn a folder of captioned photos into a data folder: boxes, and EfficientNet-Lite0 features pooled for each box.
 
-    `xattn regions` is another name of `xattn prepare photos`.
+    Interrupted, the same command resumes. `xattn regions` is another name of `xattn prepare photos`.
     """
 
     images: Path
@@ -29,12 +29,17 @@ class Photos:
     windows."""
     n_boxes: int = 36
     """How many of the 36 multi-scale windows to take of each image; without meaning when --boxes is given."""
+    skip_bad: bool = False
+    """Leave images out that cannot be read, with their captions, and list them in left_out.txt."""
 
     def run(self) -> None:
         """Call `xattn.data.prepare.photos.write_regions`."""
         from xattn.data.prepare.photos import write_regions
 
-        print_lines(write_regions(self.images, self.captions, self.out, boxes=self.boxes, n_boxes=self.n_boxes))
+        summary = write_regions(
+            self.images, self.captions, self.out, boxes=self.boxes, n_boxes=self.n_boxes, skip_bad=self.skip_bad
+        )
+        print_lines(summary)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from source_files import (
 )
 from xattn.cli import prepare
 from xattn.cli.main import main
+from xattn.data.prepare.tsv import read_rows
 from xattn.data.reader import read_split
 
 pytestmark = pytest.mark.usefixtures("sigterm_restored")
@@ -101,7 +102,7 @@ def test_coco_from_its_own_files_to_regions_of_photos(capsys, tmp_path, monkeypa
         def region_features(self, image, boxes):
             return image.mean((1, 2)).expand(len(boxes), 3)
 
-    monkeypatch.setattr("xattn.data.prepare.photos.EfficientNetLite0", Colours)
+    monkeypatch.setattr("xattn.data.prepare.photo_rows.EfficientNetLite0", Colours)
     main(["regions", "--images", str(tmp_path / "photos"), "--captions", str(out), "--out", str(data)])
     assert "have a region at IoU 0.5, which bounds the recall of any attention" in capsys.readouterr().out
     split = read_split(data, "train")
@@ -147,9 +148,11 @@ def test_an_interruption_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     tsv = write_tsv(tmp_path / "a.tsv", [1])
     captions = write_karpathy(tmp_path / "d.json", [karpathy_image("1.jpg", "train", ["a dog"])])
 
-    def interrupted(*_):
+    def interrupted(*arguments):
+        yield from read_rows(*arguments)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("xattn.data.prepare.tsv_folder.ROWS_A_SAVE", 1)
     monkeypatch.setattr("xattn.data.prepare.tsv_folder.read_rows", interrupted)
     with pytest.raises(SystemExit):
         main(["prepare", "tsv", "--tsv", str(tsv), "--captions", str(captions), "--out", str(tmp_path / "data")])

@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from folder_contents import contents
 from xattn.data.phrases import Span
-from xattn.data.prepare import photos as folder_module
+from xattn.data.prepare import photo_checks, photo_rows
 from xattn.data.prepare.features import images as images_module
+from xattn.data.prepare.partial import RowFile
 from xattn.data.prepare.photos import write_regions
 from xattn.data.reader import read_split
-from xattn.data.writer import SplitWriter
 from xattn.runtime.errors import InputError
 
 
@@ -187,8 +188,8 @@ def test_a_turned_image_gives_the_features_of_the_upright_one(tmp_path):
 
 
 def test_efficientnet_by_default(tmp_path, images, monkeypatch):
-    small = folder_module.EfficientNetLite0
-    monkeypatch.setattr(folder_module, "EfficientNetLite0", lambda: small(size=64, device="cpu"))
+    small = photo_rows.EfficientNetLite0
+    monkeypatch.setattr(photo_rows, "EfficientNetLite0", lambda: small(size=64, device="cpu"))
     captions = csv_file(tmp_path, "image,caption\na.png,words\nb.png,words\n")
     write_regions(images, captions, tmp_path / "two", threads=2)
     summary = write_regions(images, captions, tmp_path / "one", threads=3)
@@ -353,19 +354,74 @@ def test_all_unreadable_images_are_counted_before_anything_is_written(tmp_path, 
     captions = csv_file(tmp_path, CSV)
     with pytest.raises(InputError) as error:
         write_regions(images, captions, tmp_path / "out", backbone=NeverCalled())
-    assert str(error.value).startswith(f"{images}/a.png: cannot be read as an image (")
-    assert str(error.value).endswith(") (and 1 other)")
+    assert str(error.value) == (
+        f"{images}: 2 of 3 images cannot be read: a.png (image file is truncated); more/d.png; --skip-bad leaves them "
+        "out"
+    )
+    picture(0).save(images / "a.png")
+    assert complaint(images, captions, tmp_path / "out") == (
+        f"{images}/more/d.png: cannot be read as an image; --skip-bad leaves it out"
+    )
     (images / "a.png").write_text("not an image")
-    assert complaint(images, captions, tmp_path / "out") == f"{images}/a.png: cannot be read as an image (and 1 other)"
     (images / "b.png").write_text("not an image")
-    assert complaint(images, captions, tmp_path / "out") == f"{images}/b.png: cannot be read as an image (and 2 others)"
+    for skip_bad in (False, True):
+        assert complaint(images, captions, tmp_path / "out", skip_bad=skip_bad) == (
+            f"{images}: 3 of 3 images cannot be read: b.png; a.png; more/d.png"
+        )
     assert_nothing_left(tmp_path)
 
 
+def test_of_many_unreadable_images_the_first_are_named(tmp_path, images):
+    names = [f"{number}.png" for number in range(30)]
+    for name in names[:25]:
+        (images / name).touch()
+    for name in names[25:]:
+        picture(0).save(images / name)
+    captions = csv_file(tmp_path, "\n".join(["image,caption", *(f"{name},words" for name in names)]))
+    said = complaint(images, captions, tmp_path / "out")
+    assert said.startswith(f"{images}: 25 of 30 images cannot be read: 0.png; 1.png; ")
+    assert said.endswith("; 19.png; and 5 more; --skip-bad leaves them out")
+
+
+def test_unreadable_images_are_skipped_with_their_captions(tmp_path, images):
+    """The folder is that of the captions of the other images."""
+    without_b = "".join(line for line in CSV.splitlines(keepends=True) if "b.png" not in line)
+    written(images, csv_file(tmp_path, without_b, "others.csv"), tmp_path / "others")
+    (images / "b.png").write_text("not an image")
+    summary = written(images, csv_file(tmp_path, CSV), tmp_path / "out", skip_bad=True)
+    assert (summary.images, summary.captions) == ({"train": 1, "dev": 1}, {"train": 1, "dev": 1})
+    assert [photo.name for photo in summary.bad] == ["b.png"]
+    assert (
+        "1 images that cannot be read were left out with their 2 captions (left_out.txt lists them): b.png"
+        in str(summary).splitlines()
+    )
+    found = contents(tmp_path / "out")
+    assert found.pop("left_out.txt")
+    assert (tmp_path / "out" / "left_out.txt").read_text() == "b.png\n"
+    assert found == contents(tmp_path / "others")
+
+
+def test_splits_are_chosen_among_the_images_that_can_be_read(tmp_path, images):
+    rows = "\n".join(["image,caption", "a.png,x", "b.png,x", "c.png,x", "more/d.png,x"])
+    (images / "c.png").write_text("not an image")
+    summary = written(images, csv_file(tmp_path, rows), tmp_path / "out", skip_bad=True)
+    assert summary.images == {"train": 1, "dev": 1, "test": 1}
+
+
+def test_files_of_the_same_bytes_get_the_same_split(tmp_path, images):
+    rows = ["image,caption"]
+    for number in range(12):
+        (images / f"{number}.png").write_bytes((images / f"{'abc'[number % 3]}.png").read_bytes())
+        rows.append(f"{number}.png,x")
+    summary = written(images, csv_file(tmp_path, "\n".join(rows)), tmp_path / "out")
+    assert summary.images == {"train": 4, "dev": 4, "test": 4}
+
+
 def test_an_image_that_breaks_meanwhile_leaves_nothing(tmp_path, images, monkeypatch):
-    monkeypatch.setattr(folder_module, "image_size", lambda path: (40, 30))
+    monkeypatch.setattr(photo_checks, "image_size", lambda path: (40, 30))
     (images / "a.png").write_text("not an image")
-    assert complaint(images, csv_file(tmp_path, CSV), tmp_path / "out") == f"{images}/a.png: cannot be read as an image"
+    captions = csv_file(tmp_path, "image,caption\na.png,x\nb.png,y\n")
+    assert complaint(images, captions, tmp_path / "out") == f"{images}/a.png: cannot be read as an image"
     assert_nothing_left(tmp_path)
 
 
@@ -374,7 +430,7 @@ def test_a_decompression_bomb_is_unreadable(tmp_path, images, monkeypatch):
     message = complaint(images, csv_file(tmp_path, "image,caption\na.png,x\n"), tmp_path / "out")
     assert message == (
         f"{images}/a.png: cannot be read as an image (its 40 x 30 pixels are more than the 1,000 that a "
-        "picture may have; save it smaller)"
+        "picture may have; save it smaller); --skip-bad leaves it out"
     )
 
 
@@ -387,28 +443,11 @@ def test_an_output_folder_that_is_in_use(tmp_path, images):
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_an_interrupt_leaves_nothing(tmp_path, images, threads):
-    class Interrupted(MeanColour):
-        calls = 0
-
-        def region_features(self, image, boxes):
-            self.calls += 1
-            if self.calls == 2:
-                raise KeyboardInterrupt
-            return super().region_features(image, boxes)
-
-    captions = csv_file(tmp_path, CSV)
-    with pytest.raises(KeyboardInterrupt):
-        write_regions(images, captions, tmp_path / "out", backbone=Interrupted(), threads=threads)
-    assert_nothing_left(tmp_path)
-
-
 def test_a_full_disk_leaves_nothing(tmp_path, images, monkeypatch):
     def full(self, *_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(SplitWriter, "add_image", full)
+    monkeypatch.setattr(RowFile, "put", full)
     message = complaint(images, csv_file(tmp_path, CSV), tmp_path / "out")
     assert message == f"{tmp_path}/out: could not be written (No space left on device)"
     assert_nothing_left(tmp_path)
@@ -419,6 +458,6 @@ def test_features_that_are_not_finite_are_refused(tmp_path, images):
         def region_features(self, image, boxes):
             return super().region_features(image, boxes) / 0
 
-    with pytest.raises(InputError, match="image row 0, region 0 has a feature that is not finite"):
+    with pytest.raises(InputError, match=r"/b\.png: Broken gives a feature for it that is not finite"):
         write_regions(images, csv_file(tmp_path, CSV), tmp_path / "out", backbone=Broken())
     assert_nothing_left(tmp_path)

@@ -25,7 +25,36 @@ from xattn.runtime.lock import LOCK, FolderLock
 _NOTE = "progress.npz"
 
 
-class PartialFolder:
+class RowFolder:
+    """A folder of files of rows that is made in one go; a `PartialFolder` can be taken up again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.note: dict[str, Any] = {}
+        """What an earlier try had noted."""
+        self.arrays: dict[str, np.ndarray] = {}
+        """The arrays of that note."""
+        self._files: list[RowFile] = []
+        self._noted: set[str] = set()
+        """The names of files in which rows had been saved."""
+
+    def __enter__(self) -> "RowFolder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def rows(self, name: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> "RowFile":
+        """A file of rows in the folder: the one of the earlier try that is taken up, or a new one."""
+        self._files.append(RowFile(self.folder / name, shape, dtype, is_new=name not in self._noted))
+        return self._files[-1]
+
+    def save(self, note: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Flush all rows to disk and note how far the work is, where it can be taken up."""
+
+
+class PartialFolder(RowFolder):
     """Hold `OUT.partial` in a `with` statement: taken up if an earlier try of the same work left it, else begun.
 
     When the statement is left before `finish`, the folder stays if something has been saved in it, and goes if not.
@@ -43,14 +72,10 @@ class PartialFolder:
     """
 
     def __init__(self, out: Path, asked: Mapping[str, Iterable[object]]) -> None:
-        self.out, self.folder = Path(out), Path(out).with_name(f"{Path(out).name}.partial")
+        self.out = Path(out)
+        super().__init__(self.out.with_name(f"{self.out.name}.partial"))
         self.asked = {name: _digest(items) for name, items in asked.items()}
-        self.note: dict[str, Any] = {}
-        """What an earlier try had noted."""
-        self.arrays: dict[str, np.ndarray] = {}
-        """The arrays of that note."""
         self._has_saved = False
-        self._files: list[RowFile] = []
         self._made: list[Path] = []
 
     def __enter__(self) -> "PartialFolder":
@@ -73,8 +98,7 @@ class PartialFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        for file in self._files:
-            file.close()
+        super().__exit__(kind, error, _)
         self._lock.release()
         if kind is None:
             return
@@ -88,15 +112,11 @@ class PartialFolder:
         if isinstance(error, OSError) and (error.filename is None or Path(error.filename).parent == self.folder):
             raise InputError(f"{self.out}: could not be written ({error.strerror or error}){kept}") from error
 
-    def rows(self, name: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> "RowFile":
-        """A file of rows in the folder: the one of the earlier try that is taken up, or a new one."""
-        self._files.append(RowFile(self.folder / name, shape, dtype, is_new=not self._has_saved))
-        return self._files[-1]
-
     def save(self, note: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Flush all rows to disk and note how far the work is: the next try begins here."""
         for file in self._files:
             file.flush()
+            self._noted.add(file.path.name)
         self._write_note(note, arrays)
         self._has_saved = True
 
@@ -126,21 +146,21 @@ class PartialFolder:
             with (self.folder / _NOTE).open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 arrays = {name: saved[name] for name in saved.files}
             note = json.loads(str(arrays.pop("note")))
-            asked = dict(note.pop("asked"))
+            asked, noted = dict(note.pop("asked")), set(note.pop("files"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise InputError(f"{self.folder / _NOTE}: is damaged; remove the folder {self.folder} first") from error
         if not note:
             return
-        changed = [name for name in self.asked if asked.get(name) != self.asked[name]]
-        if changed:
-            raise InputError(
-                f"{self.folder}: holds what an earlier try with other {' and other '.join(changed)} left; remove it "
-                "first, or choose another --out"
-            )
-        self.note, self.arrays, self._has_saved = note, arrays, True
+        for name, digest in self.asked.items():  # what changes the first may change the others too
+            if asked.get(name) != digest:
+                raise InputError(
+                    f"{self.folder}: holds what an earlier try with other {name} left; remove it first, or choose "
+                    "another --out"
+                )
+        self.note, self.arrays, self._noted, self._has_saved = note, arrays, noted, True
 
     def _write_note(self, note: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        text = np.array(json.dumps({"asked": self.asked, **note}))
+        text = np.array(json.dumps({"asked": self.asked, "files": sorted(self._noted), **note}))
         with atomic.replacing(self.folder / _NOTE) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, note=text, **arrays)
 
@@ -165,7 +185,7 @@ class RowFile:
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], is_new: bool) -> None:
-        self.shape, self.dtype = shape, dtype
+        self.path, self.shape, self.dtype = path, shape, dtype
         self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
         if is_new:
             with path.open("wb") as file:

@@ -27,7 +27,16 @@ way to features, so 50 million take about 1.6 GB."""
 
 
 class UnreadableImageError(InputError):
-    """A file that should be an image cannot be read as one."""
+    """A file that should be an image cannot be read as one.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it, if more is known than that.
+    """
+
+    def __init__(self, path: Path | str, reason: str = "") -> None:
+        super().__init__(f"{path}: cannot be read as an image{f' ({reason})' if reason else ''}")
+        self.reason = reason
 
 
 def load_image(path: Path | str) -> Image.Image:
@@ -111,7 +120,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
     except UnreadableImageError:
         raise
     except Exception as error:  # what a decoder raises on damaged data is anything at all, from SyntaxError on
-        raise UnreadableImageError(f"{path}: cannot be read as an image{_reason(error)}") from error
+        raise UnreadableImageError(path, _reason(error)) from error
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
@@ -131,5 +140,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return ""
     if isinstance(error, OSError) and error.strerror:
-        return f" ({error.strerror})"
-    return f" ({error})" if str(error) else ""
+        return error.strerror
+    return str(error)

@@ -17,7 +17,10 @@ import numpy as np
 
 from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0
 from xattn.data.prepare.features.extract import available_cores
-from xattn.data.prepare.photos import RegionsSummary, checked_plan, fill, summary
+from xattn.data.prepare.partial import RowFolder
+from xattn.data.prepare.photo_plan import checked_plan
+from xattn.data.prepare.photo_rows import PhotoRows
+from xattn.data.prepare.photos import RegionsSummary, summary
 from xattn.data.prepare.scenes.captions import caption_scene
 from xattn.data.prepare.scenes.layout import SceneStyle, propose_boxes, random_layout
 from xattn.data.prepare.scenes.pictures import draw_scene
@@ -61,8 +64,10 @@ def write_scenes(
     with progress_bars(progress) as shown_on, atomic.new_folder(out) as folder:
         render_scenes(folder, n_images, seed, style or SceneStyle(), shown_on)
         plan = checked_plan(folder / "images", folder / "captions.jsonl", folder / "boxes.jsonl", 0, shown_on)
-        n_regions, feature_size = fill(folder, plan, backbone, threads, shown_on)
-    return summary(out, plan, n_regions, feature_size, time.perf_counter() - started)
+        rows = PhotoRows(plan, backbone, threads)
+        with RowFolder(folder) as files:
+            rows.fill(files, shown_on)
+    return summary(out, rows, time.perf_counter() - started)
 
 
 def render_scenes(folder: Path, n_images: int, seed: int, style: SceneStyle, progress: ProgressCallback) -> None:

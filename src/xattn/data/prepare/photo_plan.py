@@ -1,0 +1,127 @@
+"""What a folder of photos and their captions will become, found to be sound before any feature is computed."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from xattn.data.prepare.box_file import boxes_inside, read_boxes
+from xattn.data.prepare.caption_file import Caption, read_captions
+from xattn.data.prepare.features.windows import windows
+from xattn.data.prepare.photo_checks import BadPhoto, Photo, bad_photos, checked_photos, first_of_same_bytes
+from xattn.data.prepare.photo_names import photo_paths
+from xattn.runtime.errors import InputError
+from xattn.runtime.progress import ProgressCallback
+
+_IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image that can be read, its boxes, all inside it, and its captions."""
+
+    name: str
+    photo: Photo
+    boxes: Float32[np.ndarray, "r 4"]
+    captions: tuple[Caption, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Input found to be sound: the pictures of each split, in order."""
+
+    splits: dict[str, list[Picture]]
+    unused: int
+    splits_were_chosen: bool
+    bad: list[BadPhoto] = field(default_factory=list)
+    """Photos that are left out."""
+    bad_captions: int = 0
+    """How many captions go with them."""
+
+    @property
+    def n_images(self) -> int:
+        """Of all splits."""
+        return sum(map(len, self.splits.values()))
+
+    @property
+    def n_regions(self) -> int:
+        """The most boxes of a picture."""
+        return max(len(picture.boxes) for pictures in self.splits.values() for picture in pictures)
+
+
+def checked_plan(
+    images: Path,
+    captions: Path,
+    boxes: Path | None,
+    n_boxes: int,
+    progress: ProgressCallback,
+    skip_bad: bool = False,
+) -> Plan:
+    """Read the captions and boxes and look at every image: all that `write_regions` has to complain about in its
+    input.
+    """
+    if not images.is_dir():
+        raise InputError(f"{images}: expected a folder of images, but there is no folder of this name")
+    by_image: dict[str, list[Caption]] = {}
+    for caption in read_captions(captions):
+        by_image.setdefault(caption.image, []).append(caption)
+    paths = photo_paths({name: of_image[0].line for name, of_image in by_image.items()}, images, captions)
+    given = None if boxes is None else read_boxes(boxes, list(by_image))
+    photos, complaints = checked_photos(paths, progress)
+    bad = bad_photos(complaints, images, len(paths), skip_bad)
+    bad_captions = sum(len(by_image.pop(photo.name)) for photo in bad)
+    split_of = _splits(photos, by_image, captions)
+
+    splits: dict[str, list[Picture]] = {}
+    for name, of_image in by_image.items():
+        photo = photos[name]
+        if given is None:
+            regions = windows(photo.width, photo.height, n_boxes)
+        else:
+            line, found = given[name]
+            regions = boxes_inside(found, photo.width, photo.height, f"{boxes}, line {line}", name)
+        for caption in of_image:
+            for span in caption.spans:
+                if span.boxes:
+                    where = f"{captions}, line {caption.line}"
+                    boxes_inside(np.array(span.boxes), photo.width, photo.height, where, name)
+        splits.setdefault(split_of[name], []).append(Picture(name, photo, regions, tuple(of_image)))
+    were_chosen = next(iter(by_image.values()))[0].split is None
+    return Plan(splits, _count_unused(images, set(paths.values())), were_chosen, bad, bad_captions)
+
+
+def _splits(photos: Mapping[str, Photo], by_image: Mapping[str, list[Caption]], captions: Path) -> dict[str, str]:
+    """The split of each image: as the captions say, or chosen, files of the same bytes then in the same one.
+
+    Raises:
+        InputError: files of the same bytes are in different splits, as a test on photos of train would be.
+    """
+    same = first_of_same_bytes(photos)
+    given = {name: of_image[0].split for name, of_image in by_image.items()}
+    splits = {name: split for name, split in given.items() if split is not None}
+    if not splits:
+        splits = _chosen_splits([name for name in by_image if name not in same])
+        return splits | {name: splits[other] for name, other in same.items()}
+    found = [(other, name) for name, other in same.items() if splits[other] != splits[name]]
+    if found:
+        (one, two), n = found[0], len(found)
+        what = "a photo stands" if n == 1 else f"{n} photos stand"
+        raise InputError(
+            f"{captions}, line {by_image[two][0].line}: {what} in two splits under two names, such as {one} in "
+            f"{splits[one]} and {two} in {splits[two]}; remove one of the two"
+        )
+    return splits
+
+
+def _chosen_splits(names: list[str]) -> dict[str, str]:
+    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8")).digest())
+    held_out = max(round(len(names) / 10), 1) if len(names) >= 3 else 0
+    splits = ["dev"] * held_out + ["test"] * held_out
+    return {name: splits[place] if place < len(splits) else "train" for place, name in enumerate(ordered)}
+
+
+def _count_unused(images: Path, used: set[Path]) -> int:
+    return sum(path.suffix.lower() in _IMAGE_SUFFIXES and path not in used for path in images.rglob("*"))
