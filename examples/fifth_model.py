@@ -22,12 +22,12 @@ from torch.nn import functional
 import xattn
 from xattn.attention.attention import Attention
 from xattn.comparison.comparison import Comparison
-from xattn.comparison.data_identity import data_identity
 from xattn.comparison.experiment import compared_folder
 from xattn.comparison.pictures import draw_all
 from xattn.comparison.records import Record, record_figures, write_record
 from xattn.comparison.table import print_comparison, write_tables
 from xattn.data.batches import CaptionBatch, EncodedCaptions, ImageBatch, content_weights, pair_batches, read_regions
+from xattn.data.identity import data_identity
 from xattn.data.reader import read_split
 from xattn.data.split import Split
 from xattn.data.vocabulary import Vocabulary

@@ -11,10 +11,10 @@ import pytest
 from compared_records import made_record
 from xattn.cli import main as cli
 from xattn.comparison.comparison import compared
-from xattn.comparison.data_identity import DataIdentity, is_same_data
+from xattn.comparison.experiment import planned_trials
 from xattn.comparison.grid import CONSTRAINT_SECTIONS, Grid, grid_trials
-from xattn.comparison.plan import planned_trials
 from xattn.comparison.records import read_records
+from xattn.data.identity import DataIdentity, is_same_data
 from xattn.runs.config import RunConfig, flattened
 
 ROOT = Path(__file__).parents[1]

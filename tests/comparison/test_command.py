@@ -143,5 +143,5 @@ def test_bad_input(refused, records, tmp_path, tiny_data):
     write_record(made_record(seed=9, data=DATA | {"fingerprint": "f" * 16, "folder": "photos"}), records)
     assert "is of the test split of photos" in refused("--records", records)
     (records / "broken.json").write_text("{")
-    assert refused("--records", records).startswith(f"{records / 'broken.json'}: the record is not JSON")
+    assert refused("--records", records).startswith(f"{records / 'broken.json'}, line 1, column 2: expected a record")
     assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from compared_records import DATA, failed, made_record
-from xattn.comparison.plan import completed
+from xattn.comparison.comparison import completed
 from xattn.comparison.records import read_record, read_records, write_record
 from xattn.runs.config import RunConfig, flattened
 from xattn.runs.presets import DESCRIPTIONS, preset
@@ -63,7 +63,7 @@ def test_writing_again_replaces(tmp_path):
         ),
         (
             {"attention": {"sideways": {}}},
-            'expected attention.sideways to be a direction, t2i or i2t, found "sideways"',
+            "expected attention.sideways to be of a direction, t2i or i2t, found {}",
         ),
         (
             {"attention": {"t2i": {"uniform": {"precision": 1}}}},
@@ -119,14 +119,20 @@ def test_attention_that_could_not_be_drawn(tmp_path, change, said):
 
 def test_files_that_are_no_json(tmp_path):
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(InputError, match=r"a.json: the record is not JSON \("):
+    with pytest.raises(InputError, match=r"a.json, line 1, column 2: expected a record, but this is not JSON"):
         read_records(tmp_path)
     (tmp_path / "a.json").write_text("[1]")
-    with pytest.raises(InputError, match=r"a\.json: expected a record with"):
+    with pytest.raises(InputError, match=r"a\.json: expected a record, a JSON object, found \[1\]"):
+        read_records(tmp_path)
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"a\.json: expected a record as JSON in UTF-8, .* nested too deeply"):
+        read_records(tmp_path)
+    (tmp_path / "a.json").write_bytes(b'{"trial": "\xff"}')
+    with pytest.raises(InputError, match=r"a\.json: expected a record as JSON in UTF-8"):
         read_records(tmp_path)
     (tmp_path / "a.json").unlink()
     (tmp_path / "b.json").mkdir()
-    with pytest.raises(InputError, match=r"b.json: the record cannot be read \(Is a directory\)"):
+    with pytest.raises(InputError, match=r"b.json: .*(Is a directory|a folder)"):
         read_records(tmp_path)
     with pytest.raises(InputError, match="none: expected a folder of records, but there is no folder of this name"):
         read_records(tmp_path / "none")

@@ -11,7 +11,7 @@ from xattn.runs.presets import Settings
 from xattn.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from xattn.comparison.plan import Planned
+    from xattn.comparison.experiment import Planned
     from xattn.comparison.records import Record
 
 

@@ -1,13 +1,17 @@
 """From records to rows: what belongs together, what is compared with what, and how much they differ."""
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from xattn.comparison.plan import refuse_other_data, shared_fields
+from xattn.comparison.grid import CONSTRAINT_SECTIONS
 from xattn.comparison.records import RECALLS, SIDES, Record
 from xattn.comparison.statistics import Difference, Summary, paired_difference, summary
+from xattn.data.identity import is_same_data
+from xattn.models.config import ModelConfig
+from xattn.runs.config import RunConfig, flattened
 from xattn.runs.folder import CONSTRAINTS_NAMES
 from xattn.runs.presets import DESCRIPTIONS
 from xattn.runtime.errors import InputError
@@ -205,3 +209,74 @@ def _told(fields: dict[str, Any]) -> str:
 
 def _hashable(fields: dict[str, Any]) -> tuple:
     return tuple(sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in fields.items()))
+
+
+def refuse_other_data(record: Record, identity: dict[str, Any], iou: float) -> None:
+    """Raise `InputError` unless a record is of the data, the split and the overlap that others in its folder are of."""
+    if not is_same_data(record.data, identity):
+        names = _data_name(record.data), _data_name(identity)
+        other = "the same with other features" if names[0] == names[1] else f"the {names[1]}"
+        raise InputError(
+            f"the record {record.trial} is of the {names[0]}, and not of {other}; keep the records of each in a folder "
+            "of its own"
+        )
+    if record.iou != iou:
+        raise InputError(
+            f"the record {record.trial} has an IoU of {record.iou:g}, and not {iou:g}; keep the records of each in a "
+            "folder of its own"
+        )
+
+
+def _data_name(data: dict[str, Any]) -> str:
+    return f"{data['split']} split of {data['folder']} (fingerprint {data['fingerprint']})"
+
+
+_MODELS = {kind.name: kind for kind in get_args(ModelConfig)}
+
+
+def completed(configuration: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the fields that were unknown when it was recorded at their defaults.
+
+    So a record outlives a new field of the package whose default is what was done before. Only configurations of the
+    package's own models are completed; others are as they are.
+    """
+    if "members" in configuration:
+        return {"members": {name: completed(member) for name, member in configuration["members"].items()}}
+    name = configuration.get("model", {}).get("name") if isinstance(configuration.get("model"), dict) else None
+    if "preset" not in configuration or name not in _MODELS:
+        return configuration
+    values = RunConfig(model=_MODELS[name]()).as_dict()
+    return _merged(values, configuration)
+
+
+def shared_fields(
+    constraints: str, configuration: dict[str, Any], sections: set[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields that a record shares with its base, and those that its constraint set reads beside them; seed and set
+    in neither.
+
+    Args:
+        constraints: of the record.
+        configuration: of the record.
+        sections: the names of all sections that belong to some constraint set, `ccr` and `ccs` among them.
+    """
+    read = set(CONSTRAINT_SECTIONS.get(constraints, (constraints,)))
+    shared, own = {}, {}
+    for name, value in flattened(completed(configuration)).items():
+        parts = name.split(".")
+        if parts[-1] in ("seed", "constraints"):
+            continue
+        section = next((part for part in parts[:-1] if part in sections), None)
+        if section is None:
+            shared[name] = value
+        elif section in read:
+            own[name] = value
+    return shared, own
+
+
+def _merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(defaults)
+    for name, value in values.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged

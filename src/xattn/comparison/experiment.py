@@ -1,17 +1,32 @@
-"""The whole comparison: plan a grid, run what is missing, and compare all records of its folder."""
+"""A whole comparison: plan a grid, run the trials that have no record, and compare all records of the folder."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
 
-from xattn.comparison.comparison import Comparison, compared
-from xattn.comparison.data_identity import data_identity
-from xattn.comparison.grid import Grid, grid_trials
-from xattn.comparison.plan import Planned, planned_trials, seconds_left
+from xattn.comparison.comparison import Comparison, compared, refuse_other_data, shared_fields
+from xattn.comparison.grid import CONSTRAINT_SECTIONS, Grid, Trial, grid_trials
 from xattn.comparison.records import Record, read_records
 from xattn.comparison.running import RecordCallback, run_trials
 from xattn.comparison.trial import Task
+from xattn.data.identity import DataIdentity, data_identity
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback, progress_bars
+
+State = Literal["finished", "new", "changed", "failed"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial and what is known of it."""
+
+    trial: Trial
+    state: State
+    note: str = ""
+    """What changed, or why it failed."""
+
 
 PlanCallback = Callable[[Sequence[Planned], Sequence[float | None]], object]
 """Called with the trials of a grid and the seconds that each will take, as far as records tell."""
@@ -94,3 +109,77 @@ def compared_folder(records: Path | str) -> Comparison:
     if not found:
         raise InputError(f"{folder}: holds no records (*.json)")
     return compared(found)
+
+
+def planned_trials(
+    trials: Sequence[Trial], records: Sequence[Record], identity: DataIdentity, iou: float
+) -> list[Planned]:
+    """Tell the finished trials from those that must run.
+
+    A trial is finished if some record, whatever its name, is of its configuration; what its constraint set does not
+    read is no part of that, so that without constraints no weight of theirs matters. If the record of its name is of
+    another configuration, the trial runs again.
+
+    Raises:
+        InputError: a record is of other data, of another split, or measured at another IoU.
+    """
+    for record in records:
+        refuse_other_data(record, identity.as_dict(), iou)
+    by_name = {record.trial: record for record in records}
+    finished = [_key(record) for record in records if record.state == "finished"]
+    planned = []
+    for trial in trials:
+        record = by_name.get(trial.name)
+        if _key(trial) in finished:
+            planned.append(Planned(trial, "finished"))
+        elif record is None:
+            planned.append(Planned(trial, "new"))
+        elif _key(record) != _key(trial):
+            planned.append(Planned(trial, "changed", _differences(record, trial)))
+        else:
+            planned.append(Planned(trial, "failed", record.reason))
+    return planned
+
+
+def seconds_left(planned: Sequence[Planned], records: Sequence[Record]) -> list[float | None]:
+    """How long each trial will take, from the records there are: 0 if finished, None if nothing like it has been
+    recorded.
+
+    The seconds of the records of the same model and constraint set are averaged, each scaled to the trial's number of
+    epochs; those of the same model with other constraints where there are none.
+    """
+    return [0.0 if each.state == "finished" else _estimate(each.trial, records) for each in planned]
+
+
+def _estimate(trial: Trial, records: Sequence[Record]) -> float | None:
+    alike = [
+        record for record in records if record.state == "finished" and record.model == trial.model and record.seconds
+    ]
+    chosen = [record for record in alike if record.constraints == trial.constraints] or alike
+    if not chosen:
+        return None
+    return fmean(_scaled(record, trial) for record in chosen)
+
+
+def _scaled(record: Record, trial: Trial) -> float:
+    training, epochs = record.seconds.get("training", 0.0), record.configuration.get("epochs")
+    if epochs:  # an ensemble, which is not trained, has none
+        training *= trial.configs[0].epochs / epochs
+    return training + record.seconds.get("measuring", 0.0)
+
+
+def _key(each: Trial | Record) -> tuple[Any, ...]:
+    members = each.members if isinstance(each, Trial) else each.ensemble_of
+    return bool(members), each.model, each.constraints, each.seed, _fields_read(each)
+
+
+def _fields_read(each: Trial | Record) -> dict[str, Any]:
+    shared, own = shared_fields(each.constraints, each.configuration, set().union(*CONSTRAINT_SECTIONS.values()))
+    return shared | own
+
+
+def _differences(record: Record, trial: Trial) -> str:
+    before, now = _fields_read(record), _fields_read(trial)
+    names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+    told = "; ".join(f"{name} {before.get(name, '-')}, now {now.get(name, '-')}" for name in names[:4])
+    return told + (f"; and {len(names) - 4} more" if len(names) > 4 else "")

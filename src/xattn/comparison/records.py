@@ -8,6 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -17,8 +18,9 @@ from xattn.metrics.attention_curve import precision_recall_curve, weight_histogr
 from xattn.metrics.retrieval import RetrievalReport
 from xattn.models.config import Direction
 from xattn.runtime import atomic
+from xattn.runtime import json_shapes as shapes
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_finite, is_whole, preview
+from xattn.runtime.jsonl import is_finite, is_whole
 from xattn.runtime.plain import plain
 
 FORMAT = 3
@@ -151,87 +153,67 @@ def read_record(path: Path | str) -> Record:
         InputError: the file cannot be read, is no JSON, or has a field that is missing or not as `Record` describes it.
     """
     path = Path(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: the record cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the record is not JSON ({error})") from error
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+    values = shapes.read_object(path, "a record")
+    if values.pop("format", None) != FORMAT:
         raise InputError(f'{path}: expected a record with "format": {FORMAT}, as `xattn compare` writes it')
     names = {each.name for each in dataclasses.fields(Record)}
     if set(values) != names:
         wrong = ", ".join(sorted(set(values) ^ names))
         raise InputError(f"{path}: expected exactly the fields of a record, but these are missing or unknown: {wrong}")
-    try:
-        _check(values)
-    except _UnexpectedError as error:
-        raise InputError(f"{path}: {error}") from None
+    _check(shapes.Value(path, values))
     return Record(**values)
 
 
-class _UnexpectedError(Exception):
-    """What a field should be, and what it is."""
-
-
-def _check(values: dict[str, Any]) -> None:
+def _check(record: shapes.Value) -> None:
     for name in ("trial", "model", "constraints", "reason"):
-        _expect(isinstance(values[name], str), name, "text", values[name])
-    _expect(values["state"] in ("finished", "failed"), "state", "finished or failed", values["state"])
-    _expect(is_whole(values["seed"]), "seed", "a whole number", values["seed"])
-    _expect(is_finite(values["iou"]), "iou", "a number", values["iou"])
+        record[name].expect(shapes.is_text, "text")
+    state = record["state"].expect(lambda value: value in ("finished", "failed"), "finished or failed")
+    record["seed"].expect(is_whole, "a whole number")
+    record["iou"].expect(is_finite, "a number")
     for name in ("configuration", "data", "log", "seconds", "about"):
-        _expect(isinstance(values[name], dict), name, "an object", values[name])
+        record[name].expect(shapes.is_object, "an object")
+    data = record["data"]
     for name in ("fingerprint", "folder", "split"):
-        _expect(isinstance(values["data"].get(name), str), f"data.{name}", "text", values["data"].get(name))
-    features = values["data"].get("features")
-    is_sketch = isinstance(features, list) and len(features) == 1 + PROJECTIONS and all(map(is_finite, features))
-    _expect(features is None or is_sketch, "data.features", f"a list of {1 + PROJECTIONS} numbers or null", features)
+        data[name].expect(shapes.is_text, "text")
+    data["features"].expect(_is_sketch, f"a list of {1 + PROJECTIONS} numbers or null")
     for name in ("images", "captions"):
-        _expect(is_whole(values["data"].get(name)), f"data.{name}", "a whole number", values["data"].get(name))
-    members = values["ensemble_of"]
-    _expect(
-        isinstance(members, list) and all(isinstance(each, str) for each in members),
-        "ensemble_of",
-        "a list of models",
-        members,
-    )
-    if values["state"] == "finished":
-        _check_retrieval(values["retrieval"])
-        _check_attention(values["attention"])
-        _check_log(values["log"])
+        data[name].expect(is_whole, "a whole number")
+    record["ensemble_of"].expect(shapes.is_texts, "a list of models")
+    if state == "finished":
+        _check_figures(record)
+        n_epochs = len(record.content["log"].get("epoch", []))
+        for name in record.content["log"]:
+            record["log"][name].expect(shapes.is_numbers, "a list of numbers")
+            record["log"][name].expect(lambda values: len(values) == n_epochs, "a value for each epoch")
 
 
-def _check_retrieval(retrieval: Any) -> None:
-    _expect(isinstance(retrieval, dict), "retrieval", "an object", retrieval)
-    _expect(is_finite(retrieval.get("rsum")), "retrieval.rsum", "a number", retrieval.get("rsum"))
-    for side in SIDES:
-        for name in RECALLS:
-            value = retrieval[side].get(name) if isinstance(retrieval.get(side), dict) else None
-            _expect(is_finite(value), f"retrieval.{side}.{name}", "a number", value)
-
-
-def _check_attention(attention: Any) -> None:
-    _expect(attention is None or isinstance(attention, dict), "attention", "an object or null", attention)
-    for direction, summary in (attention or {}).items():
-        where = f"attention.{direction}"
-        _expect(direction in ("t2i", "i2t"), where, "a direction, t2i or i2t", direction)
-        _expect(isinstance(summary, dict) and "uniform" in summary, where, 'an object with "uniform"', summary)
-        for kind in ("uniform", "chosen"):
-            report = summary.get(kind, {} if kind == "chosen" else None)
-            _expect(isinstance(report, dict), f"{where}.{kind}", "an object", report)
-            for name in REPORT if report else ():
-                _expect(is_finite(report.get(name)), f"{where}.{kind}.{name}", "a number", report.get(name))
+def _check_figures(record: shapes.Value) -> None:
+    retrieval = record["retrieval"]
+    retrieval.expect(shapes.is_object, "an object")
+    for figure in (retrieval["rsum"], *(retrieval[side][name] for side in SIDES for name in RECALLS)):
+        figure.expect(is_finite, "a number")
+    attention = record["attention"].expect(lambda value: value is None or isinstance(value, dict), "an object or null")
+    for direction in attention or {}:
+        summary = record["attention"][direction]
+        summary.expect(lambda _, name=direction: name in ("t2i", "i2t"), "of a direction, t2i or i2t")
+        summary.expect(lambda value: isinstance(value, dict) and "uniform" in value, 'an object with "uniform"')
+        for kind in [kind for kind in ("uniform", "chosen") if kind in summary.content]:
+            summary[kind].expect(shapes.is_object, "an object")
+            for name in REPORT:
+                summary[kind][name].expect(is_finite, "a number")
         for kind, names in (("curve", ("precision", "recall")), ("histogram", ("edges", "relevant", "irrelevant"))):
-            part = summary.get(kind)
-            fits = part is None or (isinstance(part, dict) and all(_is_numbers(part.get(name)) for name in names))
-            _expect(fits, f"{where}.{kind}", f"lists of numbers {', '.join(names)}", part)
-        _expect(
-            _fits(summary),
-            where,
-            "a curve of equally long lists and a histogram with a bar more than edges",
-            sorted(summary),
-        )
+            summary[kind].expect(partial(_is_lists, names=names), f"lists of numbers {', '.join(names)}")
+        summary.expect(_fits, "a curve of equally long lists and a histogram with a bar more than edges")
+
+
+def _is_sketch(features: Any) -> bool:
+    return features is None or (
+        shapes.is_numbers(features) and None not in features and len(features) == 1 + PROJECTIONS
+    )
+
+
+def _is_lists(part: Any, names: tuple[str, ...]) -> bool:
+    return part is None or (isinstance(part, dict) and all(shapes.is_numbers(part.get(name)) for name in names))
 
 
 def _fits(summary: dict[str, Any]) -> bool:
@@ -239,19 +221,3 @@ def _fits(summary: dict[str, Any]) -> bool:
     return (curve is None or len(curve["precision"]) == len(curve["recall"])) and (
         histogram is None or len(histogram["relevant"]) == len(histogram["irrelevant"]) == len(histogram["edges"]) + 1
     )
-
-
-def _check_log(log: dict[str, Any]) -> None:
-    for name, values in log.items():
-        _expect(_is_numbers(values), f"log.{name}", "a list of numbers", values)
-        _expect(len(values) == len(log.get("epoch", [])), f"log.{name}", "a value for each epoch", values)
-
-
-def _is_numbers(values: Any) -> bool:
-    """Whether it is a list of numbers; null stands for a number that there is not."""
-    return isinstance(values, list) and all(value is None or is_finite(value) for value in values)
-
-
-def _expect(condition: bool, name: str, expected: str, found: Any) -> None:
-    if not condition:
-        raise _UnexpectedError(f"expected {name} to be {expected}, found {preview(found)}")

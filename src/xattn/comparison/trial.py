@@ -27,19 +27,20 @@ from typing import Any
 import torch
 
 import xattn
-from xattn.comparison.data_identity import DataIdentity, data_identity
 from xattn.comparison.grid import Trial
 from xattn.comparison.records import Record, read_record, record_figures, record_path, write_record
+from xattn.data.identity import DataIdentity, data_identity
 from xattn.data.reader import split_names
 from xattn.evaluation.evaluate import evaluate_all
 from xattn.evaluation.options import EvaluationOptions
 from xattn.models.config import Direction
 from xattn.runs.config import RunConfig, read_configuration, write_configuration
-from xattn.runs.folder import WEIGHTS, load_run
+from xattn.runs.folder import ABOUT, WEIGHTS, load_run
 from xattn.runtime import atomic
+from xattn.runtime import json_shapes as shapes
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_finite, is_whole, preview, read_json_lines
+from xattn.runtime.jsonl import is_finite, is_whole, read_json_lines
 from xattn.training.train import EpochCallback, train
 
 
@@ -74,7 +75,6 @@ def write_task(task: Task) -> None:
         values = {
             "name": task.trial.name,
             "members": list(task.trial.members),
-            "configurations": len(task.trial.configs),
             "data": str(task.data.absolute()),
             "identity": task.identity.as_dict(),
             "iou": task.iou,
@@ -87,24 +87,18 @@ def read_task(folder: Path) -> Task:
     """Read what `write_task` wrote.
 
     Raises:
-        InputError: there is no such folder, or it holds no task.
+        InputError: there is no such folder, or what it holds is no task.
     """
-    folder, path = Path(folder).absolute(), Path(folder).absolute() / "task.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        configs = tuple(
-            read_configuration(folder / f"configuration-{number}.json") for number in range(values["configurations"])
-        )
-        trial = Trial(values["name"], configs, tuple(values["members"]))
-        vocabulary = values["vocabulary"] and Path(values["vocabulary"])
-        identity = DataIdentity(**values["identity"])
-        return Task(folder.parent.parent, trial, Path(values["data"]), identity, values["iou"], vocabulary)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}: expected the task of a trial, as `xattn compare` writes it ({preview(str(error))})"
-        ) from error
+    folder = Path(folder).absolute()
+    path = folder / "task.json"
+    task = shapes.Value(path, shapes.read_object(path, "the task of a trial"))
+    name, data = (task[each].expect(shapes.is_text, "text") for each in ("name", "data"))
+    members = task["members"].expect(shapes.is_texts, "a list of trials")
+    iou = task["iou"].expect(is_finite, "a number")
+    vocabulary = task["vocabulary"].expect(lambda value: value is None or isinstance(value, str), "a path or null")
+    identity = task["identity"].expect(DataIdentity.is_one, "the identity of data")
+    trial = Trial(name, tuple(map(read_configuration, sorted(folder.glob("configuration-*.json")))), tuple(members))
+    return Task(folder.parent.parent, trial, Path(data), DataIdentity(**identity), iou, vocabulary and Path(vocabulary))
 
 
 DIGITS = 5
@@ -213,7 +207,7 @@ def _is_finished(folder: Path, config: RunConfig) -> bool:
     """Whether a run folder holds the finished run of a configuration, which a process that was killed later may have
     left.
     """
-    is_complete = (folder / "run.json").is_file() and (folder / WEIGHTS).is_file()
+    is_complete = (folder / ABOUT).is_file() and (folder / WEIGHTS).is_file()
     return is_complete and read_configuration(folder / "config.json") == config
 
 
@@ -230,8 +224,8 @@ def _member_folders(task: Task) -> list[Path]:
 
 
 def _training_seconds(folder: Path) -> float:
-    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return float(about["seconds"])
+    path = folder / ABOUT
+    return float(shapes.Value(path, shapes.read_object(path, "what a run is"))["seconds"].expect(is_finite, "a number"))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
-"""Reading objects out of annotation files in JSON, where every complaint names the file and the path to the value."""
+"""Reading objects out of JSON files, where every complaint names the file and the path to the value."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,51 @@ def read_object(path: Path, expected: str, largest: int | None = None) -> dict[s
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected {expected}, a JSON object, found {preview(value)}")
     return value
+
+
+class Value:
+    """A value of a JSON file with its place in it, which complaints name.
+
+    Example:
+        >>> Value("a.json", {"b": {"c": 1}})["b"]["c"].expect(is_text, "text")
+        Traceback (most recent call last):
+            ...
+        xattn.runtime.errors.InputError: a.json: expected b.c to be text, found 1
+    """
+
+    def __init__(self, path: Path | str, content: Any, name: str = "") -> None:
+        self._path, self.content, self._name = path, content, name
+
+    def __getitem__(self, key: str) -> "Value":
+        """The value at a key of an object; null where there is no such key, or no object."""
+        content = self.content.get(key) if isinstance(self.content, dict) else None
+        return Value(self._path, content, f"{self._name}.{key}" if self._name else key)
+
+    def expect(self, holds: Callable[[Any], bool], expected: str) -> Any:
+        """The value itself; `InputError` unless the condition holds of it."""
+        if not holds(self.content):
+            raise InputError(f"{self._path}: expected {self._name} to be {expected}, found {preview(self.content)}")
+        return self.content
+
+
+def is_text(value: object) -> bool:
+    """Whether a value read from JSON is text."""
+    return isinstance(value, str)
+
+
+def is_texts(value: object) -> bool:
+    """Whether a value read from JSON is a list of texts."""
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def is_object(value: object) -> bool:
+    """Whether a value read from JSON is an object."""
+    return isinstance(value, dict)
+
+
+def is_numbers(value: object) -> bool:
+    """Whether a value read from JSON is a list of finite numbers; null stands for a number that is missing."""
+    return isinstance(value, list) and all(each is None or is_finite(each) for each in value)
 
 
 def entries(path: Path, holder: dict[str, Any], key: str, within: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,14 +1,15 @@
-"""What data a record speaks of: the same wherever the folder lies, and on whatever machine it was made."""
+"""Which data a folder holds: the same wherever the folder lies, and on whatever machine it was made."""
 
 import hashlib
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from xattn.data.fingerprint import distance, sketch, split_fingerprint
 from xattn.data.reader import check_features, read_split, split_names
 from xattn.data.vocabulary import Vocabulary
+from xattn.runtime.plain import plain
 
 SAME_FEATURES = 1e-3
 """Up to this `distance` features are the same. Scenes made on one processor with AVX2 and with SSE alone
@@ -34,7 +35,12 @@ class DataIdentity:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return plain(self)
+
+    @classmethod
+    def is_one(cls, value: object) -> bool:
+        """Whether a value read from JSON has the fields of `as_dict`."""
+        return isinstance(value, dict) and set(value) == {each.name for each in fields(cls)}
 
     def is_exactly(self, other: "DataIdentity") -> bool:
         """Whether the features are the same to the last bit, too, as far as their sketches tell."""
