@@ -297,6 +297,9 @@ def _check_distributions(weights: Tensor, query_mask: Tensor, key_mask: Tensor) 
         )
     sums = torch.where(counted, inside.float().sum(-1), 1.0)
     wrong = sums[(sums - 1).abs() > tolerance]
+    on_masked = torch.where(key_mask.unsqueeze(-2), 0.0, weights.float()).sum(-1)
+    if ((sums.abs() <= tolerance) & ((on_masked - 1).abs() <= tolerance)).any():
+        raise ValueError(f"a row of attention weights lies on keys that key_mask marks as padding; {CONVENTION}")
     if wrong.numel():
         raise ValueError(
             "each row of attention weights must sum to 1 over the valid keys, but a row sums to "

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from xattn.attention.attention import content_floor, cosine
+from xattn.attention.masks import prefix_mask_of
 
 
 class RelevanceBlock(NamedTuple):
@@ -24,9 +25,9 @@ class RelevanceBlock(NamedTuple):
 
 def pairwise_scores(
     queries: Float[Tensor, "querysets q dim"],
-    query_mask: Bool[Tensor, "querysets q"],
+    query_mask: Shaped[Tensor, "querysets q"],
     keys: Float[Tensor, "keysets k dim"],
-    key_mask: Bool[Tensor, "keysets k"],
+    key_mask: Shaped[Tensor, "keysets k"],
     attention_fn: Callable[..., Tensor],
     aggregate: Callable[[RelevanceBlock], Tensor],
     with_largest_weight: bool = False,
@@ -47,9 +48,9 @@ def pairwise_scores(
 
     Args:
         queries: fragments that attend, padded with zero vectors.
-        query_mask: true where a query is no padding, on a prefix of each row.
+        query_mask: true (or 1) where a query is no padding, on a prefix of each row.
         keys: fragments attended to, padded with zero vectors.
-        key_mask: true where a key is no padding, on a prefix of each row.
+        key_mask: true (or 1) where a key is no padding, on a prefix of each row.
         attention_fn: `attention_fn(similarity, query_dim=2, key_dim=1, key_mask=... or None)` gives weights, up to a
             factor for each query.
         aggregate: turns a `RelevanceBlock` into the scores `keysets querysets` of its pairs.
@@ -64,9 +65,14 @@ def pairwise_scores(
     Returns:
         The scores, row = set of keys, column = set of queries, in the callers' order; in the units of `aggregate`.
 
+    Raises:
+        ValueError: a mask has other numbers than 0 and 1, a row that does not begin with its valid fragments, or no
+            valid fragment at all.
+
     Source: SCAN's published code scores all pairs too, one caption at a time with its content built; the Gram form and
         blocks are ours.
     """
+    query_mask, key_mask = prefix_mask_of(query_mask, "query_mask"), prefix_mask_of(key_mask, "key_mask")
     columns = _sorted_by_length(query_mask)
     rows = _sorted_by_length(key_mask)
     product_dtype = keys.dtype if product_dtype is None or torch.is_grad_enabled() else product_dtype

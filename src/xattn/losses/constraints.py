@@ -288,12 +288,12 @@ def swap_partners(
 
 
 def different_words(
-    words: Int[Tensor, "*batch q"], swapped: Int[Tensor, "*batch s"], swapped_mask: Bool[Tensor, "*batch s"]
+    words: Int[Tensor, "*batch q"], swapped: Int[Tensor, "*batch s"], swapped_mask: Shaped[Tensor, "*batch s"]
 ) -> Bool[Tensor, "*batch q s"]:
     """`allowed` of `ccs_loss` for words: a swapped word must be no padding and not the query's own word; all are
-    ids.
+    ids. The mask is one of booleans or of 0 and 1.
     """
-    return swapped_mask.unsqueeze(-2) & (words.unsqueeze(-1) != swapped.unsqueeze(-2))
+    return boolean_mask(swapped_mask, "swapped_mask").unsqueeze(-2) & (words.unsqueeze(-1) != swapped.unsqueeze(-2))
 
 
 def _hinges(

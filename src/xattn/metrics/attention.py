@@ -24,7 +24,7 @@ _TOLERANCE = 1e-6
 all."""
 
 
-def uniform_threshold(key_mask: Bool[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+def uniform_threshold(key_mask: Shaped[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
     """`1 / n` for the `n` valid keys of each row: the weight that every key has when attention makes no choice.
 
     A row without a valid key gets 1.
@@ -33,7 +33,7 @@ def uniform_threshold(key_mask: Bool[Tensor, "*batch k"]) -> Float[Tensor, "*bat
         >>> uniform_threshold(torch.tensor([[True, True, True, True], [True, True, False, False]])).tolist()
         [0.25, 0.5]
     """
-    return 1 / key_mask.sum(-1).clamp(min=1).double()
+    return 1 / boolean_mask(key_mask, "key_mask").sum(-1).clamp(min=1).double()
 
 
 def attended_keys(
