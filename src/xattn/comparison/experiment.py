@@ -62,7 +62,7 @@ def compare(
         launch: what starts a trial, such as `accelerate launch --num_processes 2`; see `run_trials`.
         on_plan: called with the trials before any runs.
         on_record: called when a trial is finished or has failed.
-        progress: called as trials end; by default there is a bar on the terminal, if stderr is one.
+        progress: called as trials end; by default it is shown on stderr, see `progress_bars`.
         dry_run: only plan.
 
     Returns:

@@ -39,7 +39,7 @@ def evaluate(
         data: the data folder.
         split: which of its splits; by default that of the protocol, and without one `test`.
         options: what is measured, and how; by default attention at an IoU of 0.5, in float32.
-        progress: called as it goes on; by default there are bars on the terminal, if stderr is one.
+        progress: called as it goes on; by default it is shown on stderr, see `progress_bars`.
 
     Raises:
         InputError: the run or the data cannot be used, or do not fit each other or what is asked for.

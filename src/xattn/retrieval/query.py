@@ -79,7 +79,7 @@ def search(
         out: a PNG to be written, on which each of them shows where the words of the sentence lie in it; a file of that
             name is replaced. The split then needs boxes x1 y1 x2 y2, an image list, and the image files that it names.
             A sentence of function words only is drawn whole, others with the words that a picture can answer.
-        progress: called as it goes on; by default there are bars on the terminal, if stderr is one.
+        progress: called as it goes on; by default it is shown on stderr, see `progress_bars`.
 
     Raises:
         InputError: the run or the data cannot be used or do not fit each other, the run knows no word of the sentence,

@@ -61,7 +61,7 @@ def train(
         vocabulary: a vocabulary in the published format; by default one is built from the training and development
             captions.
         on_epoch: called with the log's entry after every epoch, by the main process.
-        progress: called after every step; by default there is a bar on the terminal, if stderr is one.
+        progress: called after every step; by default it is shown on stderr, see `progress_bars`.
         saving: how often a checkpoint is written beside the end of each epoch; by default every ten minutes.
         on_note: called with sentences for the person who waits: the run goes on, its log was repaired, its loss has
             collapsed.

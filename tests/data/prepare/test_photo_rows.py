@@ -92,7 +92,7 @@ def test_interrupted_and_taken_up_is_as_unbroken(tmp_path, asked, fail_at, threa
             f"interrupted; the same command goes on from what {tmp_path}/out.partial holds" if fail_at > 1 else ""
         )
     assert backbone.calls == N_IMAGES - summary.resumed
-    assert summary.resumed == 0 or ("regions", summary.resumed, N_IMAGES) in calls
+    assert summary.resumed == 0 or ("features of images", summary.resumed, N_IMAGES) in calls
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not (tmp_path / "out.partial").exists()
     assert ("Taken up where an earlier try had stopped" in str(summary)) == (summary.resumed > 0)

@@ -96,7 +96,7 @@ def test_a_csv_becomes_a_precomp_folder(tmp_path, images):
         f"{out}: train 2 images 3 captions, dev 1 images 1 captions; 5 regions of 4 features\n"
         "1 images in the folder have no caption and were left out.\nIt took "
     )
-    assert calls[-1] == ("regions", 3, 3)
+    assert calls[-1] == ("features of images", 3, 3)
     assert ("checking images", 3, 3) in calls
     assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.csv", "deep", "images"]
 

@@ -73,7 +73,7 @@ def write_archive_folder(
         boxes_from: TSV files of the same extraction; one pass over them, of which boxes and sizes are kept.
         join: how images are found in the other files: by `ids`, the archive's `{split}_ids.txt`, or by `captions`, the
             text of the archive's captions in `captions`. By default `ids` for the splits that have such a file.
-        progress: called as it goes on; by default there are bars on the terminal, if stderr is one.
+        progress: called as it goes on; by default it is shown on stderr, see `progress_bars`.
 
     Raises:
         InputError: the archive is not of this form, ids or captions find nothing, or a TSV's features are not those of

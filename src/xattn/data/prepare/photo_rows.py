@@ -74,7 +74,7 @@ class PhotoRows:
         done = self.resumed = total - sum(map(len, missing.values()))
         self.changed = sum(int(states[split][rows].any(axis=1).sum()) for split, rows in missing.items())
         if done:
-            progress("regions", done, total)
+            progress("features of images", done, total)
         n_regions, feature_size = self.shape
         for split, pictures in self.plan.splits.items():
             features = folder.rows(f"{split}_ims.npy", (len(pictures), n_regions, feature_size), _DTYPE)
@@ -88,7 +88,7 @@ class PhotoRows:
                     done += 1
                     if done % IMAGES_A_SAVE == 0:
                         folder.save({"begun": True}, states)
-                    progress("regions", done, total)
+                    progress("features of images", done, total)
 
     def _finite(self, vectors: np.ndarray, path: Path) -> np.ndarray:
         with np.errstate(over="ignore"):

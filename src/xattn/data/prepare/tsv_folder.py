@@ -80,7 +80,7 @@ def write_tsv_folder(
         dtype: of the features on disk. float16 halves the folder; bottom-up features keep three digits in it.
         images: the folder of the pictures, in which the captions' names of images are paths; without it `xattn attend`
             looks for them in the data folder. Nothing is read there.
-        progress: called as it goes on; by default there are bars on the terminal, if stderr is one.
+        progress: called as it goes on; by default it is shown on stderr, see `progress_bars`.
 
     Raises:
         InputError: a TSV is not well formed, an image has more boxes than `n_regions` or features of another size than
