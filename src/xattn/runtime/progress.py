@@ -86,7 +86,7 @@ def _left(seconds: float) -> str:
     """How long, in minutes or in hours and minutes.
 
     Example:
-        >>> _left(2460), _left(5400), _left(20)
+        >>> _left(2460.0), _left(5400.0), _left(20.0)
         ('about 41 min left', 'about 1 h 30 min left', 'less than a minute left')
     """
     minutes = round(seconds / 60)
