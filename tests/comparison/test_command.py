@@ -83,6 +83,7 @@ def test_a_dry_run_lists_the_trials(tiny_data, tmp_path, capsys):
         "0",
         "--sweep",
         *SIZES,
+        "ccr.from_epoch=1",
         "--dry-run",
     ]
     main(["compare", "--data", str(tiny_data), "--out", str(tmp_path / "out"), *flags])

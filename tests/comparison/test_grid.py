@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from xattn.comparison.grid import Grid, grid_trials, parsed_sweep, with_field
+from xattn.comparison.grid import Grid, grid_trials, parsed_sweep, with_fields
 from xattn.runs.config import RunConfig
 from xattn.runs.presets import preset
 from xattn.runtime.errors import InputError
@@ -128,6 +128,11 @@ def test_ensembles_come_last_and_know_their_members():
         ({"sweep": ("seed=1,2",)}, "--sweep seed=1,2: seed is swept by a flag of its own; give its values to --seeds"),
         ({"sweep": ("epochs=many",)}, "--sweep epochs=many: expected a whole number, found many"),
         ({"sweep": ("epochs=0",)}, "--sweep epochs=0: epochs must be at least 1, but it is 0"),
+        (
+            {"sweep": ("epochs=1",)},
+            "CCR would never act: the last epoch is 1, but ccr.from_epoch is 2; set --ccr.from-epoch 1, or --epochs "
+            "2 or more",
+        ),
         ({"sweep": ("clip=nan",)}, "--sweep clip=nan: expected a number, found nan"),
         ({"sweep": ("ccs.swap=soft",)}, "--sweep ccs.swap=soft: expected one of hard, random, sentence, found soft"),
         (
@@ -150,7 +155,19 @@ def test_what_no_grid_can_be_made_of(fields, sentence):
     assert str(caught.value) == sentence
 
 
+def test_fields_are_checked_together_and_not_one_after_the_other():
+    """Neither one of two epochs nor 200 parts of 128 pairs are possible; with the other field they are."""
+    sweep = ("epochs=1", "ccr.from_epoch=1", "ccs.from_epoch=1", "accumulation=200", "batch_size=400")
+    trials = grid_trials(Grid(seeds=(0,), sweep=sweep))
+    assert [trial.configs[0].epochs for trial in trials] == [1, 1, 1, 1]
+    assert {(trial.configs[0].accumulation, trial.configs[0].batch_size) for trial in trials} == {(200, 400)}
+
+
+def test_a_trial_without_constraints_may_be_of_one_epoch():
+    assert len(grid_trials(Grid(constraints=("none",), seeds=(0,), sweep=("epochs=1",)))) == 1
+
+
 def test_names_of_fields_as_flags_have_them():
     assert parsed_sweep("--learning-rate=0.001, 0.002").field == "learning_rate"
     assert parsed_sweep("--learning-rate=0.001, 0.002").values == ("0.001", "0.002")
-    assert with_field(RunConfig(), "learning_rate", "0.002").learning_rate == 0.002
+    assert with_fields(RunConfig(), {"learning_rate": "0.002"}).learning_rate == 0.002

@@ -330,7 +330,11 @@ def test_a_task_is_read_as_it_was_written(tiny_data, tmp_path):
 
 def test_an_ensemble_averages_the_runs_of_its_members(tiny_data, tmp_path):
     grid = Grid(
-        ("scan-t2i-avg", "scan-i2t-avg"), ("ccs",), (0,), (*SIZES, "epochs=1"), ensembles=("scan-t2i-avg+scan-i2t-avg",)
+        ("scan-t2i-avg", "scan-i2t-avg"),
+        ("ccs",),
+        (0,),
+        (*SIZES, "epochs=1", "ccs.from_epoch=1"),
+        ensembles=("scan-t2i-avg+scan-i2t-avg",),
     )
     *members, ensemble = run_here(grid, tiny_data, tmp_path)
     assert [record.ensemble_of for record in members] == [[], []]

@@ -107,19 +107,6 @@ def test_what_a_checkpoint_holds(unfinished):
     assert all(checkpoint.tensors[name] == 4 for name in moments if name.endswith(".step"))
 
 
-def test_a_checkpoint_from_before_gradients_were_measured(unfinished):
-    """Its meters count no measured steps; the run goes on from it."""
-    run, go_on = unfinished
-
-    def without(tensors, about):
-        assert about["state"]["meters"].pop("measured") == 1
-
-    rewritten(without)(run / CHECKPOINT)
-    assert read_checkpoint(run / CHECKPOINT).state.meters["measured"] == 0
-    go_on()
-    assert not (run / CHECKPOINT).exists()
-
-
 def test_a_pickle_is_not_opened(complaint, tmp_path):
     trap = tmp_path / "sprung"
     for content in (pickle.dumps(Trap(trap)), b""):
@@ -178,6 +165,29 @@ def put(*keys, value):
         (put("state", "step", value=-1), "state.step must be a whole number of at least 0, but it is -1"),
         (put("state", "step", value=True), "state.step must be a whole number of at least 0, but it is true"),
         (put("state", "epoch", value=0), "state.epoch must be a whole number of at least 1, but it is 0"),
+        (put("state", "step", value=10**9), "state.step must be at most 3 in this run, but it is 1000000000"),
+        (put("state", "step", value=10**400), f"state.step must be at most 3 in this run, but it is 1{'0' * 56}..."),
+        (
+            put("state", "step", value=2),
+            "state.meters must count {'steps': 2, 'pairs': 16}, but it counts {'steps': 1, 'pairs': 8}",
+        ),
+        (
+            put("state", "meters", "pairs", value=0),
+            "state.meters must count {'steps': 1, 'pairs': 8}, but it counts {'steps': 1, 'pairs': 0}",
+        ),
+        (
+            put("state", "meters", value={"pairs": 8, "steps": 1, "sums": {}}),
+            "state.meters must hold exactly the fields measured, pairs, steps, sums, but found ['pairs', 'steps', "
+            "'sums']",
+        ),
+        (
+            put("state", "log", 0, "dev", value={"rsum": 1.0}),
+            'state.log[0].dev must hold rsum, image_to_text.r1 and text_to_image.r1, numbers, but it is {"rsum": 1.0}',
+        ),
+        (
+            put("state", "log", 0, "more", value=json.loads("[" * 500 + "]" * 500)),
+            "state.log[0] is nested more than 10 levels deep",
+        ),
         (put("state", "seconds", value="1"), 'state.seconds must be a finite number, but it is "1"'),
         (
             put("state", "meters", "sums", "loss", value=float("nan")),

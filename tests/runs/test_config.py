@@ -2,12 +2,21 @@
 
 import dataclasses
 import json
+import os
 import re
 
 import pytest
 
 from xattn.models.config import BFANConfig, PFANConfig, SCANConfig, SGRAFConfig
-from xattn.runs.config import CCRConfig, CCSConfig, MatchingConfig, RunConfig, read_configuration, write_configuration
+from xattn.runs.config import (
+    CCRConfig,
+    CCSConfig,
+    MatchingConfig,
+    RunConfig,
+    check_constraints_act,
+    read_configuration,
+    write_configuration,
+)
 from xattn.runtime.errors import InputError
 
 FIELDS = (
@@ -184,35 +193,35 @@ def test_the_least_values_are_allowed():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda values: values.update(seed="one"), "seed must be int, but it is 'one'"),
-        (lambda values: values.update(seed=True), "seed must be int, but it is True"),
+        (lambda values: values.update(seed="one"), 'seed must be int, but it is "one"'),
+        (lambda values: values.update(seed=True), "seed must be int, but it is true"),
         (lambda values: values.update(epochs=1.5), "epochs must be int, but it is 1.5"),
-        (lambda values: values.update(clip=None), "clip must be float, but it is None"),
-        (lambda values: values.update(clip=False), "clip must be float, but it is False"),
+        (lambda values: values.update(clip=None), "clip must be float, but it is null"),
+        (lambda values: values.update(clip=False), "clip must be float, but it is false"),
         (lambda values: values.update(preset=4), "preset must be str, but it is 4"),
         (
             lambda values: values.update(constraints="all"),
-            "constraints must be one of none, ccr, ccs, both, but it is 'all'",
+            'constraints must be one of none, ccr, ccs, both, but it is "all"',
         ),
         (
             lambda values: values.update(constraints=["ccr"]),
-            "constraints must be one of none, ccr, ccs, both, but it is ['ccr']",
+            'constraints must be one of none, ccr, ccs, both, but it is ["ccr"]',
         ),
         (
             lambda values: values["ccs"].update(swap="soft"),
-            "ccs.swap must be one of hard, random, sentence, but it is 'soft'",
+            'ccs.swap must be one of hard, random, sentence, but it is "soft"',
         ),
-        (lambda values: values["model"].update(dim="256"), "model.dim must be int, but it is '256'"),
+        (lambda values: values["model"].update(dim="256"), 'model.dim must be int, but it is "256"'),
         (
             lambda values: values["model"].update(dim=0),
             "model.dim and model.word_dim must be at least 1, but they are 0 and 300",
         ),
         (lambda values: values.update(epochs=0), "epochs must be at least 1, but it is 0"),
-        (lambda values: values.update(clip=float("nan")), "clip must be a finite number, but it is nan"),
-        (lambda values: values.update(clip=float("inf")), "clip must be a finite number, but it is inf"),
+        (lambda values: values.update(clip=float("nan")), "clip must be a finite number, but it is NaN"),
+        (lambda values: values.update(clip=float("inf")), "clip must be a finite number, but it is Infinity"),
         (
             lambda values: values["matching"].update(margin=float("nan")),
-            "matching.margin must be a finite number, but it is nan",
+            "matching.margin must be a finite number, but it is NaN",
         ),
     ],
 )
@@ -225,54 +234,123 @@ def without(values, name):
 
 
 def test_fields_that_are_missing_or_unknown(refused):
-    found = str(sorted([*without(RunConfig().as_dict(), "seed")]))
-    assert refused(lambda values: without(values, "seed")) == (
-        f"the configuration must hold exactly the fields {FIELDS}, but found {found}"
-    )
-    found = str(sorted([*RunConfig().as_dict(), "tau"]))
-    assert refused(lambda values: values | {"tau": 1}) == (
-        f"the configuration must hold exactly the fields {FIELDS}, but found {found}"
+    """There is one form of a configuration: what another version wrote is not filled in."""
+    exactly = f"the configuration must hold exactly the fields {FIELDS}, but"
+    assert refused(lambda values: without(values, "seed")) == f"{exactly} lacks seed"
+    assert refused(lambda values: without(values, "precision")) == f"{exactly} lacks precision"
+    assert refused(lambda values: values | {"tau": 1}) == f'{exactly} has ["tau"], which this version does not know'
+    assert refused(lambda values: {"tau": 1} | without(without(values, "seed"), "clip")) == (
+        f'{exactly} lacks clip, seed and has ["tau"], which this version does not know'
     )
     assert refused(lambda values: values | {"ccr": {"weight": 0.3, "margin": 0.2, "from_epoch": 1}}) == (
         "ccr must hold exactly the fields directions, from_epoch, gradient, margin, queries, weight, "
-        "but found ['from_epoch', 'margin', 'weight']"
+        "but lacks directions, gradient, queries"
     )
     for model in ("scan", {}, {"name": "scam"}, {"name": ["scan"]}):
-        sentence = f"model.name must be one of scan, pfan, bfan, sgraf, but model is {model!r}"
+        sentence = f"model.name must be one of scan, pfan, bfan, sgraf, but model is {json.dumps(model)}"
         assert refused(lambda values, model=model: values | {"model": model}) == sentence
-    found = ["aggregation", "dim", "direction", "lambda_lse", "lambda_softmax", "name"]
     assert refused(lambda values: values | {"model": without(values["model"], "word_dim")}) == (
-        f"model must hold exactly the fields {', '.join(found)}, word_dim, but found {found}"
+        "model must hold exactly the fields aggregation, dim, direction, lambda_lse, lambda_softmax, name, word_dim, "
+        "but lacks word_dim"
     )
-    assert (
-        refused(lambda values: "[1, 2]") == f"the configuration must hold exactly the fields {FIELDS}, but found list"
-    )
+    assert refused(lambda values: values | {"ccs": [1, 2]}) == "ccs must be an object, but it is [1, 2]"
+    assert refused(lambda values: "[1, 2]") == "expected a run's configuration, a JSON object, found [1, 2]"
 
 
-def test_files_that_cannot_be_read(refused, tmp_path):
-    assert refused(lambda values: "{not json") == (
-        "the configuration of the run is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 "
-        "(char 1))"
+def test_files_that_cannot_be_read(tmp_path):
+    path = tmp_path / "config.json"
+
+    def refused():
+        with pytest.raises(InputError) as caught:
+            read_configuration(path)
+        return str(caught.value).removeprefix(str(path))
+
+    assert refused() == ": cannot be read (No such file or directory)"
+    path.write_text("{not json")
+    assert refused() == (
+        ", line 1, column 2: expected a run's configuration, but this is not JSON (Expecting property name enclosed in "
+        "double quotes)"
     )
-    missing = tmp_path / "none" / "config.json"
+    unreadable = ": expected a run's configuration as JSON in UTF-8, but it cannot be read ("
+    path.write_bytes(b"\xff\xfe")
+    assert refused().startswith(f"{unreadable}'utf-8' codec can't decode")
+    path.write_text("[" * 100_000)
+    assert refused() == f"{unreadable}it is nested too deeply)"
+    path.write_text(" " * 2_000_000)
+    assert refused() == ": expected a run's configuration, of 1,048,576 bytes at most, but the file has 2,000,000"
+    path.unlink()
+    os.mkfifo(path)
+    assert refused() == ": expected a regular file, but this is a named pipe"
+
+
+@pytest.mark.parametrize(
+    ("field", "number", "sentence"),
+    [
+        ("seed", "4294967296", "seed must be at most 4294967295, but it is 4294967296"),
+        ("seed", "9" * 400, f"seed must be at most 4294967295, but it is {'9' * 57}..."),
+        ("seed", "-" + "9" * 400, f"seed must be at least 0, but it is -{'9' * 56}..."),
+        ("epochs", "1e400", "epochs must be int, but it is Infinity"),
+        ("clip", "1e400", "clip must be a finite number, but it is Infinity"),
+        ("clip", "9" * 400, f"clip must be a finite number, but it is {'9' * 57}..."),
+        ("model.dim", "65537", "model.dim must be at most 65536, but it is 65537"),
+    ],
+)
+def test_numbers_too_large_in_a_file(refused, field, number, sentence):
+    first, _, rest = field.partition(".")
+
+    def change(values):
+        (values[first] if rest else values).update({rest or first: "HERE"})
+        return json.dumps(values).replace('"HERE"', number)
+
+    assert refused(change) == sentence
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: RunConfig(seed=2**63), f"seed must be at most 4294967295, but it is {2**63}"),
+        (lambda: RunConfig(clip=float("inf")), "clip must be a finite number, but it is inf"),
+        (
+            lambda: RunConfig(matching=MatchingConfig(margin=float("inf"))),
+            "matching.margin must be a finite number, but it is inf",
+        ),
+        (
+            lambda: RunConfig(model=SCANConfig(lambda_lse=float("inf"))),
+            "model.lambda_lse must be a finite number, but it is inf",
+        ),
+        (
+            lambda: RunConfig(model=SCANConfig(dim=10**12)),
+            "model.dim must be at most 65536, but it is 1000000000000",
+        ),
+    ],
+)
+def test_numbers_too_large(make, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        make()
+
+
+@pytest.mark.parametrize("constraints", ["ccr", "ccs", "both"])
+def test_constraints_that_begin_after_the_last_epoch(constraints):
+    never = RunConfig(epochs=1, constraints=constraints)
     with pytest.raises(InputError) as caught:
-        read_configuration(missing)
-    assert str(caught.value) == f"{missing}: the configuration of the run cannot be read (No such file or directory)"
-    (tmp_path / "config.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(
-        InputError, match=r"config\.json: the configuration of the run is not JSON \('utf-8' codec can't decode"
+        check_constraints_act(never)
+    one = constraints.upper()
+    assert str(caught.value) == (
+        "CCR and CCS would never act: the last epoch is 1, but ccr.from_epoch is 2 and ccs.from_epoch is 2; set "
+        "--ccr.from-epoch 1 --ccs.from-epoch 1, or --epochs 2 or more"
+        if constraints == "both"
+        else f"{one} would never act: the last epoch is 1, but {constraints}.from_epoch is 2; set "
+        f"--{constraints}.from-epoch 1, or --epochs 2 or more"
+    )
+
+
+def test_constraints_that_act_in_the_last_epoch_or_not_at_all_by_choice():
+    first = CCRConfig(from_epoch=1), CCSConfig(from_epoch=1)
+    for config in (
+        RunConfig(epochs=1),
+        RunConfig(epochs=2, constraints="both"),
+        RunConfig(epochs=1, constraints="both", ccr=first[0], ccs=first[1]),
+        RunConfig(epochs=1, constraints="ccr", ccr=first[0]),
+        RunConfig(epochs=1, constraints="ccr", ccr=CCRConfig(weight=0.0)),
     ):
-        read_configuration(tmp_path / "config.json")
-
-
-def test_a_run_from_before_a_field_was_there_did_what_its_default_says(tmp_path):
-    values = RunConfig(seed=3).as_dict()
-    del values["accumulation"], values["precision"], values["ccr"]["gradient"], values["ccs"]["temperature"]
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    assert read_configuration(tmp_path / "config.json") == RunConfig(seed=3)
-
-
-def test_json_too_deep_to_be_read_is_a_sentence(tmp_path):
-    (tmp_path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(InputError, match=r"config\.json: the configuration of the run is not JSON \("):
-        read_configuration(tmp_path / "config.json")
+        check_constraints_act(config)

@@ -70,7 +70,7 @@ def test_what_is_listed(folder, tiny_run):
     assert cut.best == max((entry for entry in map(_numbers, entries(tiny_run)[:-1])), key=lambda found: found.rsum)
     assert broken.config is None
     assert broken.state.startswith(
-        f"unusable: {folder / 'e-broken' / 'config.json'}: the configuration of the run is not JSON ("
+        f"unusable: {folder / 'e-broken' / 'config.json'}, line 1, column 2: expected a run's configuration, but this "
     )
     assert without.state == "unusable: has no weights.safetensors and no checkpoint"
 

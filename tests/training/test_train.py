@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import xattn
 from waiting import LONGEST_WAIT
@@ -328,6 +328,26 @@ def test_a_single_caption_cannot_be_ranked(tmp_path, write_data, configured):
     assert str(caught.value) == f"{data}: the train split has 1 caption, but ranking needs at least 2"
 
 
+def test_captions_of_one_image_alone_have_nothing_to_rank_against(tmp_path, write_data, configured):
+    data = write_data(tmp_path / "data")
+    captions = (data / "train_caps.txt").read_text().splitlines()
+    (data / "train_caption_image.txt").write_text("0\n" * len(captions))
+    for name in ("truth", "phrases"):
+        (data / f"train_{name}.jsonl").unlink(missing_ok=True)
+    with pytest.raises(InputError) as caught:
+        trained(configured(), data, tmp_path / "run")
+    assert str(caught.value) == (
+        f"{data}: all {len(captions)} captions of the train split are of one image, but ranking needs captions of at "
+        "least 2 images"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_constraints_that_would_never_act_are_refused_before_anything_is_read(tmp_path, configured):
+    with pytest.raises(InputError, match=r"^CCR would never act: the last epoch is 1, but ccr\.from_epoch is 2; set "):
+        trained(configured(epochs=1, constraints="ccr"), tmp_path / "none", tmp_path / "run")
+
+
 def test_train_and_dev_of_two_kinds(tmp_path, write_data, configured):
     data, other = write_data(tmp_path / "data"), write_data(tmp_path / "other", feature_size=12)
     shutil.copy(other / "dev_ims.npy", data / "dev_ims.npy")
@@ -400,18 +420,25 @@ def test_folders_that_are_no_runs(tmp_path, tiny_run):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("text", "sentence"),
     [
-        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-        ("[]", "list indices must be integers or slices, not str"),
-        ('{"feature_size": 16}', "'vocabulary_size'"),
+        (
+            "{",
+            ", line 1, column 2: expected the sizes of a run's data, but this is not JSON (Expecting property name "
+            "enclosed in double quotes)",
+        ),
+        ("[]", ": expected the sizes of a run's data, a JSON object, found []"),
+        ('{"feature_size": 16}', ": vocabulary_size must be a whole number from 1 to 10000000, found null"),
+        (
+            '{"feature_size": 1e400}',
+            ": feature_size must be a whole number from 1 to 10000000, found Infinity",
+        ),
     ],
 )
-def test_sizes_that_cannot_be_read(broken_run, text, reason):
+def test_sizes_that_cannot_be_read(broken_run, text, sentence):
     folder, complaint = broken_run
     found = complaint(lambda run: (run / "model.json").write_text(text))
-    expected = "expected a JSON object with feature_size and vocabulary_size, but it cannot be read so"
-    assert found == f"{folder / 'model.json'}: {expected} ({reason})"
+    assert found == f"{folder / 'model.json'}{sentence}"
 
 
 def test_sizes_that_do_not_fit(broken_run):
@@ -420,7 +447,7 @@ def test_sizes_that_do_not_fit(broken_run):
     found = complaint(
         lambda run: (run / "model.json").write_text(json.dumps({"feature_size": 0, "vocabulary_size": words}))
     )
-    assert found == f"{folder / 'model.json'}: feature_size must be a whole number above 0, but it is 0"
+    assert found == f"{folder / 'model.json'}: feature_size must be a whole number from 1 to 10000000, found 0"
     found = complaint(
         lambda run: (run / "model.json").write_text(json.dumps({"feature_size": 16, "vocabulary_size": 99}))
     )
@@ -433,7 +460,7 @@ def test_sizes_that_do_not_fit(broken_run):
     )
     assert found == (
         f"{folder / 'weights.safetensors'}: these are not the weights of the model in config.json: "
-        "regions.fc.weight should be (16, 20) and is (16, 16)"
+        "regions.fc.weight should be F32 (16, 20) and is F32 (16, 16)"
     )
 
 
@@ -447,8 +474,51 @@ def test_weights_of_another_model(broken_run, tiny_data, configured):
     words = json.loads((folder / "model.json").read_text())["vocabulary_size"]
     assert complaint(wider) == (
         f"{folder / 'weights.safetensors'}: these are not the weights of the model in config.json: "
-        f"words.embed.weight should be ({words}, 10) and is ({words}, 8)"
+        f"words.embed.weight should be F32 ({words}, 10) and is F32 ({words}, 8)"
     )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(torch.int32, "I32"), (torch.int8, "I8"), (torch.float16, "F16"), (torch.float64, "F64")]
+)
+def test_weights_of_another_type_are_not_converted(broken_run, dtype, name):
+    """Integers would be read as weights that were cut off at the point."""
+    folder, complaint = broken_run
+    weights = folder / "weights.safetensors"
+
+    def convert(run):
+        save_file({key: tensor.to(dtype) for key, tensor in load_file(weights).items()}, weights)
+
+    assert complaint(convert) == (
+        f"{weights}: these are not the weights of the model in config.json: regions.fc.bias should be F32 (16,) and is "
+        f"{name} (16,)"
+    )
+
+
+def test_sizes_that_the_weights_do_not_back_take_no_memory(broken_run):
+    """A GRU of 65,536 needs 200 GB."""
+    folder, complaint = broken_run
+
+    def widen(run):
+        values = json.loads((run / "config.json").read_text())
+        values["model"]["dim"] = 65_536
+        (run / "config.json").write_text(json.dumps(values))
+
+    assert complaint(widen) == (
+        f"{folder / 'weights.safetensors'}: these are not the weights of the model in config.json: regions.fc.bias "
+        "should be F32 (65536,) and is F32 (16,)"
+    )
+
+
+@pytest.mark.parametrize("name", ["vocabulary.json", "model.json", "weights.safetensors"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(broken_run, name):
+    folder, complaint = broken_run
+
+    def put_pipe(run):
+        (run / name).unlink()
+        os.mkfifo(run / name)
+
+    assert complaint(put_pipe) == f"{folder / name}: expected a regular file, but this is a named pipe"
 
 
 def test_weights_that_are_damaged_or_missing(broken_run):

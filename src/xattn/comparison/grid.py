@@ -3,11 +3,12 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from xattn.runs.config import ConstraintSet, RunConfig
+from xattn.runs.config import ConstraintSet, RunConfig, check_constraints_act, configuration_of
 from xattn.runs.presets import Settings, preset
 from xattn.runtime.errors import InputError
 from xattn.runtime.nearest import did_you_mean
@@ -66,26 +67,31 @@ def refuse_unknown(sweep: Sweep, configs: list[RunConfig]) -> None:
     raise InputError(f"--sweep {sweep.field}: the configuration has no such field; {advice}")
 
 
-def with_field(config: RunConfig, name: str, text: str) -> RunConfig:
-    """A configuration with one field set to a value as it is written.
+def with_fields(config: RunConfig, values: Mapping[str, str]) -> RunConfig:
+    """A configuration with some fields set to values as they are written; it is checked when all are set.
 
     Raises:
-        InputError: the value is not of the field's kind, or not allowed.
+        InputError: a value is not of the field's kind, or not allowed.
 
     Example:
-        >>> with_field(RunConfig(), "ccs.swap", "hard").ccs.swap
+        >>> with_fields(RunConfig(), {"ccs.swap": "hard", "epochs": "3"}).ccs.swap
         'hard'
     """
+    plain = config.as_dict()
+    given = " ".join(f"--sweep {name}={text}" for name, text in values.items())
+    for name, text in values.items():
+        *path, last = name.split(".")
+        part, place = config, plain
+        for each in path:
+            part, place = getattr(part, each), place[each]
+        try:
+            place[last] = _read(get_type_hints(type(part))[last], text)
+        except ValueError as error:
+            raise InputError(f"--sweep {name}={text}: {error}") from error
     try:
-        return _with(config, name.split("."), text)
+        return configuration_of(plain)
     except ValueError as error:
-        raise InputError(f"--sweep {name}={text}: {error}") from error
-
-
-def _with(part: Any, path: list[str], text: str) -> Any:
-    first, *rest = path
-    value = _with(getattr(part, first), rest, text) if rest else _read(get_type_hints(type(part))[first], text)
-    return dataclasses.replace(part, **{first: value})
+        raise InputError(f"{given}: {error}") from error
 
 
 def _read(kind: Any, text: str) -> Any:
@@ -180,8 +186,8 @@ def grid_trials(grid: Grid) -> list[Trial]:
     are.
 
     Raises:
-        InputError: a list is empty or names something twice, a preset or field does not exist, or a value is not
-            allowed.
+        InputError: a list is empty or names something twice, a preset or field does not exist, a value is not
+            allowed, or a constraint of a trial would never act.
     """
     for flag, values in (("preset", grid.presets), ("constraint set", grid.constraints), ("seed", grid.seeds)):
         if not values:
@@ -222,9 +228,9 @@ def _points(sweeps: list[Sweep], base: RunConfig, constraints: ConstraintSet) ->
 
 
 def _trial(config: RunConfig, grid: Grid, sweeps: list[Sweep], values: dict[str, str]) -> Trial:
-    for field, value in values.items():
-        config = with_field(config, field, value)
+    config = with_fields(config, values)
     varied = {sweep.field for sweep in sweeps if len(sweep.values) > 1}
+    check_constraints_act(config)
     name = [config.preset if grid.settings == "small" else f"{config.preset}-{grid.settings}", config.constraints]
     name += [f"{field}={value}" for field, value in values.items() if field in varied]
     return Trial("_".join([*name, f"seed{config.seed}"]).replace("/", "-"), (config,))

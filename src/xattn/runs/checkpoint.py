@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import xattn
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_finite, is_whole, preview
+from xattn.runtime.jsonl import is_finite, is_whole, parse_json, preview
 
 CHECKPOINT = "checkpoint.safetensors"
 FORMAT = 1
@@ -211,12 +211,12 @@ def _described(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:
 
 def _checked(path: Path, header: dict[str, str] | None) -> tuple[TrainingState, Identity]:
     try:
-        about = json.loads((header or {})["training"])
+        about = parse_json((header or {})["training"])
     except KeyError as error:
         raise InputError(
             f"{path}: expected a checkpoint, but its header does not say where the training was"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: expected JSON in the header of the checkpoint, but it is not ({error})") from error
     _require(path, about, {"format", "xattn", "identity", "state"}, "the header")
     if about["format"] != FORMAT:
@@ -224,8 +224,6 @@ def _checked(path: Path, header: dict[str, str] | None) -> tuple[TrainingState, 
     identity, state = about["identity"], about["state"]
     _require(path, identity, {"configuration", "data"}, "identity")
     _require(path, state, set(TrainingState.__dataclass_fields__), "state")
-    if isinstance(state["meters"], dict) and state["meters"]:
-        state["meters"] = {"measured": 0} | state["meters"]  # which the first checkpoints lack
     _require(
         path, state["meters"], {"pairs", "steps", "measured", "sums"} if state["meters"] else set(), "state.meters"
     )
@@ -273,3 +271,28 @@ def _check_log(path: Path, log: object, epoch: int) -> None:
     for number, entry in enumerate(log, start=1):
         if not isinstance(entry, dict) or entry.get("epoch") != number or not is_finite(entry.get("seconds")):
             raise InputError(wanted)
+        if "dev" in entry and not _is_measured(entry["dev"]):
+            raise InputError(
+                f"{path}: state.log[{number - 1}].dev must hold rsum, image_to_text.r1 and text_to_image.r1, numbers, "
+                f"but it is {preview(entry['dev'])}"
+            )
+        if _depth(entry) > _DEEPEST_ENTRY:
+            raise InputError(f"{path}: state.log[{number - 1}] is nested more than {_DEEPEST_ENTRY} levels deep")
+
+
+def _is_measured(dev: object) -> bool:
+    match dev:
+        case {"rsum": rsum, "image_to_text": {"r1": one}, "text_to_image": {"r1": other}}:
+            return all(map(is_finite, (rsum, one, other)))
+    return False
+
+
+_DEEPEST_ENTRY = 10
+
+
+def _depth(value: object, above: int = 0) -> int:
+    """How many levels of lists and objects there are, counted until there are more than an entry has."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if above > _DEEPEST_ENTRY or not parts:
+        return above
+    return max(_depth(part, above + 1) for part in parts)

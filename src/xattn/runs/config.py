@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -13,7 +14,8 @@ from xattn.attention.options import GradientTarget
 from xattn.losses.options import Negatives, SwapSource
 from xattn.models.config import ModelConfig, SCANConfig, attention_directions
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_finite
+from xattn.runtime.json_shapes import read_object
+from xattn.runtime.jsonl import is_finite, is_whole, preview
 
 ConstraintSet = Literal["none", "ccr", "ccs", "both"]
 CountedQueries = Literal["all", "content", "idf"]
@@ -24,6 +26,14 @@ WhichWeights = Literal["last", "best"]
 Precision = Literal["fp32", "bf16"]
 """Of matrix products: in training those of the encoders, in evaluation those of fragments with fragments. Norms,
 softmaxes, losses and weights are float32 in both."""
+
+
+_LEAST = {"epochs": 1, "batch_size": 2, "decay_every": 1, "min_count": 1, "seed": 0, "accumulation": 1}
+_MOST = 2**32 - 1
+"""Of the whole numbers above: what every generator of random numbers takes as a seed."""
+_LARGEST_SIZE = 65_536
+"""Of the other whole numbers, which are sizes and counts of layers: beyond it is a slip of the keyboard or a damaged
+file."""
 
 
 @dataclass(frozen=True)
@@ -134,18 +144,22 @@ class RunConfig:
     ccs: CCSConfig = field(default_factory=CCSConfig)
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("epochs", 1),
-            ("batch_size", 2),
-            ("decay_every", 1),
-            ("min_count", 1),
-            ("seed", 0),
-            ("accumulation", 1),
-        ):
-            _require(getattr(self, name) >= least, f"{name} must be at least {least}, but it is {getattr(self, name)}")
+        for name, least in _LEAST.items():
+            _require(
+                getattr(self, name) >= least,
+                f"{name} must be at least {least}, but it is {preview(getattr(self, name))}",
+            )
+        for name, value in flattened(self.as_dict()).items():
+            if is_whole(value):
+                most = _MOST if name in _LEAST else _LARGEST_SIZE
+                _require(value <= most, f"{name} must be at most {most}, but it is {preview(value)}")
         _require(
             0 < self.learning_rate <= 1, f"learning_rate must be above 0 and at most 1, but it is {self.learning_rate}"
         )
+        for name, value in flattened(self.as_dict()).items():
+            _require(
+                not isinstance(value, float) or is_finite(value), f"{name} must be a finite number, but it is {value}"
+            )
         _require(self.clip > 0, f"clip must be above 0, but it is {self.clip}")
         _require(
             self.batch_size >= 2 * self.accumulation,
@@ -187,12 +201,25 @@ class RunConfig:
         ]
 
 
-_LATER: dict[str, dict[str, Any]] = {
-    "": {"accumulation": 1, "precision": "fp32"},
-    "ccr": {"gradient": "all", "directions": "both"},
-    "ccs": {"gradient": "all", "directions": "both", "temperature": 0.0},
-}
-"""Fields that the first run folders lack, by the dataclass that holds them, with what those runs did."""
+_LARGEST_FILE = 1 << 20
+"""Bytes of a configuration; one has some 1,500."""
+
+
+def check_constraints_act(config: RunConfig) -> None:
+    """Raise `InputError` if a chosen constraint would begin to act only after the last epoch."""
+    late = [
+        (name, part.from_epoch)
+        for name, part, is_used in (("ccr", config.ccr, config.uses_ccr), ("ccs", config.ccs, config.uses_ccs))
+        if is_used and part.from_epoch > config.epochs
+    ]
+    if late:
+        flags = " ".join(f"--{name}.from-epoch 1" for name, _ in late)
+        last = max(first for _, first in late)
+        raise InputError(
+            f"{' and '.join(name.upper() for name, _ in late)} would never act: the last epoch is {config.epochs}, but "
+            f"{' and '.join(f'{name}.from_epoch is {first}' for name, first in late)}; set {flags}, "
+            f"or --epochs {last} or more"
+        )
 
 
 def read_configuration(path: Path) -> RunConfig:
@@ -202,16 +229,20 @@ def read_configuration(path: Path) -> RunConfig:
         InputError: the file is missing, no JSON, or does not hold exactly the fields of a configuration with values
             that they allow.
     """
+    values = read_object(path, "a run's configuration", _LARGEST_FILE)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: the configuration of the run cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the configuration of the run is not JSON ({error})") from error
-    try:
-        return _built(RunConfig, values, "")
+        return configuration_of(values)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def configuration_of(values: dict[str, Any]) -> RunConfig:
+    """The configuration that `RunConfig.as_dict` gave as plain values.
+
+    Raises:
+        ValueError: a field is missing, unknown, or of a value that is not allowed.
+    """
+    return _built(RunConfig, values, "")
 
 
 def write_configuration(config: RunConfig, path: Path) -> None:
@@ -251,28 +282,33 @@ def _built(kind: Any, value: Any, where: str) -> Any:
         by_name = {choice.name: choice for choice in get_args(kind)}
         found = value.get("name") if isinstance(value, dict) else None
         if not isinstance(found, str) or found not in by_name:
-            raise ValueError(f"{where}.name must be one of {', '.join(by_name)}, but {where} is {value!r}")
+            raise ValueError(f"{where}.name must be one of {', '.join(by_name)}, but {where} is {preview(value)}")
         return _built(by_name[found], value, where)
     if dataclasses.is_dataclass(kind):
         names = {field.name for field in dataclasses.fields(kind)}
-        filled = _LATER.get(where, {}) | value if isinstance(value, dict) else {}
-        if set(filled) != names:
-            found = sorted(value) if isinstance(value, dict) else type(value).__name__
-            raise ValueError(
-                f"{where or 'the configuration'} must hold exactly the fields {', '.join(sorted(names))}, but found "
-                f"{found}"
-            )
+        if not isinstance(value, dict):
+            raise ValueError(f"{where or 'the configuration'} must be an object, but it is {preview(value)}")
+        _refuse_other_fields(where or "the configuration", value.keys(), names)
         hints = get_type_hints(kind)
-        fields = {name: _built(hints[name], filled[name], f"{where}.{name}".lstrip(".")) for name in names}
+        fields = {name: _built(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in hints}
         return kind(**fields)  # pyright: ignore[reportCallIssue]
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise ValueError(f"{where} must be one of {', '.join(get_args(kind))}, but it is {value!r}")
+            raise ValueError(f"{where} must be one of {', '.join(get_args(kind))}, but it is {preview(value)}")
         return value
     if kind is float and type(value) in (int, float):
         if not is_finite(value):
-            raise ValueError(f"{where} must be a finite number, but it is {value!r}")
+            raise ValueError(f"{where} must be a finite number, but it is {preview(value)}")
         return float(value)
     if type(value) is not kind:
-        raise ValueError(f"{where} must be {kind.__name__}, but it is {value!r}")
+        raise ValueError(f"{where} must be {kind.__name__}, but it is {preview(value)}")
     return value
+
+
+def _refuse_other_fields(where: str, found: Collection[str], names: Collection[str]) -> None:
+    """Raise `ValueError` unless the two hold the same names."""
+    missing, unknown = sorted({*names} - {*found}), sorted({*found} - {*names})
+    said = [f"lacks {', '.join(missing)}"] if missing else []
+    said += [f"has {preview(unknown)}, which this version does not know"] if unknown else []
+    if said:
+        raise ValueError(f"{where} must hold exactly the fields {', '.join(sorted(names))}, but {' and '.join(said)}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from xattn.data.vocabulary import Vocabulary
@@ -29,6 +29,14 @@ from xattn.runs.checkpoint import CHECKPOINT, read_state
 from xattn.runs.config import RunConfig, WhichWeights, read_configuration, write_configuration
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
+from xattn.runtime.files import require_regular_file
+from xattn.runtime.json_shapes import read_object
+from xattn.runtime.jsonl import is_whole, preview
+
+_LARGEST_FILE = 1 << 20
+"""Bytes of the small files of a run folder."""
+_LARGEST_SIZE = 10_000_000
+"""Of a region's features, and of a vocabulary."""
 
 WEIGHTS = "weights.safetensors"
 BEST = "best.safetensors"
@@ -134,11 +142,9 @@ def load_run(folder: Path, device: torch.device | str = "cpu", which: WhichWeigh
         raise InputError(f"{folder}: has no {BEST}, which a run writes after an epoch if its data has a dev split")
     vocabulary = Vocabulary.load(run_file(folder, "vocabulary.json"))
     feature_size = _read_feature_size(run_file(folder, "model.json"), len(vocabulary))
-    model = build_model(config.model, feature_size, len(vocabulary))
-    path = run_file(folder, WEIGHTS if which == "last" else BEST)
-    weights = _read_weights(path)
-    _check_weights_match(path, model, weights)
-    model.load_state_dict(weights)
+    with torch.device("meta"):  # without memory, of which a damaged configuration could ask too much
+        model = build_model(config.model, feature_size, len(vocabulary))
+    _read_weights(run_file(folder, WEIGHTS if which == "last" else BEST), model)
     return Run(folder, config, vocabulary, feature_size, model.to(device).eval(), which)
 
 
@@ -146,9 +152,10 @@ def run_file(folder: Path, name: str) -> Path:
     """The path of a file of a run folder, which need not be there.
 
     Raises:
-        InputError: it is a symbolic link that leads out of the folder.
+        InputError: it is a symbolic link that leads out of the folder, or no regular file.
     """
     path = Path(folder) / name
+    require_regular_file(path)
     if not path.resolve().is_relative_to(Path(folder).resolve()):
         raise InputError(f"{path}: leads out of the run folder, to {path.resolve()}, and is not followed")
     return path
@@ -185,15 +192,12 @@ def is_resumable(folder: Path, config: RunConfig) -> bool:
 
 
 def _read_feature_size(path: Path, vocabulary_size: int) -> int:
-    try:
-        sizes = json.loads(path.read_text(encoding="utf-8"))
-        feature_size, expected = sizes["feature_size"], sizes["vocabulary_size"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected a JSON object with feature_size and vocabulary_size, but it cannot be read so ({error})"
-        ) from error
-    if type(feature_size) is not int or feature_size < 1:
-        raise InputError(f"{path}: feature_size must be a whole number above 0, but it is {feature_size!r}")
+    sizes = read_object(path, "the sizes of a run's data", _LARGEST_FILE)
+    for name in ("feature_size", "vocabulary_size"):
+        size = sizes.get(name)
+        if not is_whole(size) or not 1 <= size <= _LARGEST_SIZE:
+            raise InputError(f"{path}: {name} must be a whole number from 1 to {_LARGEST_SIZE}, found {preview(size)}")
+    feature_size, expected = sizes["feature_size"], sizes["vocabulary_size"]
     if expected != vocabulary_size:
         raise InputError(
             f"{path}: the model was trained with {expected} words, but vocabulary.json beside it holds "
@@ -202,21 +206,37 @@ def _read_feature_size(path: Path, vocabulary_size: int) -> int:
     return feature_size
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def _read_weights(path: Path, model: MatchingModel) -> None:
+    """Fill a model that has no memory yet with the weights of a file, after its header alone has shown that they
+    fit.
+    """
+    expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: the weights cannot be read ({error})") from error
+    for name in sorted(expected.keys() | found.keys()):
+        wanted, there = _described(expected.get(name)), _described(found.get(name))
+        if wanted != there:
+            raise InputError(
+                f"{path}: these are not the weights of the model in config.json: {name} should be {wanted} and is "
+                f"{there}"
+            )
+    model.to_empty(device="cpu")
+    try:
+        model.load_state_dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: the weights cannot be read ({error})") from error
 
 
-def _check_weights_match(path: Path, model: MatchingModel, weights: dict[str, torch.Tensor]) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if expected == found:
-        return
-    name = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))[0]
-    raise InputError(
-        f"{path}: these are not the weights of the model in config.json: {name} should be "
-        f"{expected.get(name, 'absent')} "
-        f"and is {found.get(name, 'absent')}"
-    )
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+"""Of weights and counters, as a safetensors file names them."""
+
+
+def _described(tensor: tuple[tuple[int, ...], torch.dtype | str] | None) -> str:
+    if tensor is None:
+        return "absent"
+    shape, dtype = tensor
+    return f"{dtype if isinstance(dtype, str) else _DTYPES[dtype]} {shape}"

@@ -1,6 +1,5 @@
 """What run folders hold, in a line each: which model, how far it has come, and its best development numbers."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from xattn.runs.checkpoint import CHECKPOINT, read_state
 from xattn.runs.config import RunConfig, read_configuration
 from xattn.runs.folder import ABOUT, LOG, WEIGHTS, is_unfinished, run_file
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import is_finite
+from xattn.runtime.jsonl import is_finite, parse_json
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def read_log(path: Path) -> list[Any]:
     entries = []
     for line in path.read_bytes().split(b"\n")[:-1]:
         try:
-            entries.append(json.loads(line))
+            entries.append(parse_json(line))
         except ValueError as error:
             raise InputError(f"{path}: line {len(entries) + 1} is not JSON") from error
     return entries

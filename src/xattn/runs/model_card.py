@@ -1,12 +1,12 @@
 """The page that a shared run shows of itself, written from its own files."""
 
-import json
 from typing import Any
 
 from xattn.runs.folder import ABOUT, BEST, LOG, Run, run_file
 from xattn.runs.listing import best_numbers, read_log
 from xattn.runs.presets import DESCRIPTIONS
 from xattn.runtime.errors import InputError
+from xattn.runtime.json_shapes import read_object
 
 
 def model_card(run: Run) -> str:
@@ -78,10 +78,8 @@ def _use(run: Run) -> list[str]:
 
 def _about(run: Run) -> dict[str, Any]:
     path = run_file(run.folder, ABOUT)
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        return {name: about[name] for name in ("xattn", "torch", "images", "captions")}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: expected an object with xattn, torch, images and captions, but it cannot be read so ({error})"
-        ) from error
+    about = read_object(path, "what a run was trained on", 1 << 20)
+    missing = [name for name in ("xattn", "torch", "images", "captions") if name not in about]
+    if missing:
+        raise InputError(f"{path}: lacks {' and '.join(missing)}")
+    return about

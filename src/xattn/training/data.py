@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from xattn.data.batches import EncodedCaptions
 from xattn.data.fingerprint import split_fingerprint
 from xattn.data.reader import check_features, read_split, split_names
@@ -37,6 +39,11 @@ def prepare_data(config: RunConfig, data: Path, vocabulary: Path | str | None = 
     check_features(split)
     if split.n_captions < 2:
         raise InputError(f"{data}: the train split has {split.n_captions} caption, but ranking needs at least 2")
+    if len(np.unique(split.caption_image)) < 2:
+        raise InputError(
+            f"{data}: all {split.n_captions} captions of the train split are of one image, but ranking needs captions "
+            "of at least 2 images"
+        )
     dev = read_split(data, "dev") if "dev" in split_names(data) else None
     if dev is not None:
         check_features(dev)

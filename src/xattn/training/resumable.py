@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xattn.runs.checkpoint import CHECKPOINT, Identity, encoded_checkpoint, read_checkpoint, save_checkpoint
+from xattn.data.batches import epoch_batches
+from xattn.runs.checkpoint import CHECKPOINT, Checkpoint, Identity, encoded_checkpoint, read_checkpoint, save_checkpoint
 from xattn.runs.folder import BEST, LOG, begin_run, finish_run, run_file, write_weights
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
+from xattn.runtime.jsonl import preview
 from xattn.runtime.lock import LOCK, FolderLock
 from xattn.runtime.printable import printable
 from xattn.training.collapse import STEPS, advice
@@ -116,6 +118,7 @@ class ResumableRun:
                 "another --out"
             )
         training = self.training
+        _check_position(checkpoint, training)
         checkpoint.restore(training.model, training.optimiser)
         training.state = state = checkpoint.state
         self._set_rng_states(checkpoint.path, checkpoint.rng_states)
@@ -264,6 +267,25 @@ class ResumableRun:
                 f"{self.process_group.world_size}; "
                 "dropout will differ from what it would have been"
             )
+
+
+def _check_position(checkpoint: Checkpoint, training: Training) -> None:
+    """Raise `InputError` unless a checkpoint is at a step that this training has, after as many pairs."""
+    state, config = checkpoint.state, training.config
+    sizes = [
+        len(rows)
+        for rows in epoch_batches(len(training.data.train_captions), config.batch_size, config.seed, state.epoch)
+    ]
+    most = len(sizes) if state.epoch <= config.epochs else 0
+    for name, value, largest in (("epoch", state.epoch, config.epochs + 1), ("step", state.step, most)):
+        if value > largest:
+            raise InputError(
+                f"{checkpoint.path}: state.{name} must be at most {largest} in this run, but it is {preview(value)}"
+            )
+    done = {"steps": state.step, "pairs": sum(sizes[: state.step])}
+    counted = {name: state.meters.get(name, 0) for name in done}
+    if counted != done:
+        raise InputError(f"{checkpoint.path}: state.meters must count {done}, but it counts {counted}")
 
 
 def seed_process(seed: int, index: int, epoch: int = 1, step: int = 0) -> None:

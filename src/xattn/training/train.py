@@ -14,7 +14,7 @@ import xattn
 from xattn.evaluation.compatibility import check_compatible
 from xattn.models.base import MatchingModel
 from xattn.models.registry import build_model
-from xattn.runs.config import RunConfig
+from xattn.runs.config import RunConfig, check_constraints_act
 from xattn.runs.folder import is_resumable
 from xattn.runtime import atomic
 from xattn.runtime.device import best_device, launched_process_group
@@ -72,12 +72,13 @@ def train(
         The run folder.
 
     Raises:
-        InputError: the data cannot be used, `out` is taken or cannot be written, or the loss is no longer finite. The
-            last checkpoint stays; a run that fails in its first step leaves no folder.
+        InputError: the data cannot be used, a constraint would never act, `out` is taken or cannot be written, or the
+            loss is no longer finite. The last checkpoint stays; a run that fails in its first step leaves no folder.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the run has been saved. A second one does not wait for that.
     """
     out, process_group = Path(out), launched_process_group()
     resumes = process_group.on_main(lambda: _resumes(out, config))
+    check_constraints_act(config)
     prepared = prepare_data(config, Path(data), vocabulary)
     model = _new_model(config, prepared, process_group)
     for split in (prepared.train, prepared.dev):

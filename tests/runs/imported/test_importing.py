@@ -499,7 +499,7 @@ UNTOLD = "is of SCAN or of BFAN, which have the same tensors, but its settings d
         ("sgraf", {"sim_dim": 256}, {}, "its settings say sim_dim 256, but its tensors say 4"),
         ("sgraf", {"sgr_step": 4}, {}, "its settings say sgr_step 4, but its tensors say 3"),
         ("scan", {"lambda_softmax": 99.0}, {}, "model.lambda_softmax must be above 0 and at most 35, but it is 99.0"),
-        ("scan", {"lambda_softmax": "nine"}, {}, "model.lambda_softmax must be float, but it is 'nine'"),
+        ("scan", {"lambda_softmax": "nine"}, {}, 'model.lambda_softmax must be float, but it is "nine"'),
         ("scan", {"num_epochs": 0}, {}, "epochs must be at least 1, but it is 0"),
         (
             "scan",
@@ -521,7 +521,7 @@ UNTOLD = "is of SCAN or of BFAN, which have the same tensors, but its settings d
             "scan",
             {"cross_attn": None},
             {"settings": {"model.direction": "up"}},
-            "model.direction must be one of t2i, i2t, but it is 'up'",
+            'model.direction must be one of t2i, i2t, but it is "up"',
         ),
     ],
 )
@@ -618,11 +618,11 @@ def test_parts_that_are_no_state_dictionary(refused, part):
 
 
 def test_a_matrix_that_would_make_a_huge_model(refused):
-    """1,600,000 rows ask for a GRU of 30 TB, which nobody allocates."""
+    """60,000 rows ask for a GRU of 86 GB, which nobody allocates."""
     wide = changed(
         published_checkpoint("scan", embed_size=None, img_dim=None),
         0,
-        fc__weight=torch.zeros(1_600_000, 1),
+        fc__weight=torch.zeros(60_000, 1),
         fc__bias=None,
     )
     assert refused(wide) == "lacks its image encoder's fc.bias"

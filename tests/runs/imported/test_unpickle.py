@@ -574,10 +574,10 @@ def test_what_is_no_file(tmp_path):
         read_checkpoint(tmp_path / "a.pth.tar")
     assert str(caught.value) == f"{tmp_path / 'a.pth.tar'}: the checkpoint cannot be read (No such file or directory)"
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe"):
+    for path, kind in ((tmp_path, "a folder"), (tmp_path / "pipe", "a named pipe")):
         with pytest.raises(InputError) as caught:
             read_checkpoint(path)
-        assert str(caught.value) == f"{path}: expected a checkpoint, but it is no file"
+        assert str(caught.value) == f"{path}: expected a regular file, but this is {kind}"
 
 
 def whole_file(is_zip):

@@ -1,6 +1,5 @@
 """A published checkpoint and its vocabulary, made into a run folder that evaluates as any other."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from xattn.data.vocabulary import Vocabulary
 from xattn.models.base import MatchingModel
 from xattn.models.config import ModelConfig
 from xattn.models.registry import build_model
-from xattn.runs.folder import save_run
+from xattn.runs.folder import ABOUT, save_run
 from xattn.runs.imported.names import ModelName, published_name, renamed, told_by_names
 from xattn.runs.imported.settings import configured, plain_settings, told_by_settings
 from xattn.runs.imported.unpickle import read_checkpoint
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
+from xattn.runtime.json_shapes import read_object
 from xattn.runtime.jsonl import preview
 
 
@@ -89,7 +89,7 @@ def import_summary(run: Path | str) -> str:
     """What was imported into a run folder, in a line or two: of which epoch, how good it was, which settings were not
     understood.
     """
-    imported = json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))["imported"]
+    imported = read_object(Path(run) / ABOUT, "what was imported")["imported"]
     lines = [f"epoch {imported['epoch']}, best rsum {imported['best_rsum']}, by its own account"]
     if imported["unknown_settings"]:
         lines.append(

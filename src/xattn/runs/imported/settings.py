@@ -21,8 +21,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 from xattn.models.config import ModelConfig
-from xattn.runs import config as configuration
-from xattn.runs.config import MatchingConfig, RunConfig
+from xattn.runs.config import MatchingConfig, RunConfig, configuration_of
 from xattn.runs.imported.names import ModelName
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import preview
@@ -162,7 +161,7 @@ def configured(
         _place(plain, name, value)
     plain["preset"] = _preset(plain["model"])
     known = {*only, *_SIZES, *_TRAINING, *_WITHOUT_EFFECT, *_ARCHITECTURE[model]}
-    return Configured(configuration._built(RunConfig, plain, ""), sorted(published.keys() - known))
+    return Configured(configuration_of(plain), sorted(published.keys() - known))
 
 
 def _chosen(name: str, value: Plain, choices: dict[str, str] | None) -> Any:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from xattn.runs.imported.plain_pickle import PLAIN, Global, read_pickle
 from xattn.runtime.errors import InputError
+from xattn.runtime.files import require_regular_file
 from xattn.runtime.jsonl import preview
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -65,12 +66,10 @@ def read_checkpoint(path: Path | str) -> Any:
             function that a checkpoint of tensors and settings does not need.
     """
     path = Path(path)
+    require_regular_file(path)
     try:
-        size = path.stat().st_size
-        if not path.is_file():  # to open a pipe would wait for its other end
-            raise InputError("expected a checkpoint, but it is no file")
         with path.open("rb") as file:
-            return _read(file, size)
+            return _read(file, path.stat().st_size)
     except OSError as error:
         raise InputError(f"{path}: the checkpoint cannot be read ({error.strerror or error})") from error
     except InputError as error:
