@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,13 +17,13 @@ import pytest
 import torch
 
 from waiting import LONGEST_WAIT
-from xattn.comparison import running
+from xattn.comparison import running, trial
 from xattn.comparison.experiment import compare, compared_folder, planned_trials, records_in, seconds_left
 from xattn.comparison.grid import Grid, grid_trials
 from xattn.comparison.records import read_record, write_record
 from xattn.comparison.running import run_trials
 from xattn.comparison.table import as_dict
-from xattn.comparison.trial import Task, main, read_task, run_trial, write_task
+from xattn.comparison.trial import Task, hold, main, read_task, run_trial, write_task
 from xattn.data.batches import EncodedCaptions
 from xattn.data.identity import data_identity
 from xattn.data.reader import read_split
@@ -34,6 +36,7 @@ from xattn.models.base import evaluating
 from xattn.runs.folder import load_run
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
+from xattn.runtime.lock import LOCK, FolderLock
 from xattn.runtime.plain import plain
 from xattn.training.train import train
 
@@ -313,6 +316,41 @@ def test_the_first_reason_stays(tiny_data, tmp_path, capfd):
     assert "Traceback" in capfd.readouterr().err, "for the file of what it printed"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_two_processes_one_is_killed(tiny_data, tmp_path, rank):
+    """The other ends with it at once, and the record says in one sentence what happened."""
+    (task,) = tasks_of(dataclasses.replace(ONE, sweep=(*SIZES, "epochs=100000")), tiny_data, tmp_path)
+    launch = f"{sys.executable} -m torch.distributed.run --nproc_per_node 2 --master_port {free_port()}"
+    killed = []
+
+    def kill():
+        output = task.folder / "output.txt"
+        while not (output.exists() and "epoch" in output.read_text()):
+            time.sleep(0.1)
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+                is_trial = str(task.folder) in (path.parent / "cmdline").read_text()
+                if is_trial and f"\0RANK={rank}\0" in path.read_text():
+                    killed.append(time.monotonic())
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    found = run_trials([task], launch=launch)
+    thread.join()
+    said = "one of the trial's processes was killed, perhaps because memory ran out, and the others ended with it"
+    assert [(record.state, record.reason) for record in found] == [("failed", said)]
+    assert len(killed) == 1
+    assert not is_at_work(tmp_path)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def test_a_task_is_read_as_it_was_written(tiny_data, tmp_path):
     grid = Grid(("sgraf-sgr", "sgraf-saf"), ("both",), (3,), ensembles=("sgraf-sgr+sgraf-saf",))
     for task in tasks_of(grid, tiny_data, tmp_path, iou=0.4):
@@ -415,14 +453,44 @@ def test_data_that_changed_meanwhile(write_data, tmp_path):
     )
 
 
-def test_two_grids_in_one_folder(tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "PATIENCE", 0.3)
-    with (tmp_path / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(InputError) as caught:
-            compare(ONE, tiny_data, tmp_path)
+def test_two_grids_in_one_folder(tiny_data, tmp_path):
+    lock = FolderLock(tmp_path / LOCK, "")
+    with pytest.raises(InputError) as caught:
+        compare(ONE, tiny_data, tmp_path)
     assert str(caught.value) == f"{tmp_path}: another comparison is at work in this folder; wait until it has ended"
     assert not (tmp_path / "records").exists()
+    lock.release()
+
+
+def test_a_trial_of_a_killed_grid_is_given_time_to_end(tiny_data, tmp_path, monkeypatch):
+    """And what it still writes is left alone."""
+    monkeypatch.setattr(trial, "PATIENCE", 0.1)
+    (task,) = tasks_of(ONE, tiny_data, tmp_path)
+    write_task(task)
+    lock = hold(task)
+    with pytest.raises(InputError) as caught:
+        run_trials([task])
+    said = f"{task.folder}: another process is still at work on this trial; wait until it has ended"
+    assert str(caught.value) == said
+    assert read_task(task.folder).trial == task.trial
+    lock.release()
+    (record,) = run_trials([task], launch="sh -c 'exit 4'")
+    assert record.reason.startswith("the process ended with status 4")
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="the system has no groups of processes")
+def test_what_a_killed_launcher_started_ends_with_it(tiny_data, tmp_path):
+    begun = time.monotonic()
+    (record,) = run_trials(
+        tasks_of(ONE, tiny_data, tmp_path), launch=f"sh -c 'sleep 1000 & echo $! > {tmp_path}/pid; kill -9 $$'"
+    )
+    assert record.reason.startswith("the process was killed by SIGKILL")
+    started = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    until = time.monotonic() + LONGEST_WAIT
+    while started.exists() and started.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert time.monotonic() - begun < trial.PATIENCE, "nobody waits for a timeout"
 
 
 def test_what_cannot_be_run(tiny_data, tmp_path):

@@ -1,4 +1,5 @@
-"""What Windows and macOS lack is not needed: here it is hidden, and the package is imported and trains a run."""
+"""What Windows and macOS lack is not needed: here it is hidden, and the package is imported, trains a run
+and compares one."""
 
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import importlib, os, pkgutil, signal, stat, sys
 
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
-for name in ("SIGHUP", "SIGKILL"):
-    delattr(signal, name)
+for holder, name in ((signal, "SIGHUP"), (signal, "SIGKILL"), (os, "killpg")):
+    delattr(holder, name)
 import xattn
 
 for module in pkgutil.walk_packages(xattn.__path__, "xattn."):
@@ -29,13 +30,20 @@ config = dataclasses.replace(
     config, epochs=2, batch_size=8, min_count=1, model=dataclasses.replace(config.model, dim=8, word_dim=8)
 )
 print(sorted(path.name for path in train(config, data, out).iterdir()))
+
+from xattn.comparison.experiment import compare
+from xattn.comparison.grid import Grid
+
+sizes = ("epochs=1", "batch_size=8", "min_count=1", "model.dim=8", "model.word_dim=8")
+(row,) = compare(Grid(constraints=("none",), seeds=(0,), sweep=sizes), data, f"{out}-compared").rows
+print(row.label)
 """
 
 
-def test_the_package_imports_and_trains_without_what_only_posix_has(tmp_path, tiny_data):
+def test_the_package_imports_trains_and_compares_without_what_only_posix_has(tmp_path, tiny_data):
     warnings = ["-W", "error", "-W", "ignore:only soft file lock"]  # which Windows need not fall back on
     command = [sys.executable, *warnings, "-c", SCRIPT, str(tiny_data), str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT, check=False)
     assert done.returncode == 0, done.stderr
     files = ["best.safetensors", "config.json", "log.jsonl", "model.json", "run.json", "vocabulary.json"]
-    assert done.stdout == f"{[*files, 'weights.safetensors']}\n"
+    assert done.stdout == f"{[*files, 'weights.safetensors']}\nscan-t2i-avg alone\n"

@@ -9,20 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from subprocess import Popen
 
 from xattn.comparison.records import Record, read_record, record_path, write_record
-from xattn.comparison.trial import Task, failed_record, read_task, write_task
+from xattn.comparison.trial import PATIENCE, Task, failed_record, hold, read_task, write_task
 from xattn.data.prepare.features.extract import available_cores
 from xattn.runtime.errors import InputError
+from xattn.runtime.lock import LOCK, FolderLock
 from xattn.runtime.progress import ProgressCallback
 
 RecordCallback = Callable[[Record, int, int], None]
 """Called as `on_record(record, done, total)` when a trial is finished or has failed."""
-PATIENCE = 20.0
-"""Seconds that a trial has to leave when it is told to stop, and that a grid waits for those of one that was killed."""
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows either ends a process at once
 
 
 def run_trials(
@@ -59,20 +58,25 @@ def run_trials(
     command = [*(shlex.split(launch) or [sys.executable]), "-m", "xattn.comparison.trial"]
     records: list[Record] = []
     progress("trials", 0, len(tasks))
-    with _alone(tasks[0].out) as lock:
+    out = tasks[0].out
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(out / LOCK, f"{out}: another comparison is at work in this folder; wait until it has ended")
+    try:
         for stage in (
             [task for task in tasks if not task.trial.members],
             [task for task in tasks if task.trial.members],
         ):
             threads = max(1, _all_threads() // min(jobs, max(len(stage), 1)))
-            for task, process in _ended(stage, jobs, command, threads, lock):
+            for task, process in _ended(stage, jobs, command, threads):
                 records.append(_record_of(task, process))
                 on_record(records[-1], len(records), len(tasks))
                 progress("trials", len(records), len(tasks))
+    finally:
+        lock.release()
     return records
 
 
-def _ended(tasks: list[Task], jobs: int, command: list[str], threads: int, lock: int) -> Iterator[tuple[Task, Popen]]:
+def _ended(tasks: list[Task], jobs: int, command: list[str], threads: int) -> Iterator[tuple[Task, Popen]]:
     """Start the tasks one after another and give each with its process when that has ended; interrupted, stop those
     that run.
     """
@@ -81,7 +85,7 @@ def _ended(tasks: list[Task], jobs: int, command: list[str], threads: int, lock:
         while waiting or running:
             while waiting and len(running) < jobs:
                 task = waiting.pop()
-                running.append((task, _started(task, command, threads, lock)))
+                running.append((task, _started(task, command, threads)))
             ended = [each for each in running if each[1].poll() is not None]
             running = [each for each in running if each not in ended]
             yield from ended
@@ -94,11 +98,11 @@ def _ended(tasks: list[Task], jobs: int, command: list[str], threads: int, lock:
         for _, process in running:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(until - time.monotonic(), 0))
-            _signal(process, signal.SIGKILL)
+            _signal(process, KILL)
             process.wait()
 
 
-def _started(task: Task, command: list[str], threads: int, lock: int) -> Popen:
+def _started(task: Task, command: list[str], threads: int) -> Popen:
     """Begin a trial in a session of its own: Ctrl-C in a terminal reaches this process alone, which then stops the
     trials.
     """
@@ -113,14 +117,19 @@ def _started(task: Task, command: list[str], threads: int, lock: int) -> Popen:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
-                pass_fds=[lock],
             )
         except OSError as error:
             raise InputError(f"--launch: {command[0]} cannot be started ({error.strerror})") from error
 
 
 def _prepare(task: Task) -> None:
-    """Take away what an earlier attempt left, but for a run folder that was begun for this very task."""
+    """Take away what an earlier attempt left, but for a run folder that was begun for this very task.
+
+    Raises:
+        InputError: a process of an earlier attempt is still at work on it.
+    """
+    if task.folder.is_dir():
+        hold(task).release()
     record_path(task.out / "records", task.trial.name).unlink(missing_ok=True)
     for half_written in task.run_folder.parent.glob(
         f".{glob.escape(task.trial.name)}.*.tmp"
@@ -145,13 +154,14 @@ def _record_of(task: Task, process: Popen) -> Record:
     """The record that a trial left, or one that says why there is none."""
     assert process.stdin is not None
     process.stdin.close()
+    _signal(process, KILL)  # what it started and has not ended, if it was killed itself
     path = record_path(task.out / "records", task.trial.name)
     if path.is_file():
         return read_record(path)
     status = process.returncode
     if status < 0:
         reason = f"the process was killed by {signal.Signals(-status).name}"
-        reason += ", perhaps because memory ran out" if -status == signal.SIGKILL else ""
+        reason += ", perhaps because memory ran out" if -status == KILL else ""
     else:
         output = (task.folder / "output.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(output) if line.strip()), "nothing")
@@ -162,36 +172,14 @@ def _record_of(task: Task, process: Popen) -> Record:
 
 
 def _signal(process: Popen, number: int) -> None:
+    """Send a signal to a process and, where the system has groups of processes, to all that it started."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
 
 
 def _all_threads() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else available_cores()
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[int]:
-    """Hold the folder's lock, which trials inherit: as long as one of them lives, another grid cannot begin."""
-    out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        until = time.monotonic() + PATIENCE
-        while not _locked(descriptor):
-            if time.monotonic() > until:
-                raise InputError(f"{out}: another comparison is at work in this folder; wait until it has ended")
-            time.sleep(0.1)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    import fcntl  # which Windows lacks
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

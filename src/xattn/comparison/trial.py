@@ -41,6 +41,7 @@ from xattn.runtime import json_shapes as shapes
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_finite, is_whole, read_json_lines
+from xattn.runtime.lock import LOCK, FolderLock
 from xattn.training.train import EpochCallback, train
 
 
@@ -101,6 +102,20 @@ def read_task(folder: Path) -> Task:
     return Task(folder.parent.parent, trial, Path(data), DataIdentity(**identity), iou, vocabulary and Path(vocabulary))
 
 
+PATIENCE = 20.0
+"""Seconds that a trial has to end when it is told to, before it is killed."""
+
+
+def hold(task: Task) -> FolderLock:
+    """Hold the folder of a task, as the process that runs it does; one of a killed comparison is given time to end.
+
+    Raises:
+        InputError: another process still holds it.
+    """
+    complaint = f"{task.folder}: another process is still at work on this trial; wait until it has ended"
+    return FolderLock(task.folder / LOCK, complaint, PATIENCE)
+
+
 DIGITS = 5
 _DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
 
@@ -158,7 +173,7 @@ def run_trial(task: Task, on_epoch: EpochCallback | None = None) -> Record:
         log, training = log_columns(task.run_folder / "log.jsonl"), _training_seconds(task.run_folder)
     seconds = {"training": training, "measuring": round(time.perf_counter() - started, 2)}
     record = Record(**_described(task), **figures, log=log, seconds=seconds, about=versions())
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _is_first():
         write_record(record, task.out / "records")
     return record
 
@@ -235,19 +250,41 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     _stop_with_the_grid()
     task = read_task(Path(arguments[0]))
+    lock = None
     try:
+        lock = hold(task) if _is_first() else None
         run_trial(task, on_epoch=_print_epoch)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         traceback.print_exc()
-        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         path = record_path(task.out / "records", task.trial.name)
         if not path.is_file() or read_record(path).state != "failed":
-            write_record(failed_record(task, " ".join(reason.split())), task.out / "records")
+            write_record(failed_record(task, _reason(error)), task.out / "records")
         return 1
+    finally:
+        if lock is not None:
+            lock.release()
     return 0
+
+
+def _is_first() -> bool:
+    """Whether this is the only process of the trial, or the first of several."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+_PROCESS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""What gloo says of a process that ended while others wait for it."""
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    if isinstance(error, RuntimeError) and any(sign in text for sign in _PROCESS_GONE):
+        return "one of the trial's processes was killed, perhaps because memory ran out, and the others ended with it"
+    return f"{type(error).__name__}: {text}"
 
 
 def _print_epoch(entry: dict[str, Any]) -> None:

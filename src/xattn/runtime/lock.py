@@ -17,17 +17,18 @@ class FolderLock:
     Args:
         path: the lock file, in the folder.
         complaint: what to say if another process holds the folder.
+        patience: how many seconds to wait for another process to let it go.
 
     Raises:
         InputError: another process holds it, or the lock file cannot be written.
     """
 
-    def __init__(self, path: Path, complaint: str) -> None:
+    def __init__(self, path: Path, complaint: str, patience: float = 0) -> None:
         if not path.parent.is_dir():  # which filelock would make
             raise InputError(f"{path.parent}: there is no such folder")
         self._path = path
         # Threads may release what another one took, as the garbage collector's or a notebook's do.
-        self._lock = FileLock(path, timeout=0, thread_local=False)
+        self._lock = FileLock(path, timeout=patience, thread_local=False)
         try:
             self._lock.acquire()
         except Timeout as error:
