@@ -246,9 +246,7 @@ def test_a_folder_under_a_file(tmp_path):
 def test_what_killed_processes_left_is_removed(tmp_path):
     with atomic.replacing(tmp_path / "a.json") as temporary:
         temporary.write_text("half")
-        temporary.rename(
-            tmp_path / temporary.name.replace(str(os.getpid()), "999")
-        )  # as a process of another number left it
+        temporary.rename(tmp_path / ".a.json.999.tmp")
         temporary.write_text("whole")
     (tmp_path / "mine.tmp").write_text("kept")
     assert names(tmp_path) == [".a.json.999.tmp", "a.json", "mine.tmp"]

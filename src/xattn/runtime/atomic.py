@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xattn.runtime.errors import InputError
+from xattn.runtime.leftovers import remove_leftovers_of, temporary_name
 
 _CANNOT_WRITE = {
     errno.ENOSPC,
@@ -35,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
     it.
 
     Whenever the process or the machine stops, `path` is what it was or what it was to be. A process that is killed
-    leaves its temporary file behind, which `remove_leftovers` takes away.
+    leaves its temporary file behind, which the next one that writes `path` removes.
 
     Raises:
         InputError: the folder of `path` does not exist or cannot be written, or the disk is full; `path` keeps what it
@@ -44,7 +45,8 @@ def replacing(path: Path) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError(f"{path}: cannot be written, because the folder {path.parent} does not exist")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_leftovers_of(path)
+    temporary = path.with_name(f"{temporary_name(path.name)}.tmp")
     try:
         yield temporary
         flush(temporary)
@@ -89,7 +91,7 @@ def write_json(values: dict[str, Any], path: Path) -> None:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`; on success rename it to `path`, on any failure (Ctrl-C included) remove
-    it.
+    it. What a killed process has left of such a folder is removed first.
 
     Parents of `path` that do not exist are made, and on a failure removed again.
 
@@ -102,7 +104,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     made = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        remove_leftovers_of(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{temporary_name(path.name)}.", suffix=".tmp", dir=path.parent))
         temporary.chmod(0o755)
         yield temporary
         if path.exists():
