@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xattn.data import reader as precomp
+from xattn.data import repeated_rows
 from xattn.data.phrases import Span
 from xattn.data.reader import ImageRecord, SplitWriter, check_features, read_split, split_names
 from xattn.runtime import atomic
@@ -324,7 +324,7 @@ def test_a_box_may_be_a_pixel_outside_and_padding_anywhere(tmp_path):
 
 
 def test_boxes_are_checked_in_pieces_that_know_their_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(precomp, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(repeated_rows, "_CHUNK_BYTES", 1)
     where = boxes()
     where[2, 1] = [0, 0, 5, 82]
     assert SIZED in complaint(put(tmp_path, boxes=where, images=records()))
@@ -365,7 +365,7 @@ def test_truth_of_a_caption_that_is_not_there_is_refused(tmp_path):
 @pytest.mark.parametrize("chunk", [1, 1 << 25])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_the_first_feature_that_is_not_finite_is_named(tmp_path, monkeypatch, value, name, chunk, dtype):
-    monkeypatch.setattr(precomp, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(repeated_rows, "_CHUNK_BYTES", chunk)
     ims = features(dtype=dtype)
     ims[1, 2, 4] = ims[2, 0, 0] = value
     split = read_split(put(tmp_path, ims=ims), "train")
@@ -390,14 +390,74 @@ def test_padding_may_hold_anything(tmp_path):
 
 
 def test_features_are_checked_in_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(precomp, "_CHUNK_BYTES", 1 << 16)
-    ims = np.ones((200, 8, 512), dtype=np.float32)  # 3.3 MB
+    monkeypatch.setattr(repeated_rows, "_CHUNK_BYTES", 1 << 16)
+    ims = np.random.default_rng(0).standard_normal((200, 8, 512), dtype=np.float32)  # 3.3 MB
     split = read_split(put(tmp_path, ims=ims, caps="x\n" * 200), "train")
     tracemalloc.start()
     check_features(split)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 16
+
+
+def refusal(folder, name="train", rows=None):
+    with pytest.raises(InputError) as caught:
+        check_features(read_split(folder, name), rows)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 1], [1, 0, 1], [2, 2, 2]])
+def test_rows_that_repeat_are_refused_wherever_they_stand(tmp_path, rows):
+    """As in a published split whose images stand once for each caption: all figures on it would be wrong."""
+    put(tmp_path, ims=features()[rows], caps="a\nb\nc\n")
+    distinct, repeated = len(set(rows)), next(n for n in range(3) if rows[n] in rows[:n])
+    assert refusal(tmp_path) == (
+        f"{tmp_path / 'train_ims.npy'}: expected a row for each image, but only {distinct} of the 3 rows are distinct "
+        f"(row {repeated} holds the bits of row {rows.index(rows[repeated])}), as where an image stands once for each "
+        f"of its captions; `xattn prepare archive --archive {tmp_path} --out OUT` joins such rows, and if they are "
+        "different images, a file train_every.txt with the line 1 says so"
+    )
+    check_features(read_split(tmp_path, "train"), [0])
+    (tmp_path / "train_every.txt").write_text("1\n")
+    check_features(read_split(tmp_path, "train"))
+    (tmp_path / "train_every.txt").unlink()
+    put(tmp_path, ims=features()[rows], caps="a\nb\nc\n", images=records())
+    check_features(read_split(tmp_path, "train"))
+
+
+def test_rows_that_differ_in_one_number_are_different_images(tmp_path):
+    ims = np.ones((2, 36, 100), dtype=np.float32)
+    ims[1, 17, 3] = np.nextafter(np.float32(1), np.float32(2))
+    check_features(read_split(put(tmp_path, ims=ims, caps="a\nb\n"), "train"))
+
+
+def test_an_id_at_two_rows_is_one_image(tmp_path):
+    lines = records().splitlines(keepends=True)
+    assert complaint(put(tmp_path, images=lines[0] + lines[1] + lines[1])) == (
+        f'{tmp_path / "train_images.jsonl"}, line 3: expected an image once, found the id "1" as on line 2; `xattn '
+        "prepare archive` joins rows that are one image"
+    )
+
+
+def test_a_layout_that_the_rows_do_not_have(tmp_path):
+    put(tmp_path, ims=features()[[0, 0, 1, 1]], caps="a\nb\n")
+    (tmp_path / "train_every.txt").write_text("2\n")
+    check_features(read_split(tmp_path, "train"))
+    np.save(tmp_path / "train_ims.npy", features()[[0, 0, 1, 2]])
+    assert complaint(tmp_path) == (
+        f"{tmp_path / 'train_ims.npy'}: expected each image in 2 rows, one after another, as train_every.txt says, but "
+        "the rows 2 to 3 differ"
+    )
+
+
+def test_an_image_of_zeros_is_refused(tmp_path):
+    ims = features() + 1
+    ims[1, :2] = 0  # regions 2 and 3 are padding
+    put(tmp_path, ims=ims, counts=np.array([4, 2, 4]))
+    expected = f"{tmp_path / 'train_ims.npy'}: expected features, found nothing but zeros in image row 1"
+    assert refusal(tmp_path) == refusal(tmp_path, rows=[2, 1]) == expected
+    ims[1, 0, 0] = 1
+    check_features(read_split(put(tmp_path, ims=ims, counts=np.array([4, 2, 4])), "train"))
 
 
 def names(folder):

@@ -2,13 +2,14 @@
 later.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from xattn.data.phrases import read_truth
+from xattn.data.repeated_rows import RowSamples, row_chunks
 from xattn.data.split import ImageRecord, Split, split_file
 from xattn.data.writer import SplitWriter
 from xattn.runtime.errors import InputError
@@ -18,7 +19,8 @@ from xattn.runtime.npy import read_array
 
 __all__ = ["ImageRecord", "Split", "SplitWriter", "check_features", "read_split", "split_names"]
 
-_CHUNK_BYTES = 1 << 25
+_SAMPLED_BLOCKS = 256
+"""Of how many images, evenly apart, it is looked at whether their rows are the same."""
 _BLOCK_COLUMNS = 30
 
 
@@ -84,30 +86,56 @@ def read_split(folder: Path | str, name: str) -> Split:
 
 
 def check_features(split: Split, rows: Iterable[int] | Int[np.ndarray, "rows"] | None = None) -> None:
-    """Read the features of `rows` (all images by default), a chunk at a time, and refuse any that is NaN or infinite.
+    """Read the features of `rows` (all images by default), a chunk at a time, and refuse what cannot be right.
 
-    Padding, the regions of an image from its count on, is not looked at.
+    That is a value that is NaN or infinite, and an image of which all regions are zeros. When all images are read, it
+    is also rows that hold the same bits: in some published splits an image stands once for each of its captions, and
+    figures on such rows are wrong. Rows may be equal if the folder says that they are different images: by an images
+    file, or by `{split}_every.txt`. Padding, the regions of an image from its count on, is not looked at.
 
     Raises:
         InputError: naming the file, the image's row and the region, both from 0.
     """
+    path = split_file(split.folder, split.name, "ims.npy")
+    told = split.images is not None or split_file(split.folder, split.name, "every.txt").exists()
+    samples = None if told or rows is not None else RowSamples()
     wanted = np.arange(split.n_images) if rows is None else np.fromiter(rows, dtype=np.int64)
-    for chunk in _chunks(wanted, split.features):
-        finite = np.isfinite(split.features[chunk]).all(axis=2)  # chunk regions
-        bad = ~finite & (np.arange(split.n_regions) < split.counts[chunk, None])
-        if bad.any():
-            row, region = (int(index[0]) for index in np.nonzero(bad))
-            image = int(chunk[row])
-            value = "NaN" if np.isnan(split.features[image, region]).any() else "infinity"
-            path = split_file(split.folder, split.name, "ims.npy")
-            raise InputError(f"{path}: expected finite features, found {value} in image row {image}, region {region}")
+    for chunk in row_chunks(wanted, split.features):
+        block = split.features[chunk]  # chunk regions features
+        check_values(path, chunk, block, np.arange(split.n_regions) < split.counts[chunk, None])
+        if samples is not None:
+            samples.add(int(chunk[0]), block)
+    if samples is not None:
+        _refuse_repeated_rows(split, samples, path)
 
 
-def _chunks(rows: np.ndarray, array: np.ndarray) -> Iterator[np.ndarray]:
-    """`rows` in pieces for which `array` holds a bounded number of bytes."""
-    size = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
-    for first in range(0, len(rows), size):
-        yield rows[first : first + size]
+def check_values(
+    path: Path, rows: Int[np.ndarray, "rows"], block: np.ndarray, valid: Bool[np.ndarray, "rows regions"]
+) -> None:
+    """Raise `InputError` if a valid region of some rows of a file of features is not finite, or all of a row's are
+    zeros.
+    """
+    bad = ~np.isfinite(block).all(axis=2) & valid
+    if bad.any():
+        row, region = (int(index[0]) for index in np.nonzero(bad))
+        value = "NaN" if np.isnan(block[row, region]).any() else "infinity"
+        raise InputError(f"{path}: expected finite features, found {value} in image row {rows[row]}, region {region}")
+    empty = ~(block.any(axis=2) & valid).any(axis=1)
+    if empty.any():
+        raise InputError(f"{path}: expected features, found nothing but zeros in image row {rows[empty.argmax()]}")
+
+
+def _refuse_repeated_rows(split: Split, samples: RowSamples, path: Path) -> None:
+    first = samples.first_equal(split.features)
+    repeated = np.flatnonzero(first != np.arange(split.n_images))
+    if len(repeated):
+        row, n = int(repeated[0]), split.n_images
+        raise InputError(
+            f"{path}: expected a row for each image, but only {n - len(repeated)} of the {n} rows are distinct (row "
+            f"{row} holds the bits of row {first[row]}), as where an image stands once for each of its captions; "
+            f"`xattn prepare archive --archive {split.folder} --out OUT` joins such rows, and if they are different "
+            f"images, a file {split.name}_every.txt with the line 1 says so"
+        )
 
 
 def _read_every(path: Path) -> int:
@@ -137,7 +165,16 @@ def _read_features(path: Path, every: int) -> np.ndarray:
         raise InputError(
             f"{path}: holds {len(features)} rows, which is no whole multiple of the {every} rows an image in {told}"
         )
-    return features[::every]
+    images = features[::every]
+    for place in np.linspace(0, len(images) - 1, min(_SAMPLED_BLOCKS, len(images)), dtype=np.int64):
+        block = features[place * every : (place + 1) * every, 0]  # every features
+        if not np.array_equal(block, np.broadcast_to(block[:1], block.shape), equal_nan=True):
+            told = f"{path.name.removesuffix('_ims.npy')}_every.txt"
+            raise InputError(
+                f"{path}: expected each image in {every} rows, one after another, as {told} says, but the rows "
+                f"{place * every} to {(place + 1) * every - 1} differ"
+            )
+    return images
 
 
 def _read_caption_ids(path: Path, n_captions: int, caps: Path) -> list[str] | None:
@@ -198,7 +235,8 @@ def _read_caption_image(path: Path, n_images: int, ims: Path, n_captions: int, c
 def _read_images(path: Path, n_images: int) -> list[ImageRecord] | None:
     if not path.exists():
         return None
-    records = []
+    records: list[ImageRecord] = []
+    lines: dict[str, int] = {}
     for number, record in enumerate(read_json_lines(path), start=1):
         key, file, width, height = (record.get(field) for field in ("id", "file", "width", "height"))
         if not (isinstance(key, str) or is_whole(key)) or not isinstance(file, str):
@@ -210,6 +248,12 @@ def _read_images(path: Path, n_images: int) -> list[ImageRecord] | None:
                 f'{path}, line {number}: expected "width" and "height" to be whole numbers of pixels, at least 1, '
                 f"found {preview(width)} and {preview(height)}"
             )
+        if str(key) in lines:
+            raise InputError(
+                f"{path}, line {number}: expected an image once, found the id {preview(key)} as on line "
+                f"{lines[str(key)]}; `xattn prepare archive` joins rows that are one image"
+            )
+        lines[str(key)] = number
         records.append(ImageRecord(str(key), file, width, height))
     if len(records) != n_images:
         raise InputError(f"{path}: expected a line for each of the {n_images} images, found {len(records)}")
@@ -231,7 +275,7 @@ def _read_boxes(path: Path, n_regions: int, counts: np.ndarray, images: list[Ima
     if boxes.dtype != np.float32:
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
             boxes = boxes.astype(np.float32)
-    for rows in _chunks(np.arange(n_images), boxes):
+    for rows in row_chunks(np.arange(n_images), boxes):
         chunk, valid = boxes[rows], np.arange(n_regions) < counts[rows, None]  # chunk regions columns, chunk regions
         _refuse_boxes(valid & ~np.isfinite(chunk).all(axis=2), path, rows, chunk, "finite numbers")
         if chunk.shape[2] == _BLOCK_COLUMNS:

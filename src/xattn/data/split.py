@@ -13,12 +13,13 @@ order |
 | `{split}_caption_ids.txt` | what the data's own annotations call each caption, one id a line (COCO's numbers); absent:
 not known |
 | `{split}_every.txt` | n: each image stands in n rows of the features, one after another, and in one of all
-other files; absent: 1 |
+other files; rows that are equal beyond that are different images. Absent: 1, and equal rows are refused |
 
 The first two are the format in which SCAN (Lee et al., ECCV 2018) and its successors publish their features. There a
-split has five captions for each row or, its images repeated, one: the rule for an absent third file covers both and
-assumes neither. With the last file, which `xattn prepare archive` writes, repeated images are read as the single ones
-they are, and nothing is copied. `xattn.data.reader` reads these files and `xattn.data.writer` writes them.
+split has five captions for each row or, its images repeated, one. Images that are repeated are found by their rows and
+refused, for all figures on them would be wrong. With the last file, which `xattn prepare archive` writes, they are read
+as the single ones they are, and nothing is copied. `xattn.data.reader` reads these files and
+`xattn.data.writer` writes them.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ from xattn.data.phrases import Span
 from xattn.data.prepare.archive import write_archive_folder
 from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.captions import captions_from
-from xattn.data.reader import read_split
+from xattn.data.reader import check_features, read_split
 from xattn.metrics.retrieval import retrieval_report
 from xattn.runtime.errors import InputError
 
@@ -94,7 +94,7 @@ def test_a_development_split_is_not_cut(tmp_path):
     """The published loader reads 5,000 captions of `dev`, whatever it holds."""
     folder = tmp_path / "archive"
     folder.mkdir()
-    np.save(folder / "dev_ims.npy", np.arange(1001, dtype=np.float32).reshape(-1, 1, 1))
+    np.save(folder / "dev_ims.npy", np.arange(1, 1002, dtype=np.float32).reshape(-1, 1, 1))
     (folder / "dev_caps.txt").write_text("".join(f"caption {n}\n" for n in range(5005)))
     prepared(folder, tmp_path / "data")
     split = read_split(tmp_path / "data", "dev")
@@ -115,6 +115,95 @@ def test_one_caption_an_image_is_no_repetition(tmp_path):
     (folder / "test_caps.txt").write_text("a\nb\nc\n")
     prepared(folder, tmp_path / "data")
     assert read_split(tmp_path / "data", "test").n_images == 3
+
+
+def repeated(folder, times, ids=None, captions=None, photos=None):
+    """A split `dev` of images that have different numbers of rows; `photos` are their numbers, if not 1, 2, ..."""
+    folder.mkdir()
+    photos = photos or range(1, len(times) + 1)
+    rows = np.repeat(np.stack([regions_of(photo, 4)[1] for photo in photos]), times, axis=0)
+    np.save(folder / "dev_ims.npy", rows)
+    said = captions or [f"caption {place} of {n}" for n, count in enumerate(times) for place in range(count)]
+    (folder / "dev_caps.txt").write_text("".join(f"{caption}\n" for caption in said))
+    if ids is not None:
+        (folder / "dev_ids.txt").write_text("".join(f"{number}\n" for number in ids))
+    return folder
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_images_of_four_to_seven_captions_are_told_apart(tmp_path, ids):
+    times = [5, 4, 6, 7]
+    archive = repeated(tmp_path / "archive", times, np.repeat([1, 2, 3, 4], times) if ids else None)
+    summary = prepared(archive, tmp_path / "data")
+    assert "dev: 4 images (22 rows, each image 4 to 7 times), 22 captions, 4 regions of 8 features, copied" in str(
+        summary
+    )
+    split = read_split(tmp_path / "data", "dev")
+    assert split.caption_image.tolist() == [image for image, count in enumerate(times) for _ in range(count)]
+    for row in range(4):
+        np.testing.assert_array_equal(split.features[row], regions_of(row + 1, 4)[1])
+    check_features(split)
+
+
+@pytest.mark.parametrize(
+    ("times", "ids", "captions"),
+    [
+        ([5, 5, 5, 5], None, None),
+        ([5, 5, 5, 5], [1] * 5 + [2] * 5 + [3] * 5 + [4] * 5, None),
+        ([5, 5, 5, 5], [1, 2, 3, 4], None),
+        ([5, 4, 6, 7], [1] * 5 + [2] * 4 + [3] * 6 + [4] * 7, None),
+        ([1, 1, 1, 1], None, [f"a {n}" for n in range(20)]),
+        ([1, 1, 1, 1], [1, 2, 3, 4], [f"a {n}" for n in range(20)]),
+        ([1, 1, 1, 1], [1, 2, 3, 4], None),
+    ],
+)
+@pytest.mark.parametrize("photos", [[1, 1, 2, 3], [1, 2, 3, 1]])
+def test_two_images_of_one_photo_stay_two(tmp_path, times, ids, captions, photos):
+    archive = repeated(tmp_path / "archive", times, ids, captions, photos)
+    summary = prepared(archive, tmp_path / "data")
+    assert "dev: 1 images have the features of another one bit for bit, as the same photo has" in str(summary)
+    split = read_split(tmp_path / "data", "dev")
+    assert split.n_images == 4
+    per_image = np.bincount(split.caption_image).tolist()
+    assert per_image == (times if captions is None else [5] * 4)
+    check_features(split)
+    for row, photo in enumerate(photos):
+        np.testing.assert_array_equal(split.features[row], regions_of(photo, 4)[1])
+
+
+def test_rows_of_an_image_may_stand_anywhere(tmp_path):
+    archive = repeated(tmp_path / "archive", [1, 1, 1, 1, 1], photos=[1, 2, 1, 3, 2])
+    prepared(archive, tmp_path / "data")
+    split = read_split(tmp_path / "data", "dev")
+    assert split.n_images == 3
+    assert split.caption_image.tolist() == [0, 1, 0, 2, 1]
+
+
+def test_ids_that_the_rows_contradict(tmp_path):
+    archive = repeated(tmp_path / "archive", [1, 1, 1], [7, 8, 7])
+    assert complaint(archive, tmp_path / "data") == (
+        f'{archive / "dev_ids.txt"}, line 3: is "7", the image of line 1, but the features of the two in dev_ims.npy '
+        "differ (rows 0 and 2); if these are no ids of images, join by --join captions"
+    )
+    archive = repeated(tmp_path / "other", [5, 5], range(10))
+    assert complaint(archive, tmp_path / "data") == (
+        f'{archive / "dev_ids.txt"}, line 2: expected the id of the same image as on line 1, "0", found "1"; if these '
+        "are ids of captions, join by --join captions"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_photo_at_two_rows_has_its_boxes_at_both(tmp_path):
+    """It used to be said that one of the two is in no TSV."""
+    archive = repeated(
+        tmp_path / "archive", [1, 1, 1], captions=[*TEXTS[1][:2], *TEXTS[2][:2], *TEXTS[1][:2]], photos=[1, 2, 1]
+    )
+    tsv = write_tsv(tmp_path / "a.tsv", [1, 2])
+    summary = prepared(archive, tmp_path / "data", captions_with_truth(), [tsv])
+    assert "dev: boxes for all 3 images" in str(summary)
+    records = read_split(tmp_path / "data", "dev").images
+    assert records is not None
+    assert [(record.id, record.file) for record in records] == [("1", "1.jpg"), ("2", "2.jpg"), ("1 (2)", "1.jpg")]
 
 
 SPANS = (Span(1, 5, ((0.0, 0.0, 10.0, 10.0),), "animals"), Span(3, 4, ((1.0, 1.0, 2.0, 2.0),), "animals"))

@@ -3,12 +3,13 @@ elsewhere, boxes.
 
 Kaggle, data set `kuanghueilee/scan-features`: for each split `{split}_ims.npy` (images x 36 x 2048), `{split}_caps.txt`
 and, for most, `{split}_ids.txt`. In some splits each image stands once and has five captions, in others it is repeated
-for each of them; which, is found out from the numbers and the features, never assumed. The archive has no boxes. They
-come from a bottom-up-attention TSV of the same extraction, which is checked: where its features are not those of the
-archive, its boxes are of other regions.
+for each of them; which, is found out from the ids and the features (`archive_layout`), never assumed. The archive has
+no boxes. They come from a bottom-up-attention TSV of the same extraction, which is checked: where its features are not
+those of the archive, its boxes are of other regions.
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from xattn.data.phrases import Span
+from xattn.data.prepare.archive_layout import layout_by_ids, layout_by_rows
 from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.caption_matching import joined_by_captions, paired, spans_on_other_tokens
 from xattn.data.prepare.coverage import Coverage, coverage
 from xattn.data.prepare.image_keys import image_key
 from xattn.data.prepare.options import JoinBy
 from xattn.data.prepare.tsv import Row, read_rows
-from xattn.data.reader import check_features, read_split, split_names
+from xattn.data.reader import check_values, read_split, split_names
+from xattn.data.repeated_rows import RowSamples, row_chunks
 from xattn.data.split import ImageRecord, Split, split_file
 from xattn.data.tokenizer import tokenize
 from xattn.data.writer import write_about
@@ -32,7 +35,6 @@ from xattn.runtime.jsonl import preview, read_lines
 from xattn.runtime.npy import read_array
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
-IMAGES_AT_ONCE = 64
 LEAST_COSINE = 0.95
 """Mean cosine, over the regions of an image, from which a TSV's features count as those of the archive: float16 and
 another decoder of JPEG move it in the third digit, another set of regions to about 0.5."""
@@ -62,11 +64,12 @@ def write_archive_folder(
 ) -> ArchiveSummary:
     """Make a data folder of a published archive.
 
-    Features and captions are links to the archive's files (copies where the file system has no links); the rest is
-    small: the row of each caption's image, and, from other sources, image records, boxes, truth and the captions' ids.
+    Features and captions are links to the archive's files (copies where the file system has no links, or where images
+    have different numbers of rows); the rest is small: the row of each caption's image, and, from other sources, image
+    records, boxes, truth and the captions' ids.
 
     Args:
-        archive: the folder of the archive.
+        archive: the folder of the archive. Rows that hold the same bits are one image, see `archive_layout`.
         out: the folder to be written; absent or empty.
         captions: what `captions_from` gives, from Karpathy's split file or with truth from `xattn prepare`: adds ids
             and truth.
@@ -94,8 +97,9 @@ def write_archive_folder(
         )
     summary = ArchiveSummary(out)
     with progress_bars(progress) as shown_on, atomic.new_folder(out) as folder:
-        splits = [_linked(archive, folder, name, summary, shown_on) for name in names]
-        keys = {split.name: _keys(archive, split, captions, join, summary) for split in splits}
+        linked = [_linked(archive, folder, name, join, summary, shown_on) for name in names]
+        splits = [split for split, _ in linked]
+        keys = {split.name: _keys(archive, split, ids, captions, join, summary) for split, ids in linked}
         if boxes_from and not any(keys.values()):
             raise InputError(
                 f"{archive}: has no ids by which the images of --boxes-from could be found; give --captions to join by"
@@ -120,7 +124,8 @@ def write_archive_folder(
                 continue
             truth, ids = _from_captions(split, of_split, by_key, summary) if captions else ({}, [])
             records = _write_boxes(folder, found[split.name], of_split, file_names, summary) if boxes_from else []
-            write_about(folder, split.name, records, truth, ids if None not in ids else [])
+            is_known = None not in ids and len(set(ids)) == len(ids)  # a photo at two rows has its captions twice
+            write_about(folder, split.name, records, truth, ids if is_known else [])
         for name in names:
             split = read_split(folder, name)
             if split.truth and split.boxes is not None:
@@ -134,89 +139,119 @@ def write_archive_folder(
     return summary
 
 
-def _linked(archive: Path, folder: Path, name: str, summary: ArchiveSummary, progress: ProgressCallback) -> Split:
-    """Link the two files of a split, find out how its images stand in it, and give it as read."""
-    copied = False
-    for kind in ("ims.npy", "caps.txt"):
-        source, target = split_file(archive, name, kind).resolve(), split_file(folder, name, kind)
-        try:
-            target.symlink_to(source)
-        except OSError:
-            copied = True
-            shutil.copyfile(source, target)
-    captions, rows = len(read_lines(split_file(folder, name, "caps.txt"))), _rows(archive, name)
-    repeats = 1
-    if captions == rows:
-        repeats = _repeats(split_file(folder, name, "ims.npy"), progress)
-    elif captions < rows or captions % rows:
+def _linked(
+    archive: Path, folder: Path, name: str, join: JoinBy | None, summary: ArchiveSummary, progress: ProgressCallback
+) -> tuple[Split, list[str] | None]:
+    """Link the two files of a split, find out how its images stand in it, and give it as read, and its ids if they are
+    to be used.
+
+    Where the images differ in how many rows they have, the features are not linked: a row of each is copied.
+    """
+    ims, caps = (split_file(archive, name, kind) for kind in ("ims.npy", "caps.txt"))
+    features, n_captions = _features(ims), len(read_lines(caps))
+    if n_captions < len(features) or n_captions % len(features):
         raise InputError(
-            f"{split_file(archive, name, 'caps.txt')}: holds {captions} captions, which is no whole multiple of the "
-            f"{rows} rows of "
+            f"{caps}: holds {n_captions} captions, which is no whole multiple of the {len(features)} rows of "
             f"{name}_ims.npy; one of the two belongs to another split"
         )
-    images = rows // repeats
-    if repeats > 1:
-        split_file(folder, name, "every.txt").write_text(f"{repeats}\n", encoding="utf-8")
-    lines = "".join(f"{row // (captions // images)}\n" for row in range(captions))
-    split_file(folder, name, "caption_image.txt").write_text(lines, encoding="utf-8")
+    first = _first_equal_rows(ims, features, progress)
+    if join != "captions" and split_file(archive, name, "ids.txt").exists():
+        layout = layout_by_ids(archive, name, first, n_captions)
+    else:
+        layout = layout_by_rows(first, n_captions)
+    how = _link(caps, split_file(folder, name, "caps.txt"))
+    if layout.every is None:
+        _copy_rows(features, layout.rows, split_file(folder, name, "ims.npy"))
+        how = "copied"
+    else:
+        how = min(how, _link(ims, split_file(folder, name, "ims.npy")))
+    if layout.has_twins or (layout.every or 1) > 1:
+        split_file(folder, name, "every.txt").write_text(f"{layout.every or 1}\n", encoding="utf-8")
+    images = np.repeat(layout.image_of_row, n_captions // len(features)).tolist()
+    split_file(folder, name, "caption_image.txt").write_text("".join(f"{row}\n" for row in images), encoding="utf-8")
     try:
         split = read_split(folder, name)
-        check_features(split)
     except InputError as error:  # about a link in a folder that will be gone: told by the file that it leads to
         raise InputError(str(error).replace(str(folder), str(archive))) from error
-    how = f"{rows} rows, each image {repeats} times" if repeats > 1 else "each image once"
     summary.lines.append(
-        f"{name}: {split.n_images} images ({how}), {split.n_captions} captions, {split.n_regions} regions of "
-        f"{split.feature_size} "
-        f"features, {'copied' if copied else 'linked'}"
+        f"{name}: {split.n_images} images ({layout}), {split.n_captions} captions, {split.n_regions} regions of "
+        f"{split.feature_size} features, {how}"
     )
-    return split
-
-
-def _rows(archive: Path, name: str) -> int:
-    features = read_array(split_file(archive, name, "ims.npy"))
-    if features.ndim != 3 or not len(features):
-        raise InputError(
-            f"{split_file(archive, name, 'ims.npy')}: expected features of shape (images, regions, features), found "
-            f"the shape {features.shape}"
+    if layout.has_twins:
+        twins = split.n_images - len(np.unique(first[layout.rows]))
+        summary.lines.append(
+            f"{name}: {twins} images have the features of another one bit for bit, as the same photo has"
         )
-    return len(features)
+    return split, layout.keys
 
 
-def _repeats(ims: Path, progress: ProgressCallback) -> int:
-    """How many rows, one after another, hold each image: the first run of equal rows, if all others are as long."""
+def _first_equal_rows(ims: Path, features: np.ndarray, progress: ProgressCallback) -> np.ndarray:
+    """For each row, the first row that holds the same bits; `InputError` where features are not finite or only
+    zeros.
+    """
+    samples = RowSamples()
+    for rows in row_chunks(np.arange(len(features)), features):
+        block = features[rows[0] : rows[-1] + 1]
+        check_values(ims, rows, block, np.ones(block.shape[:2], dtype=bool))
+        samples.add(int(rows[0]), block)
+        progress(f"comparing rows of {ims.name}", int(rows[-1]) + 1, len(features))
+    return samples.first_equal(features)
+
+
+def _link(source: Path, target: Path) -> str:
+    """Link a file, or copy it where the file system has no links; gives which of the two it was."""
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:
+        shutil.copyfile(source, target)
+        return "copied"
+    return "linked"
+
+
+def _copy_rows(features: np.ndarray, rows: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(features.dtype),
+            "fortran_order": False,
+            "shape": (len(rows), *features.shape[1:]),
+        }
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in row_chunks(rows, features):
+            file.write(np.ascontiguousarray(features[chunk]).tobytes())
+
+
+def _features(ims: Path) -> np.ndarray:
     features = read_array(ims)
-    run = 1
-    while run < len(features) and np.array_equal(features[run], features[0]):
-        run += 1
-    if run == 1 or len(features) % run:
-        return 1
-    step = run * IMAGES_AT_ONCE
-    for first in range(0, len(features), step):
-        block = features[first : first + step].reshape(-1, run, *features.shape[1:])
-        if not (block == block[:, :1]).all():
-            return 1
-        progress(f"comparing rows of {ims.name}", min(first + step, len(features)), len(features))
-    return run
+    if features.ndim != 3 or not features.size:
+        raise InputError(
+            f"{ims}: expected features of shape (images, regions, features), found the shape {features.shape}"
+        )
+    if features.dtype not in (np.float16, np.float32):
+        raise InputError(f"{ims}: expected features of type float16 or float32, found {features.dtype}")
+    return features
 
 
 def _keys(
-    archive: Path, split: Split, captions: Sequence[Caption], join: JoinBy | None, summary: ArchiveSummary
+    archive: Path,
+    split: Split,
+    ids: list[str] | None,
+    captions: Sequence[Caption],
+    join: JoinBy | None,
+    summary: ArchiveSummary,
 ) -> list[str | None] | None:
     """The key of each image of a split, None where it is not known; None for all where nothing is to be joined by."""
     path = split_file(archive, split.name, "ids.txt")
-    if join == "ids" or (join is None and path.exists()):
-        if not path.exists():
-            raise InputError(
-                f"{path}: the file is missing, so images cannot be joined by ids; join them by --join captions"
-            )
-        ids = _ids(path, split)
+    if ids is not None:
         if captions and not set(ids) & {image_key(caption.image_id or caption.image) for caption in captions}:
             raise InputError(
                 f"{path}: none of its ids, the first {preview(ids[0])}, is of an image of --captions; join by --join "
                 "captions"
             )
         return list(ids)
+    if join == "ids":
+        raise InputError(
+            f"{path}: the file is missing, so images cannot be joined by ids; join them by --join captions"
+        )
     if not captions:
         if join == "captions":
             raise InputError("to join by captions, --captions must name a file that has the captions and their images")
@@ -232,42 +267,26 @@ def _keys(
     return found
 
 
-def _ids(path: Path, split: Split) -> list[str]:
-    ids = read_lines(path)
-    for number, name in enumerate(ids, start=1):
-        if not name:
-            raise InputError(f"{path}, line {number}: expected the id of an image, found an empty line")
-    for rows in (split.n_images, split.n_captions):
-        repeats = rows // split.n_images
-        if len(ids) == rows:
-            for place, name in enumerate(ids):
-                if name != ids[place - place % repeats]:
-                    first = place - place % repeats
-                    raise InputError(
-                        f"{path}, line {place + 1}: expected the id of the same image as on line {first + 1}, "
-                        f"{preview(ids[first])}, "
-                        f"found {preview(name)}; if these are ids of captions, join by --join captions"
-                    )
-            return [image_key(name) for name in ids[::repeats]]
-    raise InputError(
-        f"{path}: expected {split.n_images} ids, one an image, or {split.n_captions}, one a caption, found {len(ids)}"
-    )
-
-
 class _Boxes:
     """The boxes of the regions of a split, as far as they have been found."""
 
     def __init__(self, split: Split, keys: list[str | None]) -> None:
         self.split = split
-        self.rows = {key: row for row, key in enumerate(keys) if key is not None}
+        self.rows: dict[str, list[int]] = {}
+        """The images of each key: two, if the photo is in the split twice and is joined by its captions."""
+        for row, key in enumerate(keys):
+            if key is not None:
+                self.rows.setdefault(key, []).append(row)
         self.boxes = np.zeros((split.n_images, split.n_regions, 4), dtype=np.float32)
         self.sizes = np.zeros((split.n_images, 2), dtype=np.int64)
 
     def take(self, row: Row, where: str) -> None:
         """Keep the boxes of a row, if its image is in the split and its features are those of the archive."""
-        place = self.rows.get(image_key(row.image_id))
-        if place is None or self.sizes[place].any():
-            return
+        for place in self.rows.get(image_key(row.image_id), ()):
+            if not self.sizes[place].any():
+                self._take(place, row, where)
+
+    def _take(self, place: int, row: Row, where: str) -> None:
         own = np.asarray(self.split.features[place], dtype=np.float32)
         ims = split_file(self.split.folder, self.split.name, "ims.npy").name
         if own.shape != row.features.shape:
@@ -290,7 +309,7 @@ class _Boxes:
 
 
 def _find_boxes(found: Sequence[_Boxes], tsv: Sequence[Path], progress: ProgressCallback) -> None:
-    total = sum(len(boxes.rows) for boxes in found)
+    total = sum(len(rows) for boxes in found for rows in boxes.rows.values())
     for path in tsv:
         for row in read_rows(path):
             for boxes in found:
@@ -317,11 +336,12 @@ def _write_boxes(
         return []
     np.save(split_file(folder, name, "boxes.npy"), boxes.boxes)
     summary.lines.append(f"{name}: boxes for all {boxes.split.n_images} images")
-    known = [key for key in keys if key is not None]
-    sizes = boxes.sizes.tolist()
-    return [
-        ImageRecord(key, names.get(key, key), width, height) for key, (width, height) in zip(known, sizes, strict=True)
-    ]
+    known, seen, records = [key for key in keys if key is not None], Counter[str](), []
+    for key, (width, height) in zip(known, boxes.sizes.tolist(), strict=True):
+        seen[key] += 1
+        image_id = key if seen[key] == 1 else f"{key} ({seen[key]})"  # a photo at two rows
+        records.append(ImageRecord(image_id, names.get(key, key), width, height))
+    return records
 
 
 def _from_captions(
