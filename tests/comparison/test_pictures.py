@@ -8,7 +8,6 @@ from PIL import Image
 
 from compared_records import made_record
 from xattn.comparison.comparison import compared
-from xattn.comparison.panels import COLOURS, LINES, MARKERS, OTHER_COLOURS, Styles, in_lines
 from xattn.comparison.pictures import (
     draw_all,
     gains_picture,
@@ -141,32 +140,6 @@ def test_what_there_are_no_figures_for_is_not_drawn():
     assert gains_picture(compared([made_record()])) is None
 
 
-def test_lines_are_told_apart_without_colour():
-    records = [made_record(constraints=constraints) for constraints in SETS]
-    records += [made_record(constraints="ccr", fields={"ccr": {"margin": margin}}) for margin in (0.1, 0.3, 0.5)]
-    rows = compared(records).rows
-    styles = Styles(rows)
-    assert len({(str(styles.of(row)["linestyle"]), styles.of(row)["marker"]) for row in rows}) == len(rows) == 7
-    assert {styles.of(row)["color"] for row in rows if row.constraints == "ccr"} == {COLOURS["ccr"]}
-
-
-def test_colours_differ_in_brightness_too():
-    """Neighbours of the four sets in print: at least 8% of the way from black to white apart."""
-    brightness = sorted(luminance(colour) for colour in COLOURS.values())
-    assert min(np.diff(brightness)) > 0.08
-    assert len(set(COLOURS.values()) | set(OTHER_COLOURS)) == len(COLOURS) + len(OTHER_COLOURS)
-    assert len(set(map(str, LINES))) == len(LINES)
-    assert len(set(MARKERS)) == len(MARKERS)
-
-
-def luminance(colour):
-    """CIE lightness in [0, 1], from sRGB."""
-    channels = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    y = linear @ np.array([0.2126, 0.7152, 0.0722])
-    return (116 * np.cbrt(y) - 16) / 100 if y > 0.008856 else 9.033 * y
-
-
 def test_files_are_the_same_each_time_and_no_name_is_a_formula(tmp_path):
     odd = [dataclasses.replace(record, model="$scan_2$") for record in RECORDS[:4]]
     for folder in ("one", "two"):
@@ -193,8 +166,3 @@ def test_nothing_is_cut_off(draw):
     with Image.fromarray(np.asarray(figure.canvas.buffer_rgba())) as picture:
         grey = np.asarray(picture.convert("L"))
         assert all((edge == 255).all() for edge in (grey[0], grey[-1], grey[:, 0], grey[:, -1]))
-
-
-def test_panels_in_lines():
-    assert in_lines(list(range(7))) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert in_lines([1]) == [[1]]

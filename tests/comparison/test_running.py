@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from waiting import LONGEST_WAIT
-from xattn.comparison import running, trial
+from xattn.comparison import running
 from xattn.comparison.experiment import compare, compared_folder, planned_trials, records_in, seconds_left
 from xattn.comparison.grid import Grid, grid_trials
 from xattn.comparison.records import read_record, write_record
-from xattn.comparison.running import run_trials
+from xattn.comparison.running import hold, main, run_trials
 from xattn.comparison.table import as_dict
-from xattn.comparison.trial import Task, hold, main, read_task, run_trial, write_task
+from xattn.comparison.trial import Task, read_task, run_trial, write_task
 from xattn.data.batches import EncodedCaptions
 from xattn.data.identity import data_identity
 from xattn.data.reader import read_split
@@ -464,7 +464,7 @@ def test_two_grids_in_one_folder(tiny_data, tmp_path):
 
 def test_a_trial_of_a_killed_grid_is_given_time_to_end(tiny_data, tmp_path, monkeypatch):
     """And what it still writes is left alone."""
-    monkeypatch.setattr(trial, "PATIENCE", 0.1)
+    monkeypatch.setattr(running, "PATIENCE", 0.1)
     (task,) = tasks_of(ONE, tiny_data, tmp_path)
     write_task(task)
     lock = hold(task)
@@ -490,7 +490,7 @@ def test_what_a_killed_launcher_started_ends_with_it(tiny_data, tmp_path):
     while started.exists() and started.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < until
         time.sleep(0.02)
-    assert time.monotonic() - begun < trial.PATIENCE, "nobody waits for a timeout"
+    assert time.monotonic() - begun < running.PATIENCE, "nobody waits for a timeout"
 
 
 def test_what_cannot_be_run(tiny_data, tmp_path):

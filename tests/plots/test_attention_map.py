@@ -27,8 +27,9 @@ from xattn.models.base import Match, MatchingModel
 from xattn.models.config import SCANConfig
 from xattn.models.fragments import Fragments
 from xattn.models.registry import build_model
-from xattn.plots.attention_map import Strip, attention_picture, lighting, save_picture
+from xattn.plots.attention_map import Strip, attention_picture, lighting
 from xattn.plots.labels import distinct_labels
+from xattn.plots.page import save
 from xattn.runs.config import RunConfig
 from xattn.runs.folder import Run, load_run, save_run
 from xattn.runtime.errors import InputError
@@ -172,7 +173,7 @@ def test_the_png_shows_the_image_lit_where_the_weights_lie(tmp_path):
     weights = np.array([[0.6, 0.3, 0.1, 0.0]])
     image = Image.new("RGB", (WIDTH, HEIGHT), COLOUR)
     figure = attention_picture(image, ["red"], BOXES, [Strip("alone", "t2i", weights, 4)])
-    path = save_picture(figure, tmp_path / "out.png")
+    path = save(figure, tmp_path / "out.png")
     plain, regions, word = (panel_pixels(path, figure, index) for index in range(3))
     for x, y in ((15, 10), (45, 10), (15, 30), (45, 30)):
         assert np.abs(at(plain, x, y) - COLOUR).max() <= 2
@@ -191,7 +192,7 @@ def test_annotated_boxes_are_dashed_in_another_colour(tmp_path):
     truth = [np.array([[32.0, 22.0, 58.0, 38.0]]), None]
     image = Image.new("RGB", (WIDTH, HEIGHT), "black")
     figure = attention_picture(image, ["one", "two"], BOXES, [Strip("alone", "t2i", weights, 4)], truth)
-    path = save_picture(figure, tmp_path / "out.png")
+    path = save(figure, tmp_path / "out.png")
     with_truth, without = (panel_pixels(path, figure, index) for index in (2, 3))
     assert not (np.abs(without - (0x4C, 0xC9, 0xF0)).max(2) < 12).any()
     rows, columns = np.nonzero(np.abs(with_truth - (0x4C, 0xC9, 0xF0)).max(2) < 12)
@@ -266,7 +267,7 @@ def test_dollars_are_no_formula(tmp_path):
         title=r"a dog for $5 or \$10 and $\frac$",
         subtitle=r"$\x$.png",
     )
-    assert save_picture(figure, tmp_path / "out.png").stat().st_size > 1000
+    assert save(figure, tmp_path / "out.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("size", [(60, 40), (30, 60), (400, 20), (5, 300)])
@@ -295,7 +296,7 @@ def test_a_picture_that_cannot_be_written(tmp_path):
         Image.new("RGB", (8, 8)), ["red"], BOXES / 8, [Strip("alone", "t2i", np.full((1, 4), 0.25), 4)]
     )
     with pytest.raises(InputError) as caught:
-        save_picture(figure, tmp_path / "absent/out.png")
+        save(figure, tmp_path / "absent/out.png")
     expected = f"{tmp_path}/absent/out.png: cannot be written, because the folder {tmp_path}/absent does not exist"
     assert str(caught.value) == expected
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from xattn.plots.attention_map import save_picture
 from xattn.plots.contact_sheet import COLOURS, LINES, Cell, contact_sheet, nesting
+from xattn.plots.page import save
 
 WIDTH, HEIGHT = 60, 40
 QUADRANTS = np.array([[0, 0, 30, 20], [30, 0, 60, 20], [0, 20, 30, 40], [30, 20, 60, 40]], np.float64)
@@ -47,7 +47,7 @@ def extent(pixels, colour):
 def test_a_pixel_is_lit_by_the_mean_weight_of_the_regions_that_cover_it(tmp_path):
     boxes = np.vstack([QUADRANTS, [[0, 0, 60, 40]]])
     figure = contact_sheet([cell([[0.7, 0.1, 0.0, 0.0, 0.2], [0.1, 0.5, 0.2, 0.0, 0.2]], boxes)], ["red", "dog"], "t2i")
-    pixels = panel(save_picture(figure, tmp_path / "out.png"), figure)
+    pixels = panel(save(figure, tmp_path / "out.png"), figure)
     light = {(15, 10): 0.4 + 0.2, (45, 10): 0.3 + 0.2, (15, 30): 0.1 + 0.2, (45, 30): 0.2}
     for (x, y), value in light.items():
         share = value / 0.6
@@ -60,7 +60,7 @@ def test_the_best_region_of_each_word_is_outlined_in_the_colour_of_its_legend(tm
     figure = contact_sheet(
         [cell([[0.1, 0.1, 0.1, 0.7], [0.6, 0.2, 0.1, 0.1]], colour=(30, 30, 30))], ["red", "dog"], "t2i"
     )
-    pixels = panel(save_picture(figure, tmp_path / "out.png"), figure)
+    pixels = panel(save(figure, tmp_path / "out.png"), figure)
     assert extent(pixels, COLOURS[0]) == pytest.approx((0.5, 0.5, 1, 1), abs=0.02)
     assert extent(pixels, COLOURS[1]) == pytest.approx((0, 0, 0.5, 0.5), abs=0.02)
     samples = [line for line in figure.get_children() if isinstance(line, Line2D)]
@@ -75,7 +75,7 @@ def test_the_best_region_of_each_word_is_outlined_in_the_colour_of_its_legend(tm
 
 def test_words_with_the_same_best_region_are_all_to_be_seen(tmp_path):
     figure = contact_sheet([cell([[0.1, 0.1, 0.1, 0.7]] * 6, colour=(0, 0, 0))], list("abcdef"), "t2i")
-    pixels = panel(save_picture(figure, tmp_path / "out.png"), figure)
+    pixels = panel(save(figure, tmp_path / "out.png"), figure)
     found = [extent(pixels, colour) for colour in COLOURS]
     for outer, inner in itertools.pairwise(found):
         assert outer[0] < inner[0]
@@ -87,7 +87,7 @@ def test_words_with_the_same_best_region_are_all_to_be_seen(tmp_path):
 def test_a_word_without_attention_has_no_outline(tmp_path):
     figure = contact_sheet([cell([[0.0] * 4, [0.0, 0.0, 1.0, 0.0]], colour=(0, 0, 0))], ["red", "dog"], "i2t")
     assert len(figure.axes[0].patches) == 1
-    pixels = panel(save_picture(figure, tmp_path / "out.png"), figure)
+    pixels = panel(save(figure, tmp_path / "out.png"), figure)
     assert extent(pixels, COLOURS[1]) == pytest.approx((0, 0.5, 0.5, 1), abs=0.02)
     figure = contact_sheet([cell([[0.0] * 4])], ["red"], "i2t")
     assert not figure.axes[0].patches

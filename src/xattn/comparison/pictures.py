@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -12,26 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xattn.comparison.comparison import Comparison, Row, figures
-from xattn.comparison.panels import (
-    COLOURS,
-    GREY,
-    MARKERS,
-    SMALL,
-    Panels,
-    Styles,
-    by_direction,
-    by_group,
-    in_lines,
-    measured_on,
-    seeds_told,
-)
-from xattn.runtime import atomic
+from xattn.plots.page import save
+from xattn.plots.panels import COLOURS, GREY, MARKERS, SMALL, Panels, Styles, in_lines
 
 Draw = Callable[[Comparison], Figure | None]
 
 
 def draw_all(comparison: Comparison, folder: Path) -> Iterator[Path]:
     """Draw all pictures that there are figures for, each as PNG and as SVG, and give their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, Draw] = {
         "precision-recall": precision_recall_picture,
         "gains": gains_picture,
@@ -40,18 +29,8 @@ def draw_all(comparison: Comparison, folder: Path) -> Iterator[Path]:
     }
     for name, draw in pictures.items():
         if (figure := draw(comparison)) is not None:
-            yield from save_figure(figure, folder, name)
-
-
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG; each is complete or absent, and the same figure gives the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
-    for path in paths:
-        kind = path.suffix[1:]
-        with atomic.replacing(path) as temporary, matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return paths
+            for kind in ("png", "svg"):
+                yield save(figure, folder / f"{name}.{kind}")
 
 
 def precision_recall_picture(comparison: Comparison) -> Figure | None:
@@ -60,19 +39,18 @@ def precision_recall_picture(comparison: Comparison) -> Figure | None:
     Precision and recall are pooled over the queries ("micro") and averaged over the seeds at each threshold. A filled
     marker stands at the uniform threshold, a hollow one at the threshold chosen on dev.
     """
-    groups = by_direction([row for row in comparison.singles if _curves(row)])
-    if not groups:
+    rows = [row for row in comparison.singles if _has(row, "curve")]
+    if not rows:
         return None
-    titles = [f"{model}, {direction}, {seeds_told(rows)}" for (model, direction), rows in groups.items()]
     note = (
-        f"{measured_on(comparison)}; pooled over queries, IoU {comparison.iou:g}\nfilled: uniform threshold, "
+        f"{_measured_on(comparison)}; pooled over queries, IoU {comparison.iou:g}\nfilled: uniform threshold, "
         "hollow: the one chosen on dev"
     )
-    panels, styles = Panels(in_lines(titles), note), Styles(comparison.singles)
-    places = [axes for line in panels.axes for axes in line]
-    for axes, ((_, direction), rows) in zip(places, groups.items(), strict=False):
-        for row in rows:
-            style = styles.of(row)
+    panels, by_panel = _direction_panels(rows, note)
+    style_of = _styles(comparison)
+    for axes, direction, group in by_panel:
+        for row in group:
+            style = style_of(row)
             recall, precision = _mean_curve(row, direction)
             axes.plot(recall, precision, label=row.variant, **{**style, "marker": ""})
             for kind, face in (("chosen", "white"), ("uniform", style["color"])):
@@ -85,10 +63,43 @@ def precision_recall_picture(comparison: Comparison) -> Figure | None:
     return panels.finished()
 
 
-def _curves(row: Row) -> bool:
-    return any(
-        "curve" in attention for record in row.records.values() for attention in (record.attention or {}).values()
+def _has(row: Row, part: str) -> bool:
+    return any(part in attention for record in row.records.values() for attention in (record.attention or {}).values())
+
+
+def _direction_panels(rows: Sequence[Row], note: str) -> tuple[Panels, list[tuple[Axes, str, list[Row]]]]:
+    """A panel for each model and direction, and what each is of."""
+    groups = _by_direction(rows)
+    panels = Panels(
+        in_lines([f"{model}, {direction}, {_seeds(of)}" for (model, direction), of in groups.items()]), note
     )
+    places = [axes for line in panels.axes for axes in line]
+    return panels, [(axes, direction, of) for axes, ((_, direction), of) in zip(places, groups.items(), strict=False)]
+
+
+def _by_direction(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        for direction in row.directions:
+            groups.setdefault((row.group, direction), []).append(row)
+    return groups
+
+
+def _styles(comparison: Comparison) -> Callable[[Row], dict[str, Any]]:
+    styles = Styles([(row.constraints, row.variant) for row in comparison.singles])
+    return lambda row: styles.of(row.constraints, row.variant)
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """`n = 3 seeds`, or from how many to how many."""
+    counts = sorted({len(row.records) for row in rows})
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"n = {number} seed{'' if counts == [1] else 's'}"
+
+
+def _measured_on(comparison: Comparison) -> str:
+    data = comparison.data
+    return f"{data['split']} split of {data['folder']}: {data['images']} images, {data['captions']} captions"
 
 
 def _mean_curve(row: Row, direction: str) -> tuple[list[float], list[float]]:
@@ -116,20 +127,19 @@ def gains_picture(comparison: Comparison) -> Figure | None:
 
     None where no run with attention has such a base.
     """
-    groups = by_direction([row for row in comparison.singles if row.differences])
-    if not groups:
+    rows = [row for row in comparison.singles if row.differences]
+    if not any(row.directions for row in rows):
         return None
-    titles = [f"{model}, {direction}, {seeds_told(rows)}" for (model, direction), rows in groups.items()]
     note = (
-        f"{measured_on(comparison)}; one dot a run, against the run of its seed without constraints; F1 at the "
+        f"{_measured_on(comparison)}; one dot a run, against the run of its seed without constraints; F1 at the "
         "uniform threshold"
     )
-    panels, styles = Panels(in_lines(titles), note), Styles(comparison.singles)
-    places = [axes for line in panels.axes for axes in line]
-    for axes, ((_, direction), rows) in zip(places, groups.items(), strict=False):
+    panels, by_panel = _direction_panels(rows, note)
+    style_of = _styles(comparison)
+    for axes, direction, group in by_panel:
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.axvline(0, color=GREY, linewidth=0.8)
-        for row in rows:
+        for row in group:
             assert row.base is not None
             x, y = [], []
             for seed in row.records.keys() & row.base.records.keys():
@@ -137,7 +147,7 @@ def gains_picture(comparison: Comparison) -> Figure | None:
                 if f"{direction}.f1" in mine and f"{direction}.f1" in theirs:
                     x.append(mine[f"{direction}.f1"] - theirs[f"{direction}.f1"])
                     y.append(mine["rsum"] - theirs["rsum"])
-            axes.plot(x, y, label=row.variant, **{**styles.of(row), "linestyle": ""})
+            axes.plot(x, y, label=row.variant, **{**style_of(row), "linestyle": ""})
         panels.label(axes, "gain in attention F1", "gain in rsum (percentage points)")
         axes.margins(0.15)
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -154,14 +164,14 @@ def weights_picture(comparison: Comparison) -> Figure | None:
     Each histogram sums to 100%, so that the many irrelevant keys do not drown the few relevant ones; seeds are added
     up. None where no attention was measured.
     """
-    groups = by_direction([row for row in comparison.singles if _has_histogram(row)])
+    groups = _by_direction([row for row in comparison.singles if _has(row, "histogram")])
     if not groups:
         return None
     titles = [
-        [f"{model}, {direction}: {row.variant}, {seeds_told([row])}" for row in rows]
+        [f"{model}, {direction}: {row.variant}, {_seeds([row])}" for row in rows]
         for (model, direction), rows in groups.items()
     ]
-    panels = Panels(titles, f"{measured_on(comparison)}; IoU {comparison.iou:g}; each histogram sums to 100%")
+    panels = Panels(titles, f"{_measured_on(comparison)}; IoU {comparison.iou:g}; each histogram sums to 100%")
     for line, ((_, direction), rows) in zip(panels.axes, groups.items(), strict=True):
         for axes, row in zip(line, rows, strict=False):
             edges, relevant, irrelevant = _histograms(row, direction)
@@ -183,12 +193,6 @@ def weights_picture(comparison: Comparison) -> Figure | None:
         for axes in line[: len(rows)]:
             axes.set_ylim(0, tallest)
     return panels.finished()
-
-
-def _has_histogram(row: Row) -> bool:
-    return any(
-        "histogram" in attention for record in row.records.values() for attention in (record.attention or {}).values()
-    )
 
 
 def _histograms(row: Row, direction: str) -> tuple[Float[np.ndarray, "edges"], np.ndarray, np.ndarray]:
@@ -216,9 +220,10 @@ def training_picture(comparison: Comparison) -> Figure | None:
     Lines are means over the seeds, a thin upright line goes from the lowest seed to the highest. None where no record
     has a log.
     """
-    groups = by_group(
-        [row for row in comparison.singles if all(record.log.get("epoch") for record in row.records.values())]
-    )
+    groups: dict[str, list[Row]] = {}
+    for row in comparison.singles:
+        if all(record.log.get("epoch") for record in row.records.values()):
+            groups.setdefault(row.group, []).append(row)
     if not groups:
         return None
     has_dev = all(
@@ -231,15 +236,15 @@ def training_picture(comparison: Comparison) -> Figure | None:
         if any(_logged(row, share) for rows in groups.values() for row in rows)
     }
     titles = [
-        [f"{model}, {seeds_told(rows)}", *(f"{model}, {label}" for label in shares.values())]
+        [f"{model}, {_seeds(rows)}", *(f"{model}, {label}" for label in shares.values())]
         for model, rows in groups.items()
     ]
     note = f"training on {comparison.data['folder']}; mean, lowest and highest of the seeds"
     panels = Panels(titles, note + ("\nactive hinges: filled markers t2i, hollow markers i2t" if shares else ""))
-    styles = Styles(comparison.singles)
+    style_of = _styles(comparison)
     for (left, *others), rows in zip(panels.axes, groups.values(), strict=True):
         for row in rows:
-            _draw(left, row, quantity, styles.of(row))
+            _draw(left, row, quantity, style_of(row))
         panels.label(left, "epoch", name)
         for axes, share in zip(others, shares, strict=True):
             for row in rows:
@@ -248,7 +253,7 @@ def training_picture(comparison: Comparison) -> Figure | None:
                         axes,
                         row,
                         logged,
-                        styles.of(row) | ({"markerfacecolor": "white"} if "_i2t_" in logged else {}),
+                        style_of(row) | ({"markerfacecolor": "white"} if "_i2t_" in logged else {}),
                         100.0,
                     )
             panels.label(axes, "epoch", "queries whose hinge is active (%)")

@@ -1,24 +1,36 @@
-"""Running trials, each in a process of its own, some at a time."""
+"""Running trials, some at a time, each in a process of its own: `python -m xattn.comparison.running OUT/trials/NAME`.
+
+A trial that fails or is killed stops no other. The first half of this file starts the processes, the second is what
+each of them does.
+"""
 
 import glob
+import json
 import os
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 from xattn.comparison.records import Record, read_record, record_path, write_record
-from xattn.comparison.trial import PATIENCE, Task, failed_record, hold, read_task, write_task
+from xattn.comparison.trial import Task, failed_record, is_first, read_task, run_trial, write_task
 from xattn.data.prepare.features.extract import available_cores
 from xattn.runtime.errors import InputError
 from xattn.runtime.lock import LOCK, FolderLock
 from xattn.runtime.progress import ProgressCallback
 
+PATIENCE = 20.0
+"""Seconds that a trial has to end when it is told to, before it is killed."""
 RecordCallback = Callable[[Record, int, int], None]
 """Called as `on_record(record, done, total)` when a trial is finished or has failed."""
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows either ends a process at once
@@ -40,7 +52,7 @@ def run_trials(
     Args:
         tasks: all of one folder; those whose run folder was begun for another configuration or other data begin anew.
         jobs: how many at a time, at least 1.
-        launch: what stands before `-m xattn.comparison.trial` in place of this Python, such as `accelerate launch
+        launch: what stands before `-m xattn.comparison.running` in place of this Python, such as `accelerate launch
             --num_processes 2`.
         on_record: called when a trial is finished or has failed.
         progress: called as `progress("trials", done, total)`.
@@ -55,7 +67,7 @@ def run_trials(
         raise InputError(f"--jobs must be at least 1, but it is {jobs}")
     if not tasks:
         return []
-    command = [*(shlex.split(launch) or [sys.executable]), "-m", "xattn.comparison.trial"]
+    command = [*(shlex.split(launch) or [sys.executable]), "-m", "xattn.comparison.running"]
     records: list[Record] = []
     progress("trials", 0, len(tasks))
     out = tasks[0].out
@@ -112,7 +124,7 @@ def _started(task: Task, command: list[str], threads: int) -> Popen:
         try:
             return Popen(
                 [*command, str(task.folder)],
-                stdin=subprocess.PIPE,  # closed when this process ends, however it ends; see `xattn.comparison.trial`
+                stdin=subprocess.PIPE,  # closed when this process ends, however it ends; see `_stop_with_the_grid`
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
@@ -120,6 +132,16 @@ def _started(task: Task, command: list[str], threads: int) -> Popen:
             )
         except OSError as error:
             raise InputError(f"--launch: {command[0]} cannot be started ({error.strerror})") from error
+
+
+def hold(task: Task) -> FolderLock:
+    """Hold the folder of a task, as the process that runs it does; one of a killed comparison is given time to end.
+
+    Raises:
+        InputError: another process still holds it.
+    """
+    complaint = f"{task.folder}: another process is still at work on this trial; wait until it has ended"
+    return FolderLock(task.folder / LOCK, complaint, PATIENCE)
 
 
 def _prepare(task: Task) -> None:
@@ -183,3 +205,78 @@ def _signal(process: Popen, number: int) -> None:
 def _all_threads() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else available_cores()
+
+
+INTERRUPTED = 130
+"""Exit status of a trial that was told to stop: neither finished nor failed."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the trial of a task's folder; failing, leave a record with the reason, unless another of its processes has
+    left one.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    _stop_with_the_grid()
+    task = read_task(Path(arguments[0]))
+    lock = None
+    try:
+        lock = hold(task) if is_first() else None
+        run_trial(task, on_epoch=_print_epoch)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        path = record_path(task.out / "records", task.trial.name)
+        if not path.is_file() or read_record(path).state != "failed":
+            write_record(failed_record(task, _reason(error)), task.out / "records")
+        return 1
+    finally:
+        if lock is not None:
+            lock.release()
+    return 0
+
+
+_PROCESS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""What gloo says of a process that ended while others wait for it."""
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    if isinstance(error, RuntimeError) and any(sign in text for sign in _PROCESS_GONE):
+        return "one of the trial's processes was killed, perhaps because memory ran out, and the others ended with it"
+    return f"{type(error).__name__}: {text}"
+
+
+def _print_epoch(entry: dict[str, Any]) -> None:
+    print(json.dumps(entry), flush=True)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _stop_with_the_grid() -> None:
+    """Interrupt this process when the one that holds the other end of standard input is gone, even if it was killed.
+
+    Otherwise a grid that is started again would train a trial that is still being trained.
+    """
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(0).st_mode)
+    except OSError:  # a launcher may have closed it
+        is_pipe = False
+    if not is_pipe:
+        return
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,25 +1,19 @@
-"""One trial in a process of its own: `python -m xattn.comparison.trial OUT/trials/NAME` trains, measures and writes the
-record.
+"""One trial: train a run, evaluate it, write the record.
 
-A trial that fails, or is killed, takes no other with it. The folder of a comparison:
+The folder of a comparison:
 
 | path | holds |
 |---|---|
 | `records/NAME.json` | the record, once the trial is finished or has failed |
 | `runs/NAME/` | the run folder, as `xattn train` writes it |
-| `trials/NAME/` | what the run folder is being made for, and `output.txt`, all that the process printed |
+| `trials/NAME/` | the task that the run belongs to, and `output.txt`, all that its process printed |
+
+`xattn.comparison.running` runs each trial in a process of its own.
 """
 
-import json
 import os
 import platform
-import signal
-import stat
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +22,7 @@ import torch
 
 import xattn
 from xattn.comparison.grid import Trial
-from xattn.comparison.records import Record, read_record, record_figures, record_path, write_record
+from xattn.comparison.records import Record, record_figures, write_record
 from xattn.data.identity import DataIdentity, data_identity
 from xattn.data.reader import split_names
 from xattn.evaluation.evaluate import evaluate_all
@@ -41,7 +35,6 @@ from xattn.runtime import json_shapes as shapes
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_finite, is_whole, read_json_lines
-from xattn.runtime.lock import LOCK, FolderLock
 from xattn.training.train import EpochCallback, train
 
 
@@ -102,20 +95,6 @@ def read_task(folder: Path) -> Task:
     return Task(folder.parent.parent, trial, Path(data), DataIdentity(**identity), iou, vocabulary and Path(vocabulary))
 
 
-PATIENCE = 20.0
-"""Seconds that a trial has to end when it is told to, before it is killed."""
-
-
-def hold(task: Task) -> FolderLock:
-    """Hold the folder of a task, as the process that runs it does; one of a killed comparison is given time to end.
-
-    Raises:
-        InputError: another process still holds it.
-    """
-    complaint = f"{task.folder}: another process is still at work on this trial; wait until it has ended"
-    return FolderLock(task.folder / LOCK, complaint, PATIENCE)
-
-
 DIGITS = 5
 _DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
 
@@ -147,10 +126,6 @@ def _flat(entry: dict[str, Any]) -> dict[str, int | float]:
     }
 
 
-INTERRUPTED = 130
-"""Exit status of a trial that was told to stop: neither finished nor failed."""
-
-
 def run_trial(task: Task, on_epoch: EpochCallback | None = None) -> Record:
     """Train the trial, unless its run folder is finished, measure it and write its record.
 
@@ -173,7 +148,7 @@ def run_trial(task: Task, on_epoch: EpochCallback | None = None) -> Record:
         log, training = log_columns(task.run_folder / "log.jsonl"), _training_seconds(task.run_folder)
     seconds = {"training": training, "measuring": round(time.perf_counter() - started, 2)}
     record = Record(**_described(task), **figures, log=log, seconds=seconds, about=versions())
-    if _is_first():
+    if is_first():
         write_record(record, task.out / "records")
     return record
 
@@ -243,77 +218,6 @@ def _training_seconds(folder: Path) -> float:
     return float(shapes.Value(path, shapes.read_object(path, "what a run is"))["seconds"].expect(is_finite, "a number"))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the trial of a task's folder; failing, leave a record with the reason, unless another of its processes has
-    left one.
-    """
-    signal.signal(signal.SIGTERM, _interrupt)
-    _stop_with_the_grid()
-    task = read_task(Path(arguments[0]))
-    lock = None
-    try:
-        lock = hold(task) if _is_first() else None
-        run_trial(task, on_epoch=_print_epoch)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        traceback.print_exc()
-        path = record_path(task.out / "records", task.trial.name)
-        if not path.is_file() or read_record(path).state != "failed":
-            write_record(failed_record(task, _reason(error)), task.out / "records")
-        return 1
-    finally:
-        if lock is not None:
-            lock.release()
-    return 0
-
-
-def _is_first() -> bool:
+def is_first() -> bool:
     """Whether this is the only process of the trial, or the first of several."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-_PROCESS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-"""What gloo says of a process that ended while others wait for it."""
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, InputError):
-        return text
-    if isinstance(error, RuntimeError) and any(sign in text for sign in _PROCESS_GONE):
-        return "one of the trial's processes was killed, perhaps because memory ran out, and the others ended with it"
-    return f"{type(error).__name__}: {text}"
-
-
-def _print_epoch(entry: dict[str, Any]) -> None:
-    print(json.dumps(entry), flush=True)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _stop_with_the_grid() -> None:
-    """Interrupt this process when the one that holds the other end of standard input is gone, even if it was killed.
-
-    Otherwise a grid that is started again would train a trial that is still being trained.
-    """
-    try:
-        is_pipe = stat.S_ISFIFO(os.fstat(0).st_mode)
-    except OSError:  # a launcher may have closed it
-        is_pipe = False
-    if not is_pipe:
-        return
-
-    def wait() -> None:
-        while os.read(0, 1):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -18,8 +18,9 @@ from xattn.evaluation.compatibility import check_same_features
 from xattn.evaluation.grounding import word_relevance
 from xattn.models.base import evaluating
 from xattn.models.config import Direction
-from xattn.plots.attention_map import Strip, attention_picture, save_picture
+from xattn.plots.attention_map import Strip, attention_picture
 from xattn.plots.labels import distinct_labels
+from xattn.plots.page import save
 from xattn.plots.source_images import image_record, region_boxes, source_image
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.errors import InputError
@@ -104,7 +105,7 @@ def attend(
         title=chosen.captions[row],
         subtitle=f"{split} caption {row}, {image_record(chosen, image_row).file}",
     )
-    return save_picture(figure, out)
+    return save(figure, out)
 
 
 def attention_of(run: Run, split: Split, row: int) -> dict[Direction, Float[np.ndarray, "words regions"]]:

@@ -14,7 +14,6 @@ is at the spot is told by the number under the panel: the largest weight, whose 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +28,6 @@ from PIL import Image
 from xattn.data.boxes import iou as box_iou
 from xattn.models.config import Direction
 from xattn.plots.page import Page, balanced, line_height, shortened, wrapped
-from xattn.runtime import atomic
 
 LARGEST, ANNOTATED, REGION = "#ff9f1c", "#4cc9f0", "#ffffff"
 """Orange and sky blue are told apart with any colour vision; full and dashed lines, in grey print too."""
@@ -121,18 +119,6 @@ def attention_picture(
     page.legend(_MARGIN, y, _legend(any(found is not None for found in truth)), _NOTE_SIZE)
     page.lines(_MARGIN, y + line_height(_NOTE_SIZE), footnotes, _NOTE_SIZE, color="#444444")
     return page.figure
-
-
-def save_picture(figure: Figure, path: Path | str) -> Path:
-    """Write a figure as PNG; the file is complete or absent.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    path = Path(path)
-    with atomic.replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=figure.dpi)
-    return path
 
 
 def lighting(

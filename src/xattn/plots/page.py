@@ -1,8 +1,10 @@
 """A page measured in inches from its left top corner, drawn without windows and without `pyplot`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from numpy.typing import ArrayLike
+
+from xattn.runtime import atomic
 
 DOTS_PER_INCH = 160
 LINE_HEIGHT = 1.45
@@ -115,3 +119,17 @@ def shortened(text: str, width: float, size: float, weight: str = "normal") -> s
     while end > 1 and text_width(text[:end], size, weight) > width:
         end -= 1
     return text[:end]
+
+
+def save(figure: Figure, path: Path | str) -> Path:
+    """Write a figure as PNG or SVG, as the name ends; the file is complete or absent, and the same figure gives the
+    same bytes.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix[1:]
+    with atomic.replacing(path) as temporary, matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(temporary, format=kind, dpi=figure.dpi, metadata={"Date": None} if kind == "svg" else None)
+    return path

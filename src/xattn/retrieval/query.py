@@ -25,8 +25,8 @@ from xattn.evaluation.encode import encode_captions, encode_images, score_all
 from xattn.models.base import MatchingModel, evaluating
 from xattn.models.config import Direction
 from xattn.models.fragments import Fragments
-from xattn.plots.attention_map import save_picture
 from xattn.plots.contact_sheet import Cell, contact_sheet
+from xattn.plots.page import save
 from xattn.plots.source_images import check_drawable, region_boxes, source_image
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.device import best_device
@@ -111,9 +111,7 @@ def search(
             about = (
                 f"{run.name} ({run.folder}): the best {len(hits)} of {chosen.n_images} images, {split} split of {data}"
             )
-            save_picture(
-                _sheet(chosen, hits, asked.words[0], direction, weights.numpy(), run.vocabulary, sentence, about), out
-            )
+            save(_sheet(chosen, hits, asked.words[0], direction, weights.numpy(), run.vocabulary, sentence, about), out)
     return hits
 
 

@@ -1,4 +1,4 @@
-"""What the pictures of a comparison share: a panel for each model, styles that print in black and white, one legend."""
+"""Charts in panels: one legend for all of them, and styles that print in black and white."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,14 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from xattn.comparison.comparison import BASE, Comparison, Row
 from xattn.plots.page import DOTS_PER_INCH, line_height, text_width, wrapped
 
 PANEL = (3.3, 2.7)
 """Width and height of a panel in inches."""
 SMALL = 8.0
 """Points of all letters."""
-COLOURS = {BASE: "#000000", "ccr": "#0072b2", "ccs": "#e69f00", "both": "#009e73"}
+COLOURS = {"none": "#000000", "ccr": "#0072b2", "ccs": "#e69f00", "both": "#009e73"}
 OTHER_COLOURS = ("#cc79a7", "#56b4e9", "#d55e00")
 """Of Okabe and Ito's palette for all kinds of colour vision, of different brightness; lines and markers differ as
 well."""
@@ -24,21 +23,23 @@ GREY = "#8a8a8a"
 
 
 class Styles:
-    """A colour for each constraint set; a line and a marker for each variant of it."""
+    """A colour for each constraint set; a line and a marker for each variant.
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        sets = list(dict.fromkeys([*COLOURS, *(row.constraints for row in rows)]))
-        self._variants = list(
-            dict.fromkeys(row.variant for row in sorted(rows, key=lambda row: sets.index(row.constraints)))
-        )
+    Args:
+        variants: the constraint set and the name of each variant; a set has one or several.
+    """
+
+    def __init__(self, variants: Sequence[tuple[str, str]]) -> None:
+        sets = list(dict.fromkeys([*COLOURS, *(constraints for constraints, _ in variants)]))
+        self._variants = list(dict.fromkeys(sorted(variants, key=lambda each: sets.index(each[0]))))
         others = [name for name in sets if name not in COLOURS]
         self._colours = COLOURS | {name: OTHER_COLOURS[place % len(OTHER_COLOURS)] for place, name in enumerate(others)}
 
-    def of(self, row: Row) -> dict[str, Any]:
-        """The style of a row's line, as matplotlib takes it."""
-        place = self._variants.index(row.variant)
+    def of(self, constraints: str, variant: str) -> dict[str, Any]:
+        """The style of a variant's line, as matplotlib takes it."""
+        place = self._variants.index((constraints, variant))
         return {
-            "color": self._colours[row.constraints],
+            "color": self._colours[constraints],
             "linestyle": LINES[place % len(LINES)],
             "marker": MARKERS[place % len(MARKERS)],
             "markersize": 4.5,
@@ -98,33 +99,3 @@ def in_lines(items: Sequence[Any], longest: int = 3) -> list[list[Any]]:
     n_lines = -(-len(items) // longest)
     length = -(-len(items) // n_lines)
     return [list(items[first : first + length]) for first in range(0, len(items), length)]
-
-
-def by_group(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by the model that they have in common."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
-    return groups
-
-
-def by_direction(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Rows with attention by model and direction."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        for direction in row.directions:
-            groups.setdefault((row.group, direction), []).append(row)
-    return groups
-
-
-def seeds_told(rows: Sequence[Row]) -> str:
-    """`n = 3 seeds`, or from how many to how many."""
-    counts = sorted({len(row.records) for row in rows})
-    told = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"n = {told} seed{'' if counts == [1] else 's'}"
-
-
-def measured_on(comparison: Comparison) -> str:
-    """What the figures were measured on."""
-    data = comparison.data
-    return f"{data['split']} split of {data['folder']}: {data['images']} images, {data['captions']} captions"
