@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
+from folder_contents import contents
 from killed_run import MOMENTS, finished, started
 from waiting import LONGEST_WAIT
 from xattn.runs.checkpoint import CHECKPOINT, read_checkpoint, read_state
 from xattn.runs.folder import load_run
 from xattn.runs.presets import DESCRIPTIONS
 from xattn.runtime.errors import InputError
-from xattn.training import resumable as kept_run
+from xattn.training import resumable
 from xattn.training.resumable import Interrupted, Saving
 from xattn.training.train import train
 
@@ -299,10 +300,51 @@ def test_a_second_interrupt_does_not_wait(tmp_path, tiny_data, configured):
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("the second was not heard")
 
-    with pytest.raises(KeyboardInterrupt) as caught:
+    with pytest.raises(Interrupted) as caught:
         trained(configured(), tiny_data, tmp_path / "run", progress=progress)
-    assert not isinstance(caught.value, Interrupted)
+    assert (caught.value.epoch, caught.value.step) == (1, 0), "what there is, not what there might have been"
     assert read_state(tmp_path / "run" / CHECKPOINT).step == 0
+
+
+def test_a_folder_that_vanished_keeps_nothing(tmp_path, tiny_data, configured):
+    steps = []
+
+    def progress(*_):
+        steps.append(None)
+        if len(steps) == 2:
+            shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(InputError) as caught:
+        trained(configured(), tiny_data, tmp_path / "run", progress=progress, saving=Saving(steps=2))
+    run = tmp_path / "run"
+    assert str(caught.value) == (
+        f"{run / CHECKPOINT}: cannot be written, because the folder {run} does not exist; its checkpoint is gone: "
+        f"somebody has removed or moved {run} during the training"
+    )
+
+
+@pytest.mark.parametrize("moment", ["before it looks again", "before it renames"])
+def test_the_later_of_two_starts_leaves_the_earlier_alone(tmp_path, tiny_data, configured, monkeypatch, moment):
+    """Both have found the folder absent; it is not for the later one to have it removed."""
+    run, earlier = tmp_path / "run", tmp_path / "earlier"
+    stopped(configured(), tiny_data, earlier, calls=2)
+    before = contents(earlier)
+    module, name = (resumable.atomic, "new_folder") if moment == "before it looks again" else (resumable, "begin_run")
+    original = getattr(module, name)
+
+    def overtaken(*arguments):
+        earlier.rename(run)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, name, overtaken)
+    with pytest.raises(InputError) as caught:
+        trained(configured(), tiny_data, run)
+    assert str(caught.value) == (
+        f"{run}: another process began a run in this folder while this one read its data, and has it now; choose "
+        "another --out"
+    )
+    assert contents(run) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 def test_what_a_run_says_when_it_goes_on(tmp_path, tiny_data, configured):
@@ -414,7 +456,7 @@ def test_a_full_disk_leaves_the_first_checkpoint(tmp_path, config, even_data, mo
     def full(path, _):
         raise InputError(f"{path}: could not be written (No space left on device)")
 
-    monkeypatch.setattr(kept_run, "save_checkpoint", full)
+    monkeypatch.setattr(resumable, "save_checkpoint", full)
     with pytest.raises(
         InputError, match=r"No space left on device\); .*run keeps the checkpoint of epoch 1 after 0 steps of it$"
     ):

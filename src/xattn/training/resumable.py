@@ -60,7 +60,9 @@ class Saving:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was interrupted after it had been saved; `train` with the same arguments goes on."""
+    """A run was interrupted, and its folder holds the checkpoint of this step; `train` with the same arguments goes
+    on.
+    """
 
     def __init__(self, folder: Path, epoch: int, step: int) -> None:
         super().__init__()
@@ -86,16 +88,24 @@ class ResumableRun:
         """Make the folder, with a checkpoint of the state before the first step.
 
         Raises:
-            InputError: the folder is taken or cannot be written.
+            InputError: the folder is taken, by another process just now perhaps, or cannot be written.
         """
         content = self._checkpoint()
 
         def make() -> None:
             data = self.training.data
-            with atomic.new_folder(self.folder) as folder:
-                begin_run(folder, self.training.config, data.vocabulary, data.train.feature_size)
-                (folder / CHECKPOINT).write_bytes(content)
-                atomic.flush(folder / CHECKPOINT)
+            try:
+                with atomic.new_folder(self.folder) as folder:
+                    begin_run(folder, self.training.config, data.vocabulary, data.train.feature_size)
+                    (folder / CHECKPOINT).write_bytes(content)
+                    atomic.flush(folder / CHECKPOINT)
+            except (InputError, OSError) as error:
+                if (self.folder / CHECKPOINT).is_file():  # which it was not when this process looked
+                    raise InputError(
+                        f"{self.folder}: another process began a run in this folder while this one read its data, and "
+                        "has it now; choose another --out"
+                    ) from error
+                raise
             self._take()
 
         self.process_group.on_main(make)
@@ -172,18 +182,26 @@ class ResumableRun:
     @contextmanager
     def removed_on_early_failure(self, was_begun: bool) -> Iterator[None]:
         """Add to what an `InputError` says which checkpoint is left; a run that was just begun and has no step yet is
-        taken away again.
+        taken away again. A second interrupt, which does not wait for a checkpoint, says which one there is.
         """
         try:
             yield
+        except Interrupted:
+            raise
+        except KeyboardInterrupt:
+            if (self.folder / CHECKPOINT).is_file():
+                raise Interrupted(self.folder, *self._saved_at) from None
+            raise
         except InputError as error:
             if was_begun and (self.training.state.epoch, self.training.state.step) == (1, 0):
                 if self.process_group.is_main:
                     self.close()  # Windows removes no folder that holds an open file
-                    shutil.rmtree(self.folder)
+                    shutil.rmtree(self.folder, ignore_errors=True)
                 raise
             epoch, step = self._saved_at
             kept = f"{self.folder} keeps the checkpoint of epoch {epoch} after {step} steps of it"
+            if not (self.folder / CHECKPOINT).is_file():
+                kept = f"its checkpoint is gone: somebody has removed or moved {self.folder} during the training"
             raise InputError(f"{error}; {kept}") from error
 
     def finish(self, about: dict[str, Any]) -> None:

@@ -534,7 +534,10 @@ TEXT = SCAN["model"][1]
 ONE_WAY = {name: tensor for name, tensor in TEXT.items() if "reverse" not in name}
 WITHOUT_VALUE = 'its image encoder holds "fc.weight" with a value that is NaN or infinite'
 NO_NORM = 'it holds "fc.weight_g", which is no weight norm of a matrix beside it'
-READS_ONE_WAY = "its text encoder reads captions in one direction only, but the models here read them in both (bi_gru)"
+READS_ONE_WAY = (
+    "its text encoder reads captions in one direction only, as VSE++ does, but the models here read them in both "
+    "(bi_gru)"
+)
 TWO_LAYERS = {**TEXT, "rnn.weight_ih_l1": torch.zeros(24, 16), "rnn.weight_ih_l1_reverse": torch.zeros(24, 16)}
 
 
@@ -626,6 +629,50 @@ def test_a_matrix_that_would_make_a_huge_model(refused):
         fc__bias=None,
     )
     assert refused(wide) == "lacks its image encoder's fc.bias"
+
+
+VSE = {"measure": "cosine", "cnn_type": "resnet152", "use_abs": False, "finetune": False, "crop_size": 224}
+UNLIKE_SCAN = dict.fromkeys(("agg_func", "cross_attn", "bi_gru", "lambda_lse", "lambda_softmax", "raw_feature_norm"))
+
+
+def one_direction(content):
+    """The text encoder of VSE++ and VSRN."""
+    image, text = content["model"]
+    return content | {"model": [image, {name: part for name, part in text.items() if "reverse" not in name}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [
+        ("VSE++", {}),
+        ("VSE++", {"cnn.module.conv1.weight": torch.zeros(2)}),
+        ("VSRN", {"Rs_GCN_1.g.weight": torch.zeros(2), "img_rnn.weight_ih_l0": torch.zeros(2)}),
+    ],
+    ids=["VSE++ on features", "VSE++ with its network", "VSRN"],
+)
+@pytest.mark.parametrize("model", [None, "scan"])
+def test_models_without_attention_are_named(refused, name, tensors, model):
+    """Though their other tensors have the names of those of SCAN."""
+    content = one_direction(published_checkpoint("scan", **(UNLIKE_SCAN | VSE)))
+    content["model"][0] |= tensors
+    said = (
+        f"is a checkpoint of {name}, which has one vector for an image and one for a caption and no attention between "
+        "them; expected one of SCAN, BFAN, PFAN or SGRAF"
+    )
+    assert refused(content, model=model) == said
+    image, text = content["model"]
+    flat = {f"img_enc.{key}": part for key, part in image.items()} | {
+        f"txt_enc.{key}": part for key, part in text.items()
+    }
+    assert refused(content | {"model": flat}, model=model) == said
+
+
+def test_one_direction_without_settings_is_not_of_scan_or_bfan(refused):
+    content = one_direction(published_checkpoint("scan", **UNLIKE_SCAN))
+    assert refused(content) == (
+        "its text encoder reads captions in one direction only, as VSE++ does, but the models here read them in both "
+        "(bi_gru)"
+    )
 
 
 def test_another_vocabulary(tmp_path, refused):

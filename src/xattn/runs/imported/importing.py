@@ -13,7 +13,14 @@ from xattn.models.base import MatchingModel
 from xattn.models.config import ModelConfig
 from xattn.models.registry import build_model
 from xattn.runs.folder import ABOUT, save_run
-from xattn.runs.imported.names import ModelName, published_name, renamed, told_by_names
+from xattn.runs.imported.names import (
+    ModelName,
+    published_name,
+    refuse_models_without_attention,
+    refuse_other_gru,
+    renamed,
+    told_by_names,
+)
 from xattn.runs.imported.settings import configured, plain_settings, told_by_settings
 from xattn.runs.imported.unpickle import read_checkpoint
 from xattn.runtime import atomic
@@ -53,10 +60,11 @@ def import_checkpoint(
     """
     checkpoint, vocabulary, out = Path(checkpoint), Path(vocabulary), Path(out)
     atomic.check_absent(out)
-    words = Vocabulary.load(vocabulary)
     content = read_checkpoint(checkpoint)
     try:
         parts, published = _parts(content), plain_settings(content.get("opt"))
+        refuse_models_without_attention(parts, published)
+        refuse_other_gru(parts[1])
         name = _model_name(told_by_names(parts), told_by_settings(published), model)
         weights = renamed(name, parts)
         sizes = _sizes(name, weights)
@@ -64,6 +72,7 @@ def import_checkpoint(
         built = _built_of(name, config.model, int(sizes["feature_size"]), int(sizes["vocabulary_size"]), weights)
     except ValueError as error:
         raise InputError(f"{checkpoint}: {error}") from error
+    words = Vocabulary.load(vocabulary)
     if len(words) != sizes["vocabulary_size"]:
         raise InputError(
             f"{vocabulary}: holds {len(words)} words, but {checkpoint} was trained with another vocabulary, of "
@@ -101,6 +110,11 @@ def import_summary(run: Path | str) -> str:
 
 def _parts(content: Any) -> list[dict[str, Tensor]]:
     parts = content.get("model") if isinstance(content, dict) else None
+    if isinstance(parts, dict) and any(str(name).startswith("img_enc.") for name in parts):
+        parts = [  # of one module that holds the others, as some programs save it
+            {name.removeprefix(prefix): value for name, value in parts.items() if str(name).startswith(prefix)}
+            for prefix in ("img_enc.", "txt_enc.")
+        ]
     if not isinstance(parts, (list, tuple)) or len(parts) not in (2, 3):
         raise InputError(
             "expected a dictionary whose key model has a list of 2 or 3 state dictionaries, as published checkpoints "

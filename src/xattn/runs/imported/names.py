@@ -7,7 +7,7 @@ Source: the state dictionaries of the repositories of SCAN, BFAN, PFAN and SGRAF
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -69,6 +69,33 @@ def told_by_names(parts: StateDicts) -> ModelName | None:
     return "pfan" if any(name.split(".")[-2:-1] == ["position_embedding"] for name in parts[0]) else None
 
 
+_OTHERS = {
+    "VSRN": re.compile(r"(img_enc\.)?Rs_GCN_\d+\."),
+    "VSE++": re.compile(r"(img_enc\.)?cnn\."),
+}
+"""Models of one vector an image and one a caption, by a tensor that no model here has."""
+_SETTINGS_OF_VSE = {"measure", "cnn_type"}
+"""Of its training program; those of the models here have neither."""
+
+
+def refuse_models_without_attention(parts: StateDicts, settings: Collection[str]) -> None:
+    """Raise `InputError` if a checkpoint is of VSE++ or VSRN, whose other tensors have the names of SCAN's.
+
+    VSE++ on precomputed features (`img_enc.fc`, `txt_enc.rnn`) has no tensor of its own: its settings tell it.
+
+    Source: the state dictionaries of the repositories of VSE++ (Faghri et al. 2018) and VSRN (Li et al. 2019).
+    """
+    names = [name.removeprefix("module.") for part in parts for name in part]
+    found = next((model for model, own in _OTHERS.items() if any(map(own.match, names))), None)
+    if found is None and {*settings} >= _SETTINGS_OF_VSE:
+        found = "VSE++"
+    if found is not None:
+        raise InputError(
+            f"is a checkpoint of {found}, which has one vector for an image and one for a caption and no attention "
+            "between them; expected one of SCAN, BFAN, PFAN or SGRAF"
+        )
+
+
 def renamed(model: ModelName, parts: StateDicts) -> dict[str, Tensor]:
     """The tensors of a published model under our names.
 
@@ -87,7 +114,7 @@ def renamed(model: ModelName, parts: StateDicts) -> dict[str, Tensor]:
     for part, tensors, names in zip(PARTS, parts, modules, strict=False):
         plain = _without_weight_norm(_without_prefix(tensors))
         if part == "text encoder":
-            _refuse_other_gru(plain)
+            refuse_other_gru(plain)
         for name, tensor in plain.items():
             module, _, leaf = name.rpartition(".")
             if module not in names:
@@ -143,11 +170,13 @@ def _without_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _refuse_other_gru(tensors: Mapping[str, Tensor]) -> None:
+def refuse_other_gru(tensors: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` unless the GRU of a text encoder, if it has one, is of one bidirectional layer."""
     gru = [name for name in tensors if re.search(r"rnn\.weight_ih_l\d+", name)]
     if gru and not any(name.endswith("_reverse") for name in gru):
         raise InputError(
-            "its text encoder reads captions in one direction only, but the models here read them in both (bi_gru)"
+            "its text encoder reads captions in one direction only, as VSE++ does, but the models here read them in "
+            "both (bi_gru)"
         )
     if len(gru) > 2:
         raise InputError(f"its text encoder has {len(gru) // 2} layers of GRU, but the models here have one")
