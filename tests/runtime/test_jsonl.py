@@ -5,8 +5,8 @@ import os
 import pytest
 
 from xattn.runtime.errors import InputError
-from xattn.runtime.json_shapes import read_object
-from xattn.runtime.jsonl import parse_json, preview, read_json, read_json_lines
+from xattn.runtime.json_shapes import four_numbers, pixels, read_object
+from xattn.runtime.jsonl import parse_json, preview, read_json, read_json_lines, read_lines
 
 HALVES = (r'"\ud800"', r'{"\uDFFF": 1}', r'["\ude00\ud83d"]', r'"\ud83d\ud83d\ude00"', r'"\\\ud800 \\ud800"')
 
@@ -81,3 +81,37 @@ def test_a_file_that_is_too_large(tmp_path):
     assert complaint(read_object, path, "the settings", 99) == (
         ": expected the settings, of 99 bytes at most, but the file has 100"
     )
+
+
+OTHER = ": expected text in UTF-8, but the file is in UTF-16; save it as UTF-8"
+
+
+def test_lines_in_another_encoding(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("a dog\n".encode("utf-16"))
+    assert complaint(read_lines, path) == OTHER
+    for encoding in ("utf-16-le", "utf-16-be"):
+        path.write_bytes("a dog\nruns".encode(encoding))
+        assert complaint(read_lines, path) == OTHER
+    assert complaint(read_lines, "a\0b").startswith(": cannot be read (embedded null")
+
+
+@pytest.mark.parametrize("value", [10**9, "1" + "0" * 4000, -1, 0, True, 1.5, "NaN", "1e400"])
+def test_a_size_that_no_picture_has(tmp_path, value):
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"width": {str(value).lower() if value is True else value}}}')
+    with pytest.raises(
+        InputError, match=r'expected "width" to be a whole number of pixels, at (least 1|most 100,000,000)'
+    ):
+        pixels("a.json", read_object(path, "sizes"), "width")
+
+
+@pytest.mark.parametrize("value", ["1e400", "NaN", "-Infinity", "1" + "0" * 400, "true", '"1"'])
+def test_a_number_that_is_none(tmp_path, value):
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"bbox": [1, 2, 3, {value}]}}')
+    with pytest.raises(InputError, match='expected "bbox" to be four finite numbers'):
+        four_numbers("a.json", read_object(path, "boxes"), "bbox")
+    path.write_text(f'{{"bbox": {"1" * 5000}}}')
+    with pytest.raises(InputError, match="cannot be read"):
+        read_object(path, "boxes")

@@ -13,6 +13,7 @@ from xattn.data.repeated_rows import RowSamples, row_chunks
 from xattn.data.split import ImageRecord, Split, split_file
 from xattn.data.writer import SplitWriter
 from xattn.runtime.errors import InputError
+from xattn.runtime.json_shapes import MOST_PIXELS
 from xattn.runtime.jsonl import is_whole, preview, read_json_lines, read_lines
 from xattn.runtime.nearest import did_you_mean
 from xattn.runtime.npy import read_array
@@ -243,7 +244,7 @@ def _read_images(path: Path, n_images: int) -> list[ImageRecord] | None:
             raise InputError(
                 f'{path}, line {number}: expected "id" and "file" to be text, found {preview(key)} and {preview(file)}'
             )
-        if not is_whole(width) or not is_whole(height) or width < 1 or height < 1:
+        if not (is_whole(width) and is_whole(height) and 1 <= min(width, height) <= max(width, height) <= MOST_PIXELS):
             raise InputError(
                 f'{path}, line {number}: expected "width" and "height" to be whole numbers of pixels, at least 1, '
                 f"found {preview(width)} and {preview(height)}"

@@ -7,6 +7,9 @@ from typing import Any
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_finite, is_whole, preview, read_json
 
+MOST_PIXELS = 10**8
+"""The most that the width or height of a picture is believed to be."""
+
 
 def read_object(path: Path, expected: str, largest: int | None = None) -> dict[str, Any]:
     """The object that a JSON file holds; `InputError` if it holds something else or cannot be read; see `read_json`."""
@@ -89,12 +92,11 @@ def identifier(where: str, entry: dict[str, Any], key: str) -> str:
 
 
 def pixels(where: str, entry: dict[str, Any], key: str) -> int:
-    """The whole number of pixels, at least 1, at a key."""
+    """The whole number of pixels, from 1 to `MOST_PIXELS`, at a key."""
     value = entry.get(key)
-    if not is_whole(value) or value < 1:
-        raise InputError(
-            f'{where}: expected "{key}" to be a whole number of pixels, at least 1, found {preview(value)}'
-        )
+    if not is_whole(value) or not 1 <= value <= MOST_PIXELS:
+        asked = f"at most {MOST_PIXELS:,}" if is_whole(value) and value > 1 else "at least 1"
+        raise InputError(f'{where}: expected "{key}" to be a whole number of pixels, {asked}, found {preview(value)}')
     return value
 
 

@@ -26,8 +26,11 @@ def read_lines(path: Path | str) -> list[str]:
     Raises:
         InputError: the file cannot be read, or a line (which is named) is not UTF-8.
     """
-    lines = []
-    for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
+    raw, lines = _read_bytes(path), []
+    halves = raw[:64:2], raw[1:64:2]
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or any(len(half) > 1 and not half.strip(b"\0") for half in halves):
+        raise InputError(f"{path}: expected text in UTF-8, but the file is in UTF-16; save it as UTF-8")
+    for number, line in enumerate(raw.split(b"\n"), start=1):
         try:
             lines.append(line.decode("utf-8").strip())
         except UnicodeDecodeError as error:
@@ -112,12 +115,15 @@ def _size(path: Path | str) -> int:
 
 
 def _read_bytes(path: Path | str) -> bytes:
-    """What a regular file holds, without a byte order mark at its start."""
+    """What a regular file of text in UTF-8 holds, without a byte order mark at its start."""
     require_regular_file(path)
     try:
-        return Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+        raw = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    return raw.removeprefix(b"\xef\xbb\xbf")
 
 
 def preview(value: object, longest: int = 60) -> str:

@@ -1,11 +1,13 @@
 """Captions out of Karpathy's and COCO's files, and the captions file that all sources meet in."""
 
 import json
+import time
 
 import pytest
 
 from source_files import karpathy_image, write_coco_captions, write_json, write_karpathy
 from xattn.data.phrases import Span
+from xattn.data.prepare.box_file import read_boxes
 from xattn.data.prepare.caption_file import Caption, read_captions, write_captions
 from xattn.data.prepare.captions import captions_from
 from xattn.data.prepare.image_keys import image_key
@@ -185,3 +187,43 @@ def test_a_source_is_not_written_where_it_cannot_be(tmp_path):
     path = write_json(tmp_path / "d.json", {"images": [karpathy_image("1.jpg", "train", ["x"])]})
     with pytest.raises(InputError, match="cannot be written, because the folder"):
         prepare_karpathy(path, tmp_path / "none" / "c.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("split", "meant"), [("VAL", "dev"), ("Train", "train"), ("RestVal", "train"), ("TEST", "test")]
+)
+def test_splits_of_karpathy_in_any_letters(tmp_path, split, meant):
+    path = write_karpathy(tmp_path / "d.json", [karpathy_image("1.jpg", split, ["a dog"])])
+    assert [caption.split for caption in captions_from(path)] == [meant]
+
+
+def test_keys_in_any_letters(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"Image": "a.jpg", "CAPTION": "a dog", "Split": "VAL"}\n')
+    assert read_captions(path) == [Caption("a.jpg", "a dog", 1, "dev")]
+    path.write_text('{"image": "a.jpg", "caption": "a dog", "Caption": "a cat"}\n')
+    with pytest.raises(InputError) as caught:
+        read_captions(path)
+    assert str(caught.value) == f'{path}, line 1: has the key "caption" twice; remove or rename one'
+
+
+def test_spellings_of_an_image(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert image_key(f"{apart}.JPG") == image_key(f"photos\\{composed}.jpg") == composed
+    before = time.process_time()
+    assert image_key("COCO_" + "_0" * 50_000 + "x").endswith("0x")
+    assert image_key("0" * 100_000 + "x") == "0" * 100_000 + "x"
+    assert time.process_time() - before < 2
+
+
+def test_boxes_under_another_spelling_of_the_name(tmp_path):
+    path = tmp_path / "boxes.jsonl"
+    path.write_text('{"image": "more\\\\A.JPG", "boxes": [[0, 0, 1, 1]]}\n')
+    found = read_boxes(path, ["more/a.jpg"])
+    assert found["more/a.jpg"][0] == 1
+    with pytest.raises(InputError) as caught:
+        read_boxes(path, ["more/a2.jpg", "b.jpg"])
+    assert str(caught.value) == f"{path}: has no boxes for more/a2.jpg (and 1 other); did you mean more\\A.JPG?"
+    path.write_text(path.read_text() + '{"image": "more/A.jpg", "boxes": [[0, 0, 1, 1]]}\n')
+    with pytest.raises(InputError, match=r"has no boxes for more/a.jpg; did you mean"):
+        read_boxes(path, ["more/a.jpg"])

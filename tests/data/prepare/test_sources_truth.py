@@ -1,6 +1,7 @@
 """Truth from COCO's instances and from Flickr30K Entities, against truth laid out by hand."""
 
 import json
+import time
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ from xattn.data.prepare.caption_file import Caption, read_captions
 from xattn.data.prepare.caption_matching import letters, spans_on_other_tokens, tokens_covering
 from xattn.data.prepare.coco import read_instances, with_category_truth
 from xattn.data.prepare.coco_categories import CATEGORIES, named_categories
-from xattn.data.prepare.flickr30k_entities import with_entity_truth
+from xattn.data.prepare.flickr30k_entities import read_entities, read_sentences, with_entity_truth
 from xattn.data.prepare.preparing import prepare_coco, prepare_entities
 from xattn.data.tokenizer import tokenize
 from xattn.runtime.errors import InputError
@@ -357,3 +358,49 @@ def test_spans_move_to_other_tokens_of_the_same_words():
         Span(2, 3, ((0, 0, 1, 1),), "x"),
     )
     assert spans_on_other_tokens(spans, ["a", "dog", "!"], ["a", "dog", "!"]) == spans
+
+
+HOSTILE_SENTENCES = [
+    "[/EN#1" + "/a" * 49_000,
+    "[/EN#1/" + "a" * 99_000,
+    "[/EN#" + "1" * 99_000,
+    "[/EN#1/a" + " " * 99_000,
+]
+
+
+@pytest.mark.parametrize("sentence", HOSTILE_SENTENCES, ids=["kinds", "letters", "digits", "spaces"])
+def test_markings_that_never_end_are_refused_at_once(tmp_path, sentence):
+    """A regular expression that gave back what it had matched took time quadratic in the length."""
+    (tmp_path / "1.txt").write_text(sentence)
+    before = time.process_time()
+    with pytest.raises(InputError, match=r"1.txt, line 1: expected phrases as \[/EN#id/type words\]"):
+        read_sentences(tmp_path / "1.txt")
+    assert time.process_time() - before < 5
+    (tmp_path / "1.txt").write_text(sentence * 2 + "]" * 9000)
+    with pytest.raises(InputError, match=r"1.txt, line 1: expected a sentence of at most 100,000 characters, found 20"):
+        read_sentences(tmp_path / "1.txt")
+
+
+ENTITIES = "".join(f'<!ENTITY e{n} "&e{n - 1};&e{n - 1};">' for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (f"<!DOCTYPE a [{ENTITIES}]><annotation>&e39;</annotation>", "without a document type and entities of its own"),
+        ('<?xml version="1.0" encoding="ebcdic"?><annotation/>', 'in UTF-8, found the encoding "ebcdic"'),
+        ('<?xml version="1.0" encoding="utf-16"?><annotation/>', 'in UTF-8, found the encoding "utf-16"'),
+        ("<annotation/>".encode("utf-16"), "in UTF-8, but the byte 0xff at position 1 is not"),
+        ("<annotation>\0</annotation>", "but it is not"),
+        ("<a>" * 300_000, "but it is not"),
+        ("<a>" * 140_000 + "</a>" * 140_000, "expected an <annotation>, found a <a>"),
+        (b"<annotation>" + b" " * (1 << 20), "of at most 1,048,576 bytes, found a larger file"),
+    ],
+    ids=["entities", "encoding", "declared", "utf-16", "zero", "open", "deep", "large"],
+)
+def test_xml_that_is_made_to_harm(tmp_path, raw, said):
+    (tmp_path / "1.xml").write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+    with pytest.raises(InputError) as caught:
+        read_entities(tmp_path / "1.xml")
+    assert str(caught.value).startswith(str(tmp_path / "1.xml"))
+    assert said in str(caught.value)

@@ -7,8 +7,10 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from xattn.data import boxes as geometry
+from xattn.data.prepare.image_keys import photo_key
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import is_finite, preview, read_json_lines
+from xattn.runtime.nearest import did_you_mean
 
 _SLACK = 0.5
 """By how many pixels a box may stick out of its image, as rounding and detectors make it; it is clipped."""
@@ -16,6 +18,8 @@ _SLACK = 0.5
 
 def read_boxes(path: Path, names: list[str]) -> dict[str, tuple[int, Float[np.ndarray, "r 4"]]]:
     """The line and the boxes of each image in a JSONL file of `{"image": "a.jpg", "boxes": [[x1, y1, x2, y2], ...]}`.
+
+    A name of `names` that no line spells exactly so is that of the only line whose `photo_key` is the same.
 
     Raises:
         InputError: naming the file and the line, if a line is not of this form, an image comes twice or has no boxes;
@@ -38,9 +42,20 @@ def read_boxes(path: Path, names: list[str]) -> dict[str, tuple[int, Float[np.nd
                     f"{where}: expected a box to be four finite numbers x1, y1, x2, y2, found {preview(box)}"
                 )
         given[name] = line, np.array(boxes, dtype=np.float64)
-    missing = [name for name in names if name not in given]
+    by_key: dict[str, list[str]] = {}
+    for name in given:
+        by_key.setdefault(photo_key(name), []).append(name)
+    missing = []
+    for name in (name for name in names if name not in given):
+        spelt = by_key.get(photo_key(name), [])
+        if len(spelt) == 1:
+            given[name] = given[spelt[0]]
+        else:
+            missing.append(name)
     if missing:
-        raise InputError(f"{path}: has no boxes for {missing[0]}{and_others(missing)}")
+        near = did_you_mean(missing[0], given, otherwise="", cutoff=0.85)
+        hint = f"; {near}" if near else ""
+        raise InputError(f"{path}: has no boxes for {missing[0]}{and_others(missing)}{hint}")
     return given
 
 

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Caption:
 
 
 _COLUMNS = ("image", "caption", "split", "image_id", "caption_id")
+_KEYS = (*_COLUMNS, "spans")
 _SPLITS = {"train": "train", "dev": "dev", "test": "test", "val": "dev", "valid": "dev", "validation": "dev"}
 """What the usual splits are called here, by their names in small letters."""
 _BYTES = re.compile(r"""b(["']).*\1""", re.DOTALL)
@@ -41,7 +42,7 @@ def read_captions(path: Path | str) -> list[Caption]:
     """The captions of a `.csv` file with a header, or of a `.jsonl` file of one object a line.
 
     Columns, or keys, are `image` and `caption`, and optionally `split`, in which `val`, `valid` and `validation` mean
-    `dev`; the case of letters of a CSV's columns and of these splits does not matter. An object may also have `spans`,
+    `dev`; the case of letters of columns, keys and these splits does not matter. An object may also have `spans`,
     a list of `{"start", "end", "boxes", "type"}` in the form that `xattn.data.phrases` describes: what the words of
     this caption name, and where; and `image_id` and `caption_id`. Other columns are ignored.
 
@@ -106,15 +107,20 @@ def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _rows_of_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, record in enumerate(read_json_lines(path), start=1):
+    for number, spelt in enumerate(read_json_lines(path), start=1):
+        record: dict[str, Any] = {}
+        for key, value in spelt.items():
+            if (name := _column(key, _KEYS)) in record and name in _KEYS:
+                raise InputError(f'{path}, line {number}: has the key "{name}" twice; remove or rename one')
+            record[name] = value
         _require(record, f"{path}, line {number}: has no key", "its keys are")
         yield number, record
 
 
-def _column(name: str) -> str:
-    """A column's name as it is looked for, whatever the case of its letters."""
+def _column(name: str, known: Sequence[str] = _COLUMNS) -> str:
+    """A column's or key's name as it is looked for, whatever the case of its letters."""
     name = name.strip()
-    return name.casefold() if name.casefold() in _COLUMNS else name
+    return name.casefold() if name.casefold() in known else name
 
 
 def _require(found: Any, complaint: str, listed: str) -> None:

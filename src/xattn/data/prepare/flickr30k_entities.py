@@ -24,9 +24,14 @@ from xattn.data.prepare.caption_matching import letters, tokens_covering
 from xattn.data.prepare.image_keys import image_key
 from xattn.data.tokenizer import tokenize
 from xattn.runtime.errors import InputError
+from xattn.runtime.files import require_regular_file
 from xattn.runtime.jsonl import preview, read_lines
 
-_PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+)\s*([^\[\]]*)\]")
+_PHRASE = re.compile(r"\[/EN#(\d++)((?:/[^\s/\[\]]++)++)\s*+([^\[\]]*+)\]")
+"""Possessive throughout: what has been matched is never given back, so the time is linear in the length of a line."""
+_LONGEST_LINE = 100_000
+_LARGEST_XML = 1 << 20
+_DECLARED_ENCODING = re.compile(r"""\A<\?xml[^>]{0,200}?encoding\s*=\s*["']([^"']{0,40})["']""")
 
 
 class Phrase(NamedTuple):
@@ -140,6 +145,11 @@ def read_sentences(path: Path) -> list[Sentence]:
     """The sentences of one image; `InputError` naming file and line where the marking is broken."""
     sentences = []
     for number, line in enumerate(read_lines(path), start=1):
+        if len(line) > _LONGEST_LINE:
+            raise InputError(
+                f"{path}, line {number}: expected a sentence of at most {_LONGEST_LINE:,} characters, found "
+                f"{len(line):,}"
+            )
         so_far, phrases, done = "", [], 0
         for found in _PHRASE.finditer(line):
             so_far += letters(line[done : found.start()])
@@ -158,13 +168,7 @@ def read_sentences(path: Path) -> list[Sentence]:
 
 def read_entities(path: Path) -> Entities:
     """The entities of one image, their boxes cut at its borders; `InputError` naming the file and the object."""
-    try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        (line, column), said = error.position, error.msg.split(":")[0]
-        raise InputError(
-            f"{path}, line {line}, column {column + 1}: expected an annotation in XML, but it is not ({said})"
-        ) from error
+    root = _parsed_xml(path)
     if root.tag != "annotation":
         raise InputError(f"{path}: expected an <annotation>, found a <{root.tag}>")
     width, height = (_whole(root, f"size/{side}", f"{path}: annotation") for side in ("width", "height"))
@@ -173,7 +177,7 @@ def read_entities(path: Path) -> Entities:
     for number, thing in enumerate(root.iter("object"), start=1):
         where = f"{path}: object {number}"
         names = [(name.text or "").strip() for name in thing.findall("name")]
-        if not names or not all(name.isdigit() for name in names):
+        if not names or not all(name.isascii() and name.isdigit() for name in names):
             raise InputError(f"{where}: expected the numbers of entities as <name>, found {preview(names)}")
         if thing.find("bndbox") is not None:
             x1, y1, x2, y2 = (_whole(thing, f"bndbox/{edge}", where) for edge in ("xmin", "ymin", "xmax", "ymax"))
@@ -186,6 +190,43 @@ def read_entities(path: Path) -> Entities:
         elif (thing.findtext("scene") or "").strip() == "1":
             scenes.update(names)
     return Entities({name: tuple(found) for name, found in boxes.items()}, frozenset(scenes), without_area)
+
+
+def _parsed_xml(path: Path) -> ElementTree.Element:
+    """The root of a file of at most 1 MiB in UTF-8 that declares no entities, as the published ones are.
+
+    All this is asked for before anything is parsed: entities that are made of entities take any amount of memory, and
+    crash some versions of the parser.
+    """
+    require_regular_file(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST_XML + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(raw) > _LARGEST_XML:
+        raise InputError(f"{path}: expected an annotation of at most {_LARGEST_XML:,} bytes, found a larger file")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: expected an annotation in XML, in UTF-8, but the byte 0x{raw[error.start]:02x} at position "
+            f"{error.start + 1} is not"
+        ) from error
+    declared = _DECLARED_ENCODING.match(text)
+    if declared and declared[1].lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
+        raise InputError(f"{path}: expected an annotation in XML, in UTF-8, found the encoding {preview(declared[1])}")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InputError(f"{path}: expected an annotation in XML without a document type and entities of its own")
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        (line, column), said = error.position, error.msg.split(":")[0]
+        raise InputError(
+            f"{path}, line {line}, column {column + 1}: expected an annotation in XML, but it is not ({said})"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path}: expected an annotation in XML, but it cannot be read ({error})") from error
 
 
 def _span(phrase: Phrase, tokens: list[str], entities: Entities, summary: EntitiesSummary) -> Span | None:
@@ -210,6 +251,6 @@ def _span(phrase: Phrase, tokens: list[str], entities: Entities, summary: Entiti
 
 def _whole(root: ElementTree.Element, path: str, where: str) -> int:
     found = (root.findtext(path) or "").strip()
-    if not re.fullmatch(r"\d{1,6}", found):
+    if not re.fullmatch(r"[0-9]{1,6}", found):
         raise InputError(f"{where}: expected {path} to be a whole number of pixels, found {preview(found)}")
     return int(found)

@@ -17,6 +17,7 @@ from xattn.runtime.jsonl import preview
 
 MOST_CAPTIONS = 5
 _SPLITS = {"train": "train", "restval": "train", "val": "dev", "test": "test"}
+"""By their names in small letters."""
 
 
 def karpathy_captions(path: Path, dataset: dict[str, Any], most: int = MOST_CAPTIONS) -> list[Caption]:
@@ -37,7 +38,7 @@ def karpathy_captions(path: Path, dataset: dict[str, Any], most: int = MOST_CAPT
             name = str(PurePosixPath(shapes.text(where, image, "filepath")) / name)
         image_id = shapes.identifier(where, image, "cocoid") if "cocoid" in image else PurePosixPath(name).stem
         split = shapes.text(where, image, "split")
-        if split not in _SPLITS:
+        if split.casefold() not in _SPLITS:
             raise InputError(f'{where}: expected "split" to be {", ".join(_SPLITS)}, found {preview(split)}')
         sentences = shapes.entries(path, image, "sentences", within=f"{where.removeprefix(f'{path}: ')}.")
         for said_at, sentence in islice(sentences, most):
@@ -46,7 +47,7 @@ def karpathy_captions(path: Path, dataset: dict[str, Any], most: int = MOST_CAPT
                     image=name,
                     text=shapes.text(said_at, sentence, "raw"),
                     line=len(captions) + 1,
-                    split=_SPLITS[split],
+                    split=_SPLITS[split.casefold()],
                     image_id=image_id,
                     caption_id=shapes.identifier(said_at, sentence, "sentid") if "sentid" in sentence else None,
                 )

@@ -1,21 +1,12 @@
 """From the names of photos in a captions file to the files of a folder, as people and systems spell them."""
 
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from xattn.data.prepare.box_file import and_others
+from xattn.data.prepare.image_keys import photo_key
 from xattn.runtime.errors import InputError
 from xattn.runtime.nearest import did_you_mean
-
-
-def photo_key(name: str) -> str:
-    r"""What spellings of one name have in common: the form of Unicode, `\` for `/`, `./`, and the case of letters.
-
-    >>> photo_key("./More\\A.JPG")
-    'more/a.jpg'
-    """
-    return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).as_posix().casefold()
 
 
 def photo_paths(names: dict[str, int], folder: Path, source: Path) -> dict[str, Path]:
