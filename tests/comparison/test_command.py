@@ -92,7 +92,7 @@ def test_a_dry_run_lists_the_trials(tiny_data, tmp_path, capsys):
         "scan-t2i-avg_ccr_seed0  new  time not known",
         "bfan-equal_none_seed0  new  time not known",
         "bfan-equal_ccr_seed0  new  time not known",
-        "4 trials, 0 finished, 4 to run; of 4 no record tells how long they take",
+        "4 trials, 0 finished, 4 to run; for 4 of them no record says how long they take",
     ]
     assert not (tmp_path / "out").exists()
 
@@ -102,7 +102,7 @@ def test_a_grid_from_the_command_line(tiny_data, tmp_path, capsys):
     flags = ["--constraints", "none", "--seeds", "3", "--sweep", *SIZES]
     main(["compare", "--data", str(tiny_data), "--out", str(out), *flags])
     first, second, *rest = capsys.readouterr().out.splitlines()
-    assert first == "1 trial, 0 finished, 1 to run; of 1 no record tells how long they take"
+    assert first == "1 trial, 0 finished, 1 to run; for 1 of them no record says how long they take"
     assert second.startswith("[1/1] scan-t2i-avg_none_seed3: rsum ")
     assert str(out / "table.md") in rest
     assert "scan-t2i-avg alone" in (out / "table.md").read_text()
@@ -111,7 +111,7 @@ def test_a_grid_from_the_command_line(tiny_data, tmp_path, capsys):
     assert line.startswith("scan-t2i-avg_none_seed3  changed  about ")
     assert line.endswith(" s  (epochs 1, now 3)")
     assert total.startswith("1 trial, 0 finished, 1 to run: about ")
-    assert total.endswith(" s, by the records there are")
+    assert total.endswith(" s, by the seconds of earlier records")
 
 
 @pytest.mark.parametrize("line", re.findall(r"^xattn .*$", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE))

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compare:
-    """Train and measure presets with constraint sets and seeds, and tell gain from noise: tables with intervals, and
-    pictures.
+    """Train and evaluate presets with constraint sets and seeds, and write tables of the differences with their
+    confidence intervals, and charts.
 
-    Started again, it goes on with what is missing. Of a folder of records alone (--records) it makes the tables and
-    pictures again.
+    Started again, it resumes with the trials that have no record. With --records it makes the tables and charts again
+    from a folder of records.
     """
 
     data: Path | None = None
@@ -52,7 +52,7 @@ class Compare:
     jobs: int = 1
     """How many trials run at a time; the threads are shared out among them."""
     launch: str = ""
-    """What starts a trial in place of this Python, such as "accelerate launch --num_processes 2"."""
+    """What starts a trial in place of this Python, such as "torchrun --nproc_per_node 2"."""
     dry_run: bool = False
     """Print the trials and how long they will take, and run nothing."""
 
@@ -107,15 +107,15 @@ class Compare:
                 if each.note:
                     print_line(f"{each.trial.name}: {_AGAIN[each.state]} ({each.note})")
         known = [estimate for _, estimate in to_run if estimate is not None]
-        told = (
+        summary = (
             f"{len(planned)} trial{'' if len(planned) == 1 else 's'}, {len(planned) - len(to_run)} finished, "
             f"{len(to_run)} to run"
         )
         if known and len(known) == len(to_run):
-            told += f": {_duration(sum(known) / self.jobs)}, by the records there are"
+            summary += f": {_duration(sum(known) / self.jobs)}, by the seconds of earlier records"
         elif to_run:
-            told += f"; of {len(to_run) - len(known)} no record tells how long they take"
-        print_line(told)
+            summary += f"; for {len(to_run) - len(known)} of them no record says how long they take"
+        print_line(summary)
 
 
 _AGAIN = {

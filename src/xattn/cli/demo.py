@@ -29,12 +29,13 @@ class Demo:
         from xattn.cli.demonstration import demonstrate
         from xattn.evaluation.tables import print_tables
 
-        shown = demonstrate(
+        demonstration = demonstrate(
             self.out, self.images, self.epochs, self.seed, on_stage=print_line, on_epoch=EpochPrinter(self.epochs)
         )
-        print_tables([shown.alone, shown.constrained])
-        print_line(shown.verdict())
-        for picture in shown.pictures:
+        print_tables([demonstration.alone, demonstration.constrained])
+        print_line(demonstration.verdict())
+        for picture in demonstration.pictures:
             print_line(picture)
         if self.json:
-            atomic.write_json({"alone": shown.alone.as_dict(), "constrained": shown.constrained.as_dict()}, self.json)
+            both = {"alone": demonstration.alone, "constrained": demonstration.constrained}
+            atomic.write_json({name: evaluation.as_dict() for name, evaluation in both.items()}, self.json)

@@ -48,8 +48,7 @@ def compare(
 ) -> Comparison | None:
     """Run the trials of a grid that have no finished record yet, and compare all records of the folder.
 
-    Interrupted and started again, a grid goes on with the trials that have no record, from the records alone if the run
-    folders are gone.
+    An interrupted comparison resumes with the trials that have no record; the run folders are not needed for that.
 
     Args:
         grid: what is compared.
@@ -155,10 +154,10 @@ def _estimate(trial: Trial, records: Sequence[Record]) -> float | None:
     alike = [
         record for record in records if record.state == "finished" and record.model == trial.model and record.seconds
     ]
-    chosen = [record for record in alike if record.constraints == trial.constraints] or alike
-    if not chosen:
+    nearest = [record for record in alike if record.constraints == trial.constraints] or alike
+    if not nearest:
         return None
-    return fmean(_scaled(record, trial) for record in chosen)
+    return fmean(_scaled(record, trial) for record in nearest)
 
 
 def _scaled(record: Record, trial: Trial) -> float:
@@ -181,5 +180,5 @@ def _fields_read(each: Trial | Record) -> dict[str, Any]:
 def _differences(record: Record, trial: Trial) -> str:
     before, now = _fields_read(record), _fields_read(trial)
     names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
-    told = "; ".join(f"{name} {before.get(name, '-')}, now {now.get(name, '-')}" for name in names[:4])
-    return told + (f"; and {len(names) - 4} more" if len(names) > 4 else "")
+    changes = "; ".join(f"{name} {before.get(name, '-')}, now {now.get(name, '-')}" for name in names[:4])
+    return changes + (f"; and {len(names) - 4} more" if len(names) > 4 else "")

@@ -144,8 +144,8 @@ def print_comparison(comparison: Comparison) -> None:
                 column if is_text else _broken(column), justify="left" if is_text else "right", no_wrap=not is_failed
             )
         for row in block.rows:
-            shown = [printable_lines(cell) if is_failed else printable(cell).replace(" [", "\n[") for cell in row]
-            table.add_row(*map(Text, shown))
+            texts = [printable_lines(cell) if is_failed else printable(cell).replace(" [", "\n[") for cell in row]
+            table.add_row(*map(Text, texts))
         wide.print(table, "")
     for line in legend(comparison):
         narrow.print(Text(printable(line)))
