@@ -32,6 +32,24 @@ CONTEXT.set_forkserver_preload(["xattn.training.train"])
 
 def together(count, work, *arguments):
     """Do `work(*arguments)` in `count` processes at a time; what each gave, or what it failed with."""
+    queue, processes = _started(count, work, arguments)
+    results = dict(queue.get(timeout=LONGEST_WAIT) for _ in processes)
+    for process in processes:
+        process.join(LONGEST_WAIT)
+        assert process.exitcode == 0
+    return [results[index] for index in range(count)]
+
+
+def told_by_the_other(rank, how, *arguments):
+    """What the other of two processes gave, where that of a rank is killed or refuses its work in its fourth step."""
+    queue, processes = _started(2, failing_run, (rank, how, *arguments))
+    results = dict(queue.get(timeout=LONGEST_WAIT) for _ in range(1 if how == "killed" else 2))
+    for process in processes:
+        process.join(LONGEST_WAIT)
+    return [result for index, result in results.items() if index != rank]
+
+
+def _started(count, work, arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -41,11 +59,7 @@ def together(count, work, *arguments):
     ]
     for process in processes:
         process.start()
-    results = dict(queue.get(timeout=LONGEST_WAIT) for _ in processes)
-    for process in processes:
-        process.join(LONGEST_WAIT)
-        assert process.exitcode == 0
-    return [results[index] for index in range(count)]
+    return queue, processes
 
 
 def _begin(queue, count, index, port, work, arguments):
@@ -159,3 +173,32 @@ def interrupted_run(config, data, out):
     except Interrupted as interruption:
         return f"Interrupted in epoch {interruption.epoch} after {interruption.step} steps"
     return "not interrupted"
+
+
+def failing_run(rank, how, config, data, out):
+    """`train`, of which one process is killed or refuses the work in its fourth step."""
+    steps, original = [], loop.training_step
+
+    def failing(*arguments, **options):
+        steps.append(None)
+        if len(steps) == 4 and os.environ["RANK"] == str(rank):
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise InputError("only here")
+        return original(*arguments, **options)
+
+    loop.training_step = failing
+    try:
+        train(config, data, out, progress=lambda *_: None, on_note=lambda _: None)
+    except InputError as error:
+        return f"InputError: {error}"
+    return "done"
+
+
+def failing_on_main():
+    """What each process raises where the work of the main one fails in a way that nobody foresaw."""
+    try:
+        launched_process_group().on_main(lambda: 1 / 0)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"

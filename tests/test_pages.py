@@ -120,7 +120,7 @@ def test_commands_are_understood(page, command):
         assert not caught.value.code
     elif first == "xattn":
         cli.parse(words[1:])
-    elif words[:1] == ["accelerate"] or words[:1] == ["torchrun"]:
+    elif words[:1] == ["torchrun"]:
         cli.parse(words[words.index("xattn") + 1 :])
     elif first == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -15,7 +15,7 @@ from waiting import LONGEST_WAIT
 from xattn.cli import main as cli
 from xattn.cli.prepare import SOURCES
 
-HEAVY = {"torch", "matplotlib", "PIL", "nltk", "scipy", "safetensors", "accelerate", "transformers", "pandas", "numba"}
+HEAVY = {"torch", "matplotlib", "PIL", "nltk", "scipy", "safetensors", "transformers", "pandas", "numba"}
 
 
 def in_a_process(code):

@@ -278,12 +278,9 @@ def test_a_launcher_that_is_not_there(tiny_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_accelerate_launches_a_trial(tiny_data, tmp_path):
-    pytest.importorskip("accelerate")
-    launch = (
-        f"{sys.executable} -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no"
-    )
-    (record,) = run_trials(tasks_of(ONE, tiny_data, tmp_path), launch=f"{launch} --dynamo_backend no")
+def test_torchrun_launches_a_trial(tiny_data, tmp_path):
+    launch = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 1"
+    (record,) = run_trials(tasks_of(ONE, tiny_data, tmp_path), launch=launch)
     assert (record.state, record.reason) == ("finished", "")
     (here,) = run_here(ONE, tiny_data, tmp_path / "here")
     assert without_times(record) == without_times(here)

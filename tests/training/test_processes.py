@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from processes_together import interrupted_run, together, trained_in_double, whole_run
+from processes_together import (
+    failing_on_main,
+    interrupted_run,
+    together,
+    told_by_the_other,
+    trained_in_double,
+    whole_run,
+)
 from waiting import LONGEST_WAIT
 from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import read_split
@@ -89,8 +96,8 @@ def _agree_but_for_ties(ones, others, what):
     """The norms on the fragments: of two equal captions, or an image that is twice in a batch, rounding decides which
     is the hardest.
 
-    The weights get the same gradient either way, but on the fragments two that fall on one add up and two on different
-    ones do not.
+    The weights get the same gradient either way, but on the fragments two gradients `g` that fall on one add up to a
+    norm of `2 g`, and on different ones to one of `sqrt(2) g`: a difference of at most 0.293.
     """
     norms = [name for name in ones[0] if name.endswith("_gradient")]
     assert len(norms) >= 3, what
@@ -99,7 +106,7 @@ def _agree_but_for_ties(ones, others, what):
         assert len(pairs) >= 10, what
         differences = np.array([abs(one - other) / max(one, other, 1e-12) for one, other in pairs])
         assert np.median(differences) < 1e-6, f"{what}: {name}"
-        assert differences.max() < 0.2, f"{what}: {name}"
+        assert differences.max() < 0.3, f"{what}: {name}"
 
 
 @pytest.mark.slow
@@ -191,56 +198,60 @@ def test_a_loss_that_is_not_finite_stops_all_with_one_sentence(tmp_path, write_d
     assert not (tmp_path / "2").exists()
 
 
-@pytest.mark.slow
-def test_accelerate_launch_starts_them(tmp_path, even_data, configured):
+def torchrun(count, *command):
     """As a person types it."""
-    flags = [
-        "sgraf-saf",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "8",
-        "--model.dim",
-        "16",
-        "--min-count",
-        "1",
-        "--model.regions",
-        "5",
-    ]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += [
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--num_cpu_threads_per_process",
-        "1",
-        "--main_process_port",
-        "0",
-    ]
-    command = [
-        *launch,
-        "-m",
-        "xattn",
-        "train",
-        *flags,
-        "--data",
-        str(even_data),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT, check=False)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m"]
+    return subprocess.run(
+        [*launch, "xattn", "train", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_WAIT,
+        check=False,
+    )
+
+
+SMALL_SAF = ["sgraf-saf", "--epochs=1", "--batch-size=8", "--model.dim=16", "--min-count=1", "--model.regions=5"]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_as_many_as_it_says(tmp_path, even_data):
+    done = torchrun(2, *SMALL_SAF, "--data", even_data, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line[:10] for line in lines] == ["epoch  1/1", str(tmp_path / "run")[:10]], "one process prints"
+    assert "2 processes train together" in done.stderr
     assert not (tmp_path / "run" / CHECKPOINT).exists()
     assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_sentence_of_several_processes(tmp_path, even_data):
+    done = torchrun(2, *SMALL_SAF, "--data", even_data / "absent", "--out", tmp_path / "run")
+    assert done.returncode != 0
+    assert [line for line in done.stderr.splitlines() if line.startswith("xattn: ")] == [
+        "xattn: 2 processes train together, each on its share of every batch",
+        f"xattn: {even_data / 'absent'}: expected a precomp folder, but there is no folder of this name",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("how", ["killed", "refused"])
+def test_a_process_that_fails_alone_ends_the_others(tmp_path, even_data, configured, rank, how):
+    """Killed, it can leave no reason; a mistake that it alone met, such as a file that its machine lacks, is told."""
+    config = dataclasses.replace(configured("scan-t2i-avg"), epochs=50)
+    (told,) = told_by_the_other(rank, how, config, even_data, tmp_path / "run")
+    if (how, rank) == ("refused", 1):
+        reason = f"process 1: only here; {tmp_path / 'run'} keeps the checkpoint of epoch 2 after 0 steps of it"
+    else:  # without `torchrun` the first process takes its reason with it
+        reason = "it was killed, or its machine is not reached"
+    assert told == (
+        f"InputError: one of 2 processes has ended, so process {1 - rank} ends as well: {reason}; given again, the "
+        "command resumes from the last checkpoint, if there is one"
+    )
+
+
+def test_what_the_main_process_fails_with_is_told_to_all():
+    main, other = together(2, failing_on_main)
+    assert main == "ZeroDivisionError: division by zero"
+    assert other == "InputError: the main process failed with ZeroDivisionError: division by zero"

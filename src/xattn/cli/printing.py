@@ -36,7 +36,7 @@ class EpochPrinter:
 
 
 def speaks() -> bool:
-    """Whether this process prints: of those that `accelerate launch` or `torchrun` started together, the first."""
+    """Whether this process prints: of those that `torchrun` started together, the first."""
     return os.environ.get("RANK", "0") == "0"
 
 

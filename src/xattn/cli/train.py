@@ -35,8 +35,8 @@ class Train:
     A preset stands first: `xattn train scan-t2i-avg --data DIR --out DIR`. Every field of the configuration is a flag
     behind it, whose default is the preset's: `xattn train scan-t2i-avg --help`.
 
-    A run that was interrupted, or killed, resumes when the same command is given again. `accelerate launch -m xattn
-    train ...` trains with several processes or machines.
+    A run that was interrupted, or killed, resumes when the same command is given again. `torchrun --nproc_per_node 2 -m
+    xattn train ...` trains with several processes or machines.
     """
 
     data: Path
@@ -56,13 +56,16 @@ class Train:
 
     def run(self) -> None:
         """Call `xattn.training.train.train`."""
-        from xattn.runtime.device import leave_process_group
-        from xattn.training.resumable import Interrupted, Saving
+        from xattn.runtime.device import launched_process_group, leave_process_group
+        from xattn.training.resumable import Interrupted, Saving, print_note
         from xattn.training.train import train
 
         saving = Saving(self.save_steps, self.save_minutes)
         on_epoch = EpochPrinter(self.config.epochs)
         try:
+            process_group = launched_process_group()
+            if process_group.world_size > 1 and process_group.is_main:
+                print_note(f"{process_group.world_size} processes train together, each on its share of every batch")
             folder = train(
                 self.config, self.data, self.out, self.vocabulary, on_epoch, saving=saving, tensorboard=self.tensorboard
             )

@@ -58,7 +58,7 @@ def compare(
         iou: how much a region must overlap an annotated box to be relevant to its words, above 0 and at most 1.
         vocabulary: a vocabulary in the published format; by default each run builds one from the captions.
         jobs: how many trials at a time; see `run_trials`.
-        launch: what starts a trial, such as `accelerate launch --num_processes 2`; see `run_trials`.
+        launch: what starts a trial, such as `torchrun --nproc_per_node 2`; see `run_trials`.
         on_plan: called with the trials before any runs.
         on_record: called when a trial is finished or has failed.
         progress: called as trials end; by default it is shown on stderr, see `progress_bars`.

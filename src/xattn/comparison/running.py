@@ -52,8 +52,8 @@ def run_trials(
     Args:
         tasks: all of one folder; those whose run folder was begun for another configuration or other data begin anew.
         jobs: how many at a time, at least 1.
-        launch: what stands before `-m xattn.comparison.running` in place of this Python, such as `accelerate launch
-            --num_processes 2`.
+        launch: what stands before `-m xattn.comparison.running` in place of this Python, such as `torchrun
+            --nproc_per_node 2`.
         on_record: called when a trial is finished or has failed.
         progress: called as `progress("trials", done, total)`.
 

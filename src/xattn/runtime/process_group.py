@@ -92,7 +92,8 @@ class ProcessGroup:
         """What `work` gives on the main process, where alone it is done; the others wait for it.
 
         Raises:
-            InputError: `work` raised one on the main process; all processes raise it.
+            InputError: `work` raised one on the main process; all processes raise it. Of another exception, which the
+                main process raises as it is, the others raise an `InputError` that tells it.
         """
         if self.world_size == 1:
             return work()
@@ -102,6 +103,10 @@ class ProcessGroup:
                 outcome[0] = work()
             except InputError as error:
                 outcome[1] = str(error)
+            except BaseException as error:
+                told = f"the main process failed with {type(error).__name__}: {error}"
+                distributed.broadcast_object_list([None, told], 0)
+                raise
         distributed.broadcast_object_list(outcome, 0)
         if outcome[1] is not None:
             raise InputError(outcome[1])

@@ -19,6 +19,7 @@ from xattn.runs.folder import is_resumable
 from xattn.runtime import atomic
 from xattn.runtime.device import best_device, launched_process_group
 from xattn.runtime.errors import InputError
+from xattn.runtime.failure import failing_together
 from xattn.runtime.process_group import ProcessGroup
 from xattn.runtime.progress import ProgressCallback, progress_bars
 from xattn.training.data import TrainingData, prepare_data
@@ -50,8 +51,8 @@ def train(
     SIGTERM and SIGHUP it writes one first. On a processor the same configuration, data, numbers of threads and
     processes give the same weights, bit for bit, interrupted or not.
 
-    Several processes that `accelerate launch` started train one model together, on the batches of one; the main one
-    writes.
+    Several processes that `torchrun` started train one model together, on the batches of one; the main one writes.
+    Where one fails, all end.
 
     Args:
         config: what to train and how; see `xattn.runs.presets.preset`.
@@ -77,26 +78,15 @@ def train(
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the run has been saved. A second one does not wait for that.
     """
     out, process_group = Path(out), launched_process_group()
-    resumes = process_group.on_main(lambda: _resumes(out, config))
-    check_constraints_act(config)
-    prepared = prepare_data(config, Path(data), vocabulary)
-    model = _new_model(config, prepared, process_group)
-    for split in (prepared.train, prepared.dev):
-        if split is not None:
-            check_compatible(model, split)
-    if config.batch_size // config.accumulation < process_group.world_size:
-        per_part = config.batch_size // config.accumulation
-        raise InputError(
-            f"{process_group.world_size} processes cannot share out {per_part} pairs; raise --batch-size or lower "
-            "--accumulation"
-        )
-    training = Training(model, config, prepared, process_group)
-    with (
-        deferred_signals() as request,
-        progress_bars(progress if process_group.is_main else lambda *_: None) as shown_on,
-    ):
-        kept = ResumableRun(out, training, saving or Saving(), request, on_note)
-        with closing(kept):
+    with failing_together(process_group):
+        resumes = process_group.on_main(lambda: _resumes(out, config))
+        check_constraints_act(config)
+        training = _new_training(config, prepare_data(config, Path(data), vocabulary), process_group)
+        with (
+            deferred_signals() as request,
+            progress_bars(progress if process_group.is_main else lambda *_: None) as shown_on,
+            closing(ResumableRun(out, training, saving or Saving(), request, on_note)) as kept,
+        ):
             if resumes:
                 kept.go_on()
                 if process_group.is_main:
@@ -107,18 +97,17 @@ def train(
             watched_by = (
                 closing(TensorBoard(out, training, on_note)) if tensorboard and process_group.is_main else nullcontext()
             )
-            with watched_by as board:
+            with watched_by as board, kept.removed_on_early_failure(was_begun=not resumes):
                 if board:
                     training.after_step = board.add_step, kept.after_step
-                with kept.removed_on_early_failure(was_begun=not resumes):
-                    for entry in training.epochs(shown_on):
-                        kept.after_epoch()
-                        if board:
-                            board.add_epoch(entry)
-                        if on_epoch and process_group.is_main:
-                            on_epoch(entry)
-                        kept.after_step()
-                    kept.finish(_about(training, os.path.relpath(data, out)))
+                for entry in training.epochs(shown_on):
+                    kept.after_epoch()
+                    if board:
+                        board.add_epoch(entry)
+                    if on_epoch and process_group.is_main:
+                        on_epoch(entry)
+                    kept.after_step()
+                kept.finish(_about(training, os.path.relpath(data, out)))
     return out
 
 
@@ -127,6 +116,21 @@ def _resumes(out: Path, config: RunConfig) -> bool:
         return True
     atomic.check_absent(out)
     return False
+
+
+def _new_training(config: RunConfig, data: TrainingData, process_group: ProcessGroup) -> Training:
+    """The first step is next; what does not fit is refused here."""
+    model = _new_model(config, data, process_group)
+    for split in (data.train, data.dev):
+        if split is not None:
+            check_compatible(model, split)
+    per_part = config.batch_size // config.accumulation
+    if per_part < process_group.world_size:
+        raise InputError(
+            f"{process_group.world_size} processes cannot share out {per_part} pairs; raise --batch-size or lower "
+            "--accumulation"
+        )
+    return Training(model, config, data, process_group)
 
 
 def _new_model(config: RunConfig, data: TrainingData, process_group: ProcessGroup) -> MatchingModel:
