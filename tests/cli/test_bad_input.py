@@ -235,13 +235,13 @@ def test_a_run_folder_from_another_model(refused, run, tiny_i2t_run, data, tmp_p
     (run / "config.json").write_text(json.dumps(config))
     assert refused("evaluate", run, "--data", data) == (
         f"{run / 'weights.safetensors'}: these are not the weights of the model in config.json: "
-        "regions.fc.bias should be (24,) and is (16,)"
+        "regions.fc.bias should be F32 (24,) and is F32 (16,)"
     )
     config["model"]["direction"] = "both"
     (run / "config.json").write_text(json.dumps(config))
     assert (
         refused("evaluate", run, "--data", data)
-        == f"{run / 'config.json'}: model.direction must be one of t2i, i2t, but it is 'both'"
+        == f'{run / "config.json"}: model.direction must be one of t2i, i2t, but it is "both"'
     )
 
 

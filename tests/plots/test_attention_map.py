@@ -444,7 +444,7 @@ BROKEN_FOLDERS = {
     "no image": (
         lambda folder: (folder / "images/0.png").unlink(),
         "{data}/images/0.png: there is no such image; {data}/test_images.jsonl, line 1 names it, by its place in "
-        "{data}",
+        "{data}; if the images have moved, say where they are with --images",
     ),
     "unreadable image": (
         lambda folder: (folder / "images/0.png").write_text("no image"),

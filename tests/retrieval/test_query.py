@@ -252,12 +252,21 @@ def test_a_sheet_takes_the_place_of_an_older_one_or_leaves_it(stub_data, tmp_pat
         search(stub_run("t2i"), stub_data, "a dog", top=2, out=out)
     assert str(error.value) == (
         f"{stub_data / 'images/0.png'}: there is no such image; {stub_data / 'test_images.jsonl'}, line 1 names it, by "
-        "its place in "
-        f"{stub_data}"
+        f"its place in {stub_data}; if the images have moved, say where they are with --images"
     )
     assert out.read_bytes() == b"older"
     search(stub_run("t2i"), stub_data, "a dog", top=1, out=out)
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_images_that_have_moved_are_drawn_from_where_they_are(stub_data, tmp_path):
+    search(stub_run("t2i"), stub_data, "a dog", top=2, out=tmp_path / "before.png")
+    (stub_data / "images").rename(tmp_path / "moved")
+    search(stub_run("t2i"), stub_data, "a dog", top=2, out=tmp_path / "after.png", images=tmp_path / "moved")
+    assert (tmp_path / "after.png").read_bytes() == (tmp_path / "before.png").read_bytes()
+    with pytest.raises(InputError) as error:
+        search(stub_run("t2i"), stub_data, "a dog", top=2, out=tmp_path / "none.png", images=tmp_path / "images")
+    assert str(error.value) == f"{tmp_path / 'images'}: there is no such folder of images"
 
 
 def test_an_image_of_another_size_than_its_boxes_is_refused(stub_data, tmp_path):

@@ -25,9 +25,13 @@ class Attend:
     """Which caption, a row of the split's captions file from 0; by default the first that has truth."""
     words: Literal["content", "all"] = "content"
     """Draw content words only, or all."""
+    images: Path | None = None
+    """The folder where the image files are now, if they have moved since the data folder was made."""
 
     def run(self) -> None:
         """Call `xattn.evaluation.attend.attend`."""
         from xattn.evaluation.attend import attend
 
-        print_line(attend(self.runs, self.data, self.split, self.caption, self.out, words=self.words))
+        print_line(
+            attend(self.runs, self.data, self.split, self.caption, self.out, words=self.words, images=self.images)
+        )

@@ -28,6 +28,8 @@ class Search:
     out: Path | None = None
     """The PNG file to write, on which each of them shows what the words of the sentence light up; needs boxes and the
     image files."""
+    images: Path | None = None
+    """With --out: the folder where the image files are now, if they have moved since the data folder was made."""
     json: Path | None = None
     """Write the same list here."""
 
@@ -39,7 +41,7 @@ class Search:
         from xattn.runtime.device import best_device
 
         run = load_run(self.run_folder, best_device())
-        hits = search(run, self.data, self.sentence, self.split, self.top, self.out)
+        hits = search(run, self.data, self.sentence, self.split, self.top, self.out, images=self.images)
         unknown = unknown_words(self.sentence, run.vocabulary)
         for line in (f"{self.sentence}{unknown_note(unknown)}", *hits, *([self.out] if self.out else [])):
             print_line(line)

@@ -21,7 +21,7 @@ from xattn.models.config import Direction
 from xattn.plots.attention_map import Strip, attention_picture
 from xattn.plots.labels import distinct_labels
 from xattn.plots.page import save
-from xattn.plots.source_images import image_record, region_boxes, source_image
+from xattn.plots.source_images import check_drawable, image_record, region_boxes, source_image
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.errors import InputError
 
@@ -37,6 +37,7 @@ def attend(
     out: Path | str,
     words: DrawnWords = "content",
     iou: float = 0.5,
+    images: Path | str | None = None,
 ) -> Path:
     """Draw what the words of one caption attend to in its image, for one run or for two, one below the other.
 
@@ -49,6 +50,7 @@ def attend(
         words: draw the words that a picture can answer, or all words and punctuation. A caption of function words only
             is drawn whole.
         iou: how much a region must overlap an annotated box to be relevant to its words, above 0 and at most 1.
+        images: the folder where the image files are now, if they have moved since the data folder was made.
 
     Returns:
         The file.
@@ -71,7 +73,9 @@ def attend(
         check_same_features(run, chosen)
     row = _caption_row(chosen, caption)
     image_row = int(chosen.caption_image[row])
-    boxes, image = region_boxes(chosen, image_row), source_image(chosen, image_row)
+    folder = None if images is None else Path(images)
+    check_drawable(chosen, folder)
+    boxes, image = region_boxes(chosen, image_row), source_image(chosen, image_row, folder)
     check_features(chosen, [image_row])
 
     tokens = tokenize(chosen.captions[row])

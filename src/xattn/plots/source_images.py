@@ -2,6 +2,8 @@
 boxes.
 """
 
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
@@ -11,8 +13,12 @@ from xattn.data.split import ImageRecord, Split, split_file
 from xattn.runtime.errors import InputError
 
 
-def check_drawable(split: Split) -> None:
-    """Raise `InputError` unless a split has boxes x1 y1 x2 y2 and an image list."""
+def check_drawable(split: Split, images: Path | None = None) -> None:
+    """Raise `InputError` unless a split has boxes x1 y1 x2 y2 and an image list, and `images`, if given, is a
+    folder.
+    """
+    if images is not None and not images.is_dir():
+        raise InputError(f"{images}: there is no such folder of images")
     boxes, listed = (split_file(split.folder, split.name, kind) for kind in ("boxes.npy", "images.jsonl"))
     if split.boxes is None:
         raise InputError(
@@ -42,18 +48,29 @@ def image_record(split: Split, row: int) -> ImageRecord:
     return split.images[row]
 
 
-def source_image(split: Split, row: int) -> Image.Image:
+def source_image(split: Split, row: int, images: Path | None = None) -> Image.Image:
     """The image itself, upright.
+
+    Args:
+        split: of the image.
+        row: of the image.
+        images: the folder where the images are now, if they have moved since the image list was written.
 
     Raises:
         InputError: its file is missing, cannot be read, or is of another size than the image list says.
     """
     record, listed = image_record(split, row), split_file(split.folder, split.name, "images.jsonl")
-    path = split.folder / record.file  # an absolute name stays as it is
-    if not path.is_file():
-        raise InputError(
-            f"{path}: there is no such image; {listed}, line {row + 1} names it, by its place in {split.folder}"
-        )
+    if images is not None:
+        path = _moved(record.file, images)
+        if path is None:
+            raise InputError(f"{images}: holds no image {record.file}, which {listed}, line {row + 1} names")
+    else:
+        path = split.folder / record.file  # an absolute name stays as it is
+        if not path.is_file():
+            raise InputError(
+                f"{path}: there is no such image; {listed}, line {row + 1} names it, by its place in {split.folder}; "
+                "if the images have moved, say where they are with --images"
+            )
     image = load_image(path)
     if image.size != (record.width, record.height):
         raise InputError(
@@ -62,3 +79,16 @@ def source_image(split: Split, row: int) -> Image.Image:
             "which the boxes are"
         )
     return image
+
+
+def _moved(name: str, images: Path) -> Path | None:
+    """The file in a folder whose path agrees with most of the end of a name: for `../photos/a/b.jpg` that is
+    `photos/a/b.jpg`, `a/b.jpg` or `b.jpg`, whichever is there first. None if none is.
+    """
+    parts = Path(name).parts
+    first = max((place for place, part in enumerate(parts) if part == ".."), default=-1) + 1
+    for start in range(max(first, Path(name).is_absolute()), len(parts)):
+        path = images.joinpath(*parts[start:])
+        if path.is_file():
+            return path
+    return None

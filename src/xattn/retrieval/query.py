@@ -66,6 +66,7 @@ def search(
     top: int = 10,
     out: Path | str | None = None,
     progress: ProgressCallback | None = None,
+    images: Path | str | None = None,
 ) -> list[Hit]:
     """Find the images of a split that fit a sentence best, by the exact score of every image; of equal scores the first
     row is better.
@@ -80,6 +81,7 @@ def search(
             name is replaced. The split then needs boxes x1 y1 x2 y2, an image list, and the image files that it names.
             A sentence of function words only is drawn whole, others with the words that a picture can answer.
         progress: called as it goes on; by default it is shown on stderr, see `progress_bars`.
+        images: the folder where the image files are now, if they have moved since the data folder was made.
 
     Raises:
         InputError: the run or the data cannot be used or do not fit each other, the run knows no word of the sentence,
@@ -92,26 +94,30 @@ def search(
     run = run if isinstance(run, Run) else load_run(Path(run), best_device())
     chosen = replace(read_split(data, split), truth=None)  # of which a search makes no use and asks nothing
     check_same_features(run, chosen)
+    photos = None if images is None else Path(images)
     if out is not None:
-        _check_drawable(chosen, min(top, chosen.n_images))
+        _check_drawable(chosen, min(top, chosen.n_images), photos)
     asked = EncodedCaptions([sentence], run.vocabulary)
     check_compatible(run.model, chosen)
     check_features(chosen)
     with evaluating(run.model), progress_bars(progress) as shown_on:
-        images = encode_images(run.model, chosen, shown_on)
+        fragments = encode_images(run.model, chosen, shown_on)
         encoded = encode_captions(run.model, asked)
-        scores = score_all(run.model, images, encoded)[:, 0].float()
+        scores = score_all(run.model, fragments, encoded)[:, 0].float()
         best = scores.argsort(descending=True, stable=True)[:top]
         hits = [
             Hit(place + 1, row, chosen.images[row].file if chosen.images else None, float(scores[row]))
             for place, row in enumerate(best.tolist())
         ]
         if out is not None:
-            direction, weights = word_weights(run.model, images[best.to(images.mask.device)], encoded)
+            direction, weights = word_weights(run.model, fragments[best.to(fragments.mask.device)], encoded)
             about = (
                 f"{run.name} ({run.folder}): the best {len(hits)} of {chosen.n_images} images, {split} split of {data}"
             )
-            save(_sheet(chosen, hits, asked.words[0], direction, weights.numpy(), run.vocabulary, sentence, about), out)
+            sheet = _sheet(
+                chosen, hits, photos, asked.words[0], direction, weights.numpy(), run.vocabulary, sentence, about
+            )
+            save(sheet, out)
     return hits
 
 
@@ -132,19 +138,20 @@ def word_weights(
     return "i2t", received / received.sum(2, keepdim=True).clamp_min(torch.finfo(received.dtype).tiny)
 
 
-def _check_drawable(split: Split, n_drawn: int) -> None:
+def _check_drawable(split: Split, n_drawn: int, photos: Path | None) -> None:
     """Raise `InputError` if a sheet cannot be drawn, before any score is computed for it."""
     if n_drawn > MOST_ON_A_SHEET:
         raise InputError(
             f"a picture shows at most {MOST_ON_A_SHEET} images, but {n_drawn} were asked for; choose a lower --top, or "
             "no --out"
         )
-    check_drawable(split)
+    check_drawable(split, photos)
 
 
 def _sheet(
     split: Split,
     hits: list[Hit],
+    photos: Path | None,
     words: list[str],
     direction: Direction,
     weights: Float[np.ndarray, "hits tokens regions"],
@@ -156,7 +163,7 @@ def _sheet(
     drawn = [place for place, word in enumerate(words) if is_content(word)] or list(range(len(words)))
     of_drawn = weights[:, [place + 1 for place in drawn]]  # hits words regions
     return contact_sheet(
-        [_cell(split, hit, of_hit) for hit, of_hit in zip(hits, of_drawn, strict=True)],
+        [_cell(split, hit, photos, of_hit) for hit, of_hit in zip(hits, of_drawn, strict=True)],
         [words[place] for place in drawn],
         direction,
         unknown=[words[place] not in vocabulary for place in drawn],
@@ -165,10 +172,10 @@ def _sheet(
     )
 
 
-def _cell(split: Split, hit: Hit, weights: Float[np.ndarray, "words regions"]) -> Cell:
+def _cell(split: Split, hit: Hit, photos: Path | None, weights: Float[np.ndarray, "words regions"]) -> Cell:
     boxes = region_boxes(split, hit.row)
     return Cell(
-        source_image(split, hit.row),
+        source_image(split, hit.row, photos),
         hit.name,
         f"score {hit.score:.3f}",
         boxes,

@@ -8,9 +8,7 @@ itself.
 
 Why not `pickle.Unpickler` with a `find_class` of our own: it lets a file set attributes of whatever `find_class`
 returns, it makes room for as many memo slots as a file names (64 GB for an instruction of five bytes), and it hashes
-tuples of any depth, which ends the process. Why not `torch.load(weights_only=True)`: it refuses the settings
-(`argparse.Namespace`) and NumPy's numbers, which published files hold, and it asks for the memory that a file declares
-before it looks at the file's own size.
+tuples of any depth, which ends the process. Why not `torch.load`: see `xattn.runs.imported.unpickle`.
 """
 
 import pickle
