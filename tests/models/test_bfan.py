@@ -11,7 +11,7 @@ import oracles
 import oracles_bfan
 from xattn.attention.pairwise import pairwise_scores
 from xattn.metrics.retrieval import retrieval_report
-from xattn.models import bfan
+from xattn.models import cross_attention
 from xattn.models.bfan import BFAN, focal_weights
 from xattn.models.config import BFANConfig, Focus
 from xattn.models.encoders import prefix_mask
@@ -116,7 +116,7 @@ class TestScores:
         images, captions = ragged(generator, 11, 6, 5), ragged(generator, 9, 8, 5)
         whole = bfan_model.score(images, captions)
         monkeypatch.setattr(
-            bfan,
+            cross_attention,
             "pairwise_scores",
             functools.partial(pairwise_scores, block_elements=120, block_columns=10, part_elements=40),
         )

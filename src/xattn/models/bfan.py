@@ -12,18 +12,15 @@ The score is the mean relevance of the words to the regions plus that of the reg
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from xattn.attention.attention import Attention, scan_weights
-from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
-from xattn.models.base import Match, MatchingModel
-from xattn.models.config import BFANConfig, Direction, Focus
-from xattn.models.encoders import NORM_EPSILON, RegionEncoder, WordEncoder, prefix_mask
-from xattn.models.fragments import Fragments
+from xattn.attention.attention import scan_weights
+from xattn.models.config import BFANConfig, Focus
+from xattn.models.cross_attention import CrossAttentionModel
+from xattn.models.encoders import NORM_EPSILON, RegionEncoder, WordEncoder
 from xattn.models.scan import aggregate
-from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 TIE_ROUNDINGS = 256
 """Keys below their limit by less than this many roundings of their number type (3e-5 of the limit in float32, 6e-14 in
@@ -32,69 +29,27 @@ since `lambda` up to 35 multiplies the rounding of `s^`; to it comes what the 1e
 1e-8`."""
 
 
-class BFAN(MatchingModel):
+class BFAN(CrossAttentionModel):
     """BFAN with one kind of focus; the published ensemble is the mean of an `equal` and a `prob` that were trained
-    apart.
+    apart. Scores are in [-2, 2], and the attentions hold the focused weights `w*`.
     """
 
     directions = ("t2i", "i2t")
 
     def __init__(self, config: BFANConfig, feature_size: int, vocabulary_size: int) -> None:
-        super().__init__()
-        self.config = config
-        self.regions = RegionEncoder(feature_size, config.dim)
-        self.words = WordEncoder(vocabulary_size, config.word_dim, config.dim)
-        self._attention_fn = partial(focal_weights, lambda_softmax=config.lambda_softmax, focus=config.focus)
-
-    def encode_images(
-        self,
-        features: Float[Tensor, "n regions features"],
-        counts: Int[Tensor, "n"],
-        boxes: Tensor | None = None,
-        process_group: ProcessGroup = SINGLE_PROCESS,
-    ) -> Fragments:
-        """See `MatchingModel`; positions are not used."""
-        mask = prefix_mask(counts, features.shape[1])
-        return Fragments(self.regions(features, mask), mask)
-
-    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
-        """See `MatchingModel`."""
-        mask = prefix_mask(lengths, tokens.shape[1])
-        return Fragments(self.words(tokens, mask), mask)
-
-    def score(
-        self,
-        images: Fragments,
-        captions: Fragments,
-        product_dtype: torch.dtype | None = None,
-        process_group: ProcessGroup = SINGLE_PROCESS,
-    ) -> Float[Tensor, "images captions"]:
-        """See `MatchingModel`; in [-2, 2]."""
-        words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
-        how = {"attention_fn": self._attention_fn, "aggregate": _block_mean, "product_dtype": product_dtype}
-        return pairwise_scores(*words, *regions, **how) + pairwise_scores(*regions, *words, **how).t()
-
-    def match(self, images: Fragments, captions: Fragments) -> Match:
-        """See `MatchingModel`; the attentions hold the focused weights `w*`."""
-        similarity = captions.vectors @ images.vectors.transpose(1, 2)  # pairs words regions
-        attentions: dict[Direction, Attention] = {
-            "t2i": self._attention(captions, images, similarity),
-            "i2t": self._attention(images, captions, similarity.transpose(1, 2)),
-        }
-        means = [_mean(attention.relevance, attention.query_mask) for attention in attentions.values()]
-        return Match(means[0] + means[1], attentions)
-
-    def _attention(self, queries: Fragments, keys: Fragments, similarity: Tensor) -> Attention:
-        weights = self._attention_fn(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
-        return Attention(
-            queries=queries.vectors,
-            keys=keys.vectors,
-            weights=weights / weights.sum(2, keepdim=True),
-            query_mask=queries.mask,
-            key_mask=keys.mask,
-            similarity=similarity,
-            check=False,
+        super().__init__(
+            self.directions,
+            RegionEncoder(feature_size, config.dim),
+            WordEncoder(vocabulary_size, config.word_dim, config.dim),
+            partial(focal_weights, lambda_softmax=config.lambda_softmax, focus=config.focus),
         )
+        self.config = config
+
+    def aggregate(
+        self, relevance: Float[Tensor, "..."], query_mask: Bool[Tensor, "..."], largest_weight: Tensor | None
+    ) -> Float[Tensor, "..."]:
+        """See `CrossAttentionModel`; the mean."""
+        return aggregate(relevance, query_mask, 1, "mean", lambda_lse=1.0)  # of no meaning for a mean
 
 
 def focal_weights(
@@ -159,11 +114,3 @@ def focal_weights(
     # Division by the limit makes the threshold one number: a comparison of two tensors takes several times as long on a
     # processor.
     return functional.threshold(weights / limit, 1.0, 0.0, inplace=True)
-
-
-def _mean(relevance: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
-    return aggregate(relevance, mask, 1, "mean", lambda_lse=1.0)  # of no meaning for a mean
-
-
-def _block_mean(block: RelevanceBlock) -> Tensor:
-    return _mean(block.relevance, block.query_mask)

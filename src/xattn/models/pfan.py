@@ -22,10 +22,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from xattn.attention.attention import Attention, scan_weights
-from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
-from xattn.models.base import Match, MatchingModel
-from xattn.models.config import PFANConfig
+from xattn.attention.attention import scan_weights
+from xattn.models.config import Direction, PFANConfig
+from xattn.models.cross_attention import CrossAttentionModel
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.pfan_blocks import MISSING, Blocks, region_blocks
@@ -64,18 +63,20 @@ class PositionedRegionEncoder(RegionEncoder):
         return torch.cat([features, spread @ embedding], -1)
 
 
-class PFAN(MatchingModel):
+class PFAN(CrossAttentionModel):
     """PFAN with one direction; the published t2i + i2t ensemble is the mean of two of them."""
 
     needs_boxes = True
+    regions: PositionedRegionEncoder
 
     def __init__(self, config: PFANConfig, feature_size: int, vocabulary_size: int) -> None:
-        super().__init__()
+        super().__init__(
+            (config.direction,),
+            PositionedRegionEncoder(feature_size, config.position_dim, config.dim),
+            WordEncoder(vocabulary_size, config.word_dim, config.dim),
+            partial(scan_weights, lambda_softmax=config.lambda_softmax),
+        )
         self.config = config
-        self.directions = (config.direction,)
-        self.regions = PositionedRegionEncoder(feature_size, config.position_dim, config.dim)
-        self.words = WordEncoder(vocabulary_size, config.word_dim, config.dim)
-        self._attention_fn = partial(scan_weights, lambda_softmax=config.lambda_softmax)
 
     def encode_images(
         self,
@@ -98,45 +99,15 @@ class PFAN(MatchingModel):
         mask = prefix_mask(counts, features.shape[1])
         return Fragments(self.regions(self.regions.positioned(features, region_blocks(boxes, mask)), mask), mask)
 
-    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
-        """See `MatchingModel`."""
-        mask = prefix_mask(lengths, tokens.shape[1])
-        return Fragments(self.words(tokens, mask), mask)
+    def needs_largest_weight(self, direction: Direction) -> bool:
+        """Of `t2i`, see `pair_scores`."""
+        return direction == "t2i"
 
-    def score(
-        self,
-        images: Fragments,
-        captions: Fragments,
-        product_dtype: torch.dtype | None = None,
-        process_group: ProcessGroup = SINGLE_PROCESS,
-    ) -> Float[Tensor, "images captions"]:
-        """See `MatchingModel`."""
-        words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
-        how = {"attention_fn": self._attention_fn, "aggregate": _block_scores, "product_dtype": product_dtype}
-        if self.config.direction == "t2i":
-            return pairwise_scores(*words, *regions, with_largest_weight=True, **how)
-        return pairwise_scores(*regions, *words, **how).t()
-
-    def match(self, images: Fragments, captions: Fragments) -> Match:
-        """See `MatchingModel`."""
-        queries, keys = (captions, images) if self.config.direction == "t2i" else (images, captions)
-        similarity = queries.vectors @ keys.vectors.transpose(1, 2)  # pairs q k
-        weights = self._attention_fn(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
-        attention = Attention(
-            queries=queries.vectors,
-            keys=keys.vectors,
-            weights=weights / weights.sum(2, keepdim=True),
-            query_mask=queries.mask,
-            key_mask=keys.mask,
-            similarity=similarity,
-            check=False,
-        )
-        largest = attention.weights.max(2).values if self.config.direction == "t2i" else None
-        return Match(pair_scores(attention.relevance, largest, queries.mask), {self.config.direction: attention})
-
-
-def _block_scores(block: RelevanceBlock) -> Tensor:
-    return pair_scores(block.relevance, block.largest_weight, block.query_mask)
+    def aggregate(
+        self, relevance: Float[Tensor, "..."], query_mask: Bool[Tensor, "..."], largest_weight: Tensor | None
+    ) -> Float[Tensor, "..."]:
+        """See `CrossAttentionModel`."""
+        return pair_scores(relevance, largest_weight, query_mask)
 
 
 def pair_scores(

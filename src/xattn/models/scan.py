@@ -3,84 +3,32 @@
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xattn.attention.attention import Attention, scan_weights
-from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
-from xattn.models.base import Match, MatchingModel
+from xattn.attention.attention import scan_weights
 from xattn.models.config import Aggregation, SCANConfig
-from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
-from xattn.models.fragments import Fragments
-from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
+from xattn.models.cross_attention import CrossAttentionModel
+from xattn.models.encoders import RegionEncoder, WordEncoder
 
 
-class SCAN(MatchingModel):
+class SCAN(CrossAttentionModel):
     """SCAN with one direction and one aggregation; the published t2i + i2t ensemble is the mean of two of them."""
 
     def __init__(self, config: SCANConfig, feature_size: int, vocabulary_size: int) -> None:
-        super().__init__()
+        super().__init__(
+            (config.direction,),
+            RegionEncoder(feature_size, config.dim),
+            WordEncoder(vocabulary_size, config.word_dim, config.dim),
+            partial(scan_weights, lambda_softmax=config.lambda_softmax),
+        )
         self.config = config
-        self.directions = (config.direction,)
-        self.regions = RegionEncoder(feature_size, config.dim)
-        self.words = WordEncoder(vocabulary_size, config.word_dim, config.dim)
-        self._attention_fn = partial(scan_weights, lambda_softmax=config.lambda_softmax)
 
-    def encode_images(
-        self,
-        features: Float[Tensor, "n regions features"],
-        counts: Int[Tensor, "n"],
-        boxes: Tensor | None = None,
-        process_group: ProcessGroup = SINGLE_PROCESS,
-    ) -> Fragments:
-        """See `MatchingModel`; positions are not used."""
-        mask = prefix_mask(counts, features.shape[1])
-        return Fragments(self.regions(features, mask), mask)
-
-    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
-        """See `MatchingModel`."""
-        mask = prefix_mask(lengths, tokens.shape[1])
-        return Fragments(self.words(tokens, mask), mask)
-
-    def score(
-        self,
-        images: Fragments,
-        captions: Fragments,
-        product_dtype: torch.dtype | None = None,
-        process_group: ProcessGroup = SINGLE_PROCESS,
-    ) -> Float[Tensor, "images captions"]:
-        """See `MatchingModel`."""
-        words, regions = (captions.vectors, captions.mask), (images.vectors, images.mask)
-        how = {
-            "attention_fn": self._attention_fn,
-            "aggregate": self._aggregate_block,
-            "product_dtype": product_dtype,
-        }
-        return (
-            pairwise_scores(*words, *regions, **how)
-            if self.config.direction == "t2i"
-            else pairwise_scores(*regions, *words, **how).t()
-        )
-
-    def match(self, images: Fragments, captions: Fragments) -> Match:
-        """See `MatchingModel`."""
-        queries, keys = (captions, images) if self.config.direction == "t2i" else (images, captions)
-        similarity = queries.vectors @ keys.vectors.transpose(1, 2)  # pairs q k
-        weights = self._attention_fn(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
-        attention = Attention(
-            queries=queries.vectors,
-            keys=keys.vectors,
-            weights=weights / weights.sum(2, keepdim=True),
-            query_mask=queries.mask,
-            key_mask=keys.mask,
-            similarity=similarity,
-            check=False,
-        )
-        scores = aggregate(attention.relevance, queries.mask, 1, self.config.aggregation, self.config.lambda_lse)
-        return Match(scores, {self.config.direction: attention})
-
-    def _aggregate_block(self, block: RelevanceBlock) -> Tensor:
-        return aggregate(block.relevance, block.query_mask, 1, self.config.aggregation, self.config.lambda_lse)
+    def aggregate(
+        self, relevance: Float[Tensor, "..."], query_mask: Bool[Tensor, "..."], largest_weight: Tensor | None
+    ) -> Float[Tensor, "..."]:
+        """See `CrossAttentionModel`."""
+        return aggregate(relevance, query_mask, 1, self.config.aggregation, self.config.lambda_lse)
 
 
 def aggregate(

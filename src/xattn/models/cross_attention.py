@@ -1,0 +1,130 @@
+"""What SCAN, PFAN and BFAN share: fragments as unit vectors, weights from their similarities alone, and a score that is
+an aggregate of the queries' relevances, added up over the directions of the model.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from xattn.attention.attention import Attention
+from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
+from xattn.models.base import Match, MatchingModel
+from xattn.models.config import Direction
+from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
+from xattn.models.fragments import Fragments
+from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
+
+
+class CrossAttentionModel(MatchingModel):
+    """A model whose weights are a function of similarities and whose scores are one of relevances."""
+
+    def __init__(
+        self,
+        directions: tuple[Direction, ...],
+        regions: RegionEncoder,
+        words: WordEncoder,
+        attention_fn: Callable[..., Tensor],
+    ) -> None:
+        """Args are the directions in the order in which their scores are added up, the encoders, and `attention_fn` of
+        `pairwise_scores`.
+        """
+        super().__init__()
+        self.directions = directions
+        self.regions = regions
+        self.words = words
+        self._attention_fn = attention_fn
+
+    @abstractmethod
+    def aggregate(
+        self,
+        relevance: Float[Tensor, "pairs q *querysets"],
+        query_mask: Bool[Tensor, "..."],
+        largest_weight: Float[Tensor, "pairs q *querysets"] | None,
+    ) -> Float[Tensor, "pairs *querysets"]:
+        """The score of pairs in one direction from the relevance of each query; the queries run along dimension 1.
+
+        Args:
+            relevance: `R_i`, in [-1, 1].
+            query_mask: true where a query is no padding, broadcast to `relevance`; every pair has a valid query.
+            largest_weight: `max_j w_ij`, in [0, 1], if `needs_largest_weight` says so of the direction.
+        """
+
+    def needs_largest_weight(self, direction: Direction) -> bool:
+        """Whether the score of a direction also depends on the largest weight of each query."""
+        del direction
+        return False
+
+    def encode_images(
+        self,
+        features: Float[Tensor, "n regions features"],
+        counts: Int[Tensor, "n"],
+        boxes: Tensor | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Fragments:
+        """See `MatchingModel`; positions are not used."""
+        mask = prefix_mask(counts, features.shape[1])
+        return Fragments(self.regions(features, mask), mask)
+
+    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
+        """See `MatchingModel`."""
+        mask = prefix_mask(lengths, tokens.shape[1])
+        return Fragments(self.words(tokens, mask), mask)
+
+    def score(
+        self,
+        images: Fragments,
+        captions: Fragments,
+        product_dtype: torch.dtype | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Float[Tensor, "images captions"]:
+        """See `MatchingModel`."""
+        scores = []
+        for direction in self.directions:
+            queries, keys = _queries_and_keys(direction, images, captions)
+            of_direction = pairwise_scores(
+                queries.vectors,
+                queries.mask,
+                keys.vectors,
+                keys.mask,
+                self._attention_fn,
+                self._aggregate_block,
+                self.needs_largest_weight(direction),
+                product_dtype,
+            )
+            scores.append(of_direction if direction == "t2i" else of_direction.t())
+        return sum(scores[1:], scores[0])
+
+    def match(self, images: Fragments, captions: Fragments) -> Match:
+        """See `MatchingModel`."""
+        attentions: dict[Direction, Attention] = {}
+        scores = []
+        similarity = None  # pairs q k
+        for direction in self.directions:
+            queries, keys = _queries_and_keys(direction, images, captions)
+            similarity = (
+                queries.vectors @ keys.vectors.transpose(1, 2) if similarity is None else similarity.transpose(1, 2)
+            )
+            weights = self._attention_fn(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
+            attention = Attention(
+                queries=queries.vectors,
+                keys=keys.vectors,
+                weights=weights / weights.sum(2, keepdim=True),
+                query_mask=queries.mask,
+                key_mask=keys.mask,
+                similarity=similarity,
+                check=False,
+            )
+            attentions[direction] = attention
+            largest = attention.weights.max(2).values if self.needs_largest_weight(direction) else None
+            scores.append(self.aggregate(attention.relevance, queries.mask, largest))
+        return Match(sum(scores[1:], scores[0]), attentions)
+
+    def _aggregate_block(self, block: RelevanceBlock) -> Tensor:
+        return self.aggregate(block.relevance, block.query_mask, block.largest_weight)
+
+
+def _queries_and_keys(direction: Direction, images: Fragments, captions: Fragments) -> tuple[Fragments, Fragments]:
+    return (captions, images) if direction == "t2i" else (images, captions)
