@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from source_files import encoded, karpathy_image, regions_of, write_karpathy, write_tsv
+from source_files import encoded, karpathy_image, regions_of, tsv_line, write_karpathy, write_tsv
 from xattn.data.phrases import Span
 from xattn.data.prepare.archive import write_archive_folder
 from xattn.data.prepare.caption_file import Caption
@@ -394,6 +394,17 @@ def test_ids_that_are_numbers_of_the_archives_own(tmp_path):
     )
     prepared(archive, tmp_path / "data", captions_with_truth(), [tsv], "captions")
     assert read_split(tmp_path / "data", "train").boxes is not None
+
+
+def test_broken_rows_matter_only_where_there_is_no_whole_one(tmp_path):
+    archive, tsv = write_archive(tmp_path / "archive", {"train": [1, 2]}), tmp_path / "a.tsv"
+    whole = [tsv_line(str(number), *regions_of(number, 4)) for number in (1, 2, 77)]
+    tsv.write_text("\n".join([whole[0], whole[2][:-7], whole[1][:-7], whole[1]]) + "\n")
+    assert "train: boxes for all 2 images" in str(prepared(archive, tmp_path / "data", boxes_from=[tsv]))
+    tsv.write_text("\n".join([whole[0], whole[1][:-7]]) + "\n")
+    said = complaint(archive, tmp_path / "other", boxes_from=[tsv])
+    assert said.startswith(f"{tsv}, line 2: expected features")
+    assert said.endswith("; and no row of its image is whole")
 
 
 def test_float16_features_are_known_again(tmp_path):

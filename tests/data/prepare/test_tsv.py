@@ -1,5 +1,6 @@
 """Bottom-up-attention TSV files: rows, the data folder of them, and work that is broken off and taken up again."""
 
+import base64
 import os
 import signal
 import subprocess
@@ -7,13 +8,15 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from source_files import encoded, karpathy_image, regions_of, tsv_line, write_karpathy, write_tsv
 from xattn.data.phrases import Span
 from xattn.data.prepare import tsv_folder
 from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.captions import captions_from
-from xattn.data.prepare.tsv import read_rows
+from xattn.data.prepare.tsv import _another_type, read_rows
 from xattn.data.prepare.tsv_folder import write_tsv_folder
 from xattn.data.reader import read_split, split_names
 from xattn.runtime.errors import InputError
@@ -60,14 +63,14 @@ def test_a_folder_of_a_tsv(tmp_path):
         for n in (5, 3, 9)
     ]
     captions = captions_from(write_karpathy(tmp_path / "dataset_coco.json", images, "coco"))
-    tsv = write_tsv(tmp_path / "a.tsv", [(9, 9, 3), (4, 4, 4), (3, 3, 4), (5, 5, 2), (9, 1, 4)])
+    tsv = write_tsv(tmp_path / "a.tsv", [(9, 9, 3), (4, 4, 4), (3, 3, 4), (5, 5, 2), (9, 9, 3)])
     summary = written(tsv, captions, tmp_path / "data", dtype="float32", images=tmp_path / "pictures")
     assert split_names(tmp_path / "data") == ["test", "train"]
     assert str(summary).splitlines() == [
         f"{tmp_path / 'data'}: train 2 images 4 captions, test 1 images 2 captions; up to 4 regions of 8 features, "
         "with boxes",
         "1 rows are of images without captions and were left out.",
-        "1 rows are of images that had come before; the first row of each was taken.",
+        "1 rows are of images that had come before, and say the same.",
     ]
     train = read_split(tmp_path / "data", "train")
     assert train.counts.tolist() == [2, 3]
@@ -177,12 +180,56 @@ def test_work_for_something_else_is_not_taken_up(tmp_path, broken_off):
         written(files, captions, tmp_path / "data")
 
 
-def test_a_file_of_the_same_size_that_changed_meanwhile_is_another_one(tmp_path, broken_off):
+@pytest.mark.parametrize("how", ["time", "bytes"])
+def test_a_file_of_the_same_size_that_changed_meanwhile_is_another_one(tmp_path, broken_off, how):
+    files, captions, break_off = broken_off
+    break_off(4)
+    before = files[0].stat()
+    if how == "bytes":
+        raw = bytearray(files[0].read_bytes())
+        raw[-20] ^= 1
+        files[0].write_bytes(raw)
+    os.utime(files[0], ns=(1, before.st_mtime_ns + (how == "time")))
+    with pytest.raises(InputError) as caught:
+        written(files, captions, tmp_path / "data")
+    assert str(caught.value) == (
+        f"{files[0]}: has changed since the work in {tmp_path / 'data.partial'} was begun; remove that folder to begin "
+        "again"
+    )
+    assert (tmp_path / "data.partial").is_dir()
+
+
+def test_a_file_that_was_not_begun_may_change(tmp_path, broken_off):
     files, captions, break_off = broken_off
     break_off(4)
     os.utime(files[1], ns=(1, 1))
-    with pytest.raises(InputError, match="an earlier try with other TSV files left"):
-        written(files, captions, tmp_path / "data")
+    assert written(files, captions, tmp_path / "data").resumed_at == 4
+
+
+def test_a_refusal_keeps_the_work_and_a_further_file_completes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tsv_folder, "ROWS_A_SAVE", 2)
+    first, second = write_tsv(tmp_path / "a.tsv", range(5)), write_tsv(tmp_path / "b.tsv", [5, 6])
+    with pytest.raises(InputError) as caught:
+        written(first, captions_of(*range(7)), tmp_path / "data")
+    assert str(caught.value) == (
+        f"{first}: has no features for the image 5.jpg (and 1 other), which has captions; what is done is kept in "
+        f"{tmp_path / 'data.partial'}"
+    )
+    summary = written([first, second], captions_of(*range(7)), tmp_path / "data")
+    assert (summary.resumed_at, summary.repeated, summary.images) == (4, 0, {"train": 7})
+
+
+def test_two_at_once_in_one_folder(tmp_path, monkeypatch):
+    tsv, original = write_tsv(tmp_path / "a.tsv", range(3)), tsv_folder.read_rows
+
+    def another_starts(*arguments):
+        monkeypatch.setattr(tsv_folder, "read_rows", original)
+        with pytest.raises(InputError, match=f"{tmp_path / 'data.partial'}: another process is at work in it"):
+            written(tsv, captions_of(*range(3)), tmp_path / "data")
+        yield from original(*arguments)
+
+    monkeypatch.setattr(tsv_folder, "read_rows", another_starts)
+    assert written(tsv, captions_of(*range(3)), tmp_path / "data").images == {"train": 3}
 
 
 def test_a_kill_leaves_what_can_be_taken_up(tmp_path):
@@ -281,6 +328,133 @@ def test_rows_that_are_none_leave_nothing(tmp_path, line, said):
         written(path, captions_of(1, 2), tmp_path / "deep" / "data")
     assert str(caught.value).startswith(f"{path}, line 2: {said}")
     assert [name for name in tmp_path.rglob("*") if name.is_file()] == [path]
+
+
+def lines_of(path, *lines, begin=b""):
+    path.write_bytes(begin + "".join(f"{line}\n" for line in lines).encode())
+    return path
+
+
+def line_of(number, n=4, size=8):
+    return tsv_line(str(number), *regions_of(number, n, size))
+
+
+BROKEN = {
+    "cut": lambda number: line_of(number)[:-7],
+    "no boxes": lambda number: f"{number}\t100\t80\t0\t\t",
+    "columns": lambda number: "\t".join(line_of(number).split("\t")[:4]),
+    "base64": lambda number: line_of(number)[:-9] + "*" * 9,
+    "nan": lambda number: "\t".join([*line_of(number).split("\t")[:5], encoded(np.full(32, np.nan))]),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_row_of_an_image_that_nobody_wants_is_left_out(tmp_path, kind):
+    path = lines_of(tmp_path / "a.tsv", line_of(1), BROKEN[kind](99), line_of(2))
+    summary = written(path, captions_of(1, 2), tmp_path / "data")
+    assert (summary.not_captioned, summary.broken) == (1, 0)
+    assert read_split(tmp_path / "data", "train").n_images == 2
+
+
+@pytest.mark.parametrize("order", [(1, -2, 2), (1, 2, -2), (-2, 2, 1)])
+@pytest.mark.parametrize("kind", [kind for kind in BROKEN if kind != "columns"])
+def test_a_broken_row_whose_image_has_a_whole_one_is_left_out(tmp_path, kind, order):
+    rows = (line_of(number) if number > 0 else BROKEN[kind](-number) for number in order)
+    summary = written(lines_of(tmp_path / "a.tsv", *rows), captions_of(1, 2), tmp_path / "data")
+    assert (summary.broken, summary.repeated) == (1, 0)
+    assert "1 rows are broken and were left out; their images have other rows." in str(summary)
+    split = read_split(tmp_path / "data", "train")
+    np.testing.assert_array_equal(split.features[1], regions_of(2, 4)[1].astype(np.float16))
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_an_image_of_broken_rows_only_is_refused_with_its_row(tmp_path, kind):
+    path = lines_of(tmp_path / "a.tsv", line_of(1), line_of(3), BROKEN[kind](2))
+    with pytest.raises(InputError) as caught:
+        written(path, captions_of(1, 2, 4), tmp_path / "data")
+    assert str(caught.value).startswith(f"{path}, line 3: ")
+    assert str(caught.value).endswith(
+        "; no row of the image 2.jpg (and 1 other) is whole; a further file that has it may be given after the others"
+    )
+
+
+def test_a_row_that_comes_again(tmp_path):
+    boxes, features = regions_of(2, 4)
+    rounded = features * np.float32(1.0001)
+    path = lines_of(tmp_path / "a.tsv", line_of(1), line_of(2), line_of(2), tsv_line("2", boxes + 0.1, rounded))
+    assert written(path, captions_of(1, 2), tmp_path / "data").repeated == 2
+    for place, (other_boxes, other) in enumerate(((boxes, features + 1), (boxes[::-1], features), regions_of(2, 3))):
+        path = lines_of(tmp_path / f"{place}.tsv", line_of(1), line_of(2), tsv_line("2", other_boxes, other))
+        with pytest.raises(InputError) as caught:
+            written(path, captions_of(1, 2), tmp_path / f"data{place}")
+        assert str(caught.value) == (
+            f"{path}, line 3: the image 2 has other boxes or features here than on line 2 of {path}; the rows are of "
+            "two extractions, or two images have one id"
+        )
+
+
+def test_rows_as_python_3_and_windows_leave_them(tmp_path):
+    """A byte order mark, and base64 in b'...'."""
+    cells = line_of(2).split("\t")
+    quoted = "\t".join([*cells[:4], f"b'{cells[4]}'", f'b"{cells[5]}"'])
+    path = lines_of(tmp_path / "a.tsv", line_of(1), quoted, begin=b"\xef\xbb\xbf")
+    assert written(path, captions_of(1, 2), tmp_path / "data").images == {"train": 2}
+
+
+def typed_line(number, dtype, box_dtype="<f4", sparse=False):
+    boxes, _ = regions_of(number, 4)
+    values = np.random.default_rng(number).standard_normal((4, 16))
+    values = np.maximum(values, 0) if sparse else values
+    typed = (base64.b64encode(array.tobytes()).decode() for array in (boxes.astype(box_dtype), values.astype(dtype)))
+    return "\t".join([str(number), "100", "80", "4", *typed])
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(("dtype", "name"), [("<f2", "float16"), ("<f8", "float64")])
+def test_features_of_another_type_are_not_read_as_other_numbers(tmp_path, dtype, name, sparse):
+    path = lines_of(tmp_path / "a.tsv", *(typed_line(number, dtype, sparse=sparse) for number in (1, 2)))
+    with pytest.raises(InputError) as caught:
+        written(path, captions_of(1, 2), tmp_path / "data")
+    assert str(caught.value).startswith(
+        f"{path}, line 1: expected features as float32, 4 bytes a number, but the {16 * np.dtype(dtype).itemsize} "
+        f"bytes of each box are 16 numbers of {name}; write them as float32"
+    )
+    path = lines_of(tmp_path / "b.tsv", typed_line(1, dtype, dtype))
+    with pytest.raises(InputError, match=f"for 4 boxes, as {name} has; write boxes and features as float32"):
+        written(path, captions_of(1), tmp_path / "data")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.sampled_from([(1, 8), (3, 8), (4, 16), (36, 64)]),
+    scale=st.sampled_from([1e-4, 0.01, 1, 30]),
+    kind=st.sampled_from(["normal", "sparse", "whole", "from float16", "ones"]),
+)
+def test_float32_is_never_taken_for_another_type(seed, shape, scale, kind):
+    values = np.random.default_rng(seed).standard_normal(shape) * scale
+    values = {
+        "normal": values,
+        "sparse": np.maximum(values, 0),
+        "whole": np.round(values * 10),
+        "from float16": values.astype(np.float16),
+        "ones": np.ones(shape),
+    }[kind]
+    assert _another_type(values.astype("<f4").tobytes()) is None
+
+
+def test_files_of_another_extractor_are_not_read_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(tsv_folder, "_MOST_BROKEN", 3)
+    path = lines_of(tmp_path / "a.tsv", *(BROKEN["base64"](number) for number in range(1, 9)))
+    with pytest.raises(InputError, match=f"{path}, line 3: expected features in base64"):
+        written(path, captions_of(*range(1, 9)), tmp_path / "data")
+    path = write_tsv(tmp_path / "b.tsv", [71, 72])
+    with pytest.raises(InputError) as caught:
+        written(path, captions_of(1, 2), tmp_path / "data")
+    assert str(caught.value) == (
+        f"{path}: has no features for the image 1.jpg (and 1 other), which has captions; the first row is of the image "
+        '"71"'
+    )
 
 
 def test_boxes_within_a_pixel_are_cut_at_the_border(tmp_path):

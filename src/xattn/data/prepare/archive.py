@@ -279,6 +279,8 @@ class _Boxes:
                 self.rows.setdefault(key, []).append(row)
         self.boxes = np.zeros((split.n_images, split.n_regions, 4), dtype=np.float32)
         self.sizes = np.zeros((split.n_images, 2), dtype=np.int64)
+        self.complaints: dict[int, str] = {}
+        """What is wrong with the broken rows of an image; that matters only if it has no whole one."""
 
     def take(self, row: Row, where: str) -> None:
         """Keep the boxes of a row, if its image is in the split and its features are those of the archive."""
@@ -287,16 +289,21 @@ class _Boxes:
                 self._take(place, row, where)
 
     def _take(self, place: int, row: Row, where: str) -> None:
+        try:
+            found = row.features
+        except InputError as error:
+            self.complaints.setdefault(place, str(error))
+            return
         own = np.asarray(self.split.features[place], dtype=np.float32)
         ims = split_file(self.split.folder, self.split.name, "ims.npy").name
-        if own.shape != row.features.shape:
+        if own.shape != found.shape:
             raise InputError(
-                f"{where}: the image {row.image_id} has {row.features.shape[0]} regions of {row.features.shape[1]} "
+                f"{where}: the image {row.image_id} has {found.shape[0]} regions of {found.shape[1]} "
                 f"features, but in {ims} "
                 f"it has {own.shape[0]} of {own.shape[1]}; the boxes are of another extraction"
             )
-        norms = np.linalg.norm(own, axis=1) * np.linalg.norm(row.features, axis=1)
-        cosine = float(((own * row.features).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
+        norms = np.linalg.norm(own, axis=1) * np.linalg.norm(found, axis=1)
+        cosine = float(((own * found).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
         if cosine < LEAST_COSINE:
             raise InputError(
                 f"{where}: the features of the image {row.image_id} are not those of {ims}, image row {place} (mean "
@@ -328,6 +335,8 @@ def _write_boxes(
     name = boxes.split.name
     missing = np.flatnonzero(~boxes.sizes.any(axis=1))
     if len(missing):
+        if complaint := next((boxes.complaints[row] for row in missing.tolist() if row in boxes.complaints), None):
+            raise InputError(f"{complaint}; and no row of its image is whole")
         which = keys[missing[0]] or f"row {missing[0]}, which was not joined"
         summary.lines.append(
             f"{name}: {len(missing)} of {boxes.split.n_images} images are in no TSV, the first: {which}; so the split "

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,9 @@ from xattn.runtime.errors import InputError
 from xattn.runtime.lock import LOCK, FolderLock
 
 _NOTE = "progress.npz"
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, SyntaxError, MemoryError)
+_UNREADABLE += (RecursionError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for a damaged archive."""
 
 
 class RowFolder:
@@ -147,7 +151,7 @@ class PartialFolder(RowFolder):
                 arrays = {name: saved[name] for name in saved.files}
             note = json.loads(str(arrays.pop("note")))
             asked, noted = dict(note.pop("asked")), set(note.pop("files"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise InputError(f"{self.folder / _NOTE}: is damaged; remove the folder {self.folder} first") from error
         if not note:
             return
@@ -205,6 +209,11 @@ class RowFile:
         padded[: len(values)] = values
         self._file.seek(self._begin + row * self._row_bytes)
         self._file.write(padded.tobytes())
+
+    def get(self, row: int) -> np.ndarray:
+        """What a row holds, its padding too."""
+        self._file.seek(self._begin + row * self._row_bytes)
+        return np.frombuffer(self._file.read(self._row_bytes), dtype=self.dtype).reshape(self.shape[1:])
 
     def flush(self) -> None:
         """Have the disk keep what was put."""

@@ -2,6 +2,7 @@
 again.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,16 @@ from xattn.data.reader import read_split
 from xattn.data.split import ImageRecord, split_file
 from xattn.data.writer import write_texts
 from xattn.runtime.errors import InputError
+from xattn.runtime.files import require_regular_file
+from xattn.runtime.jsonl import preview
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
+_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
+"""How many blocks of a TSV are looked at to find that it has changed; up to 4 MiB that is all of it."""
+_MOST_BROKEN = 100
+"""After how many broken rows, with no image placed, the files are taken for those of another extractor."""
+_SAME_BOX, _SAME_FEATURE = 0.5, 0.01
+"""How far, in pixels and relative to the largest feature, two rows of one image may differ."""
 ROWS_A_SAVE = 500
 """After how many rows the work is flushed to disk and noted, so that it can be taken up there."""
 
@@ -38,6 +47,7 @@ class TsvSummary:
     feature_size: int = 0
     not_captioned: int = 0
     repeated: int = 0
+    broken: int = 0
     resumed_at: int = 0
     coverage: dict[str, Coverage] = field(default_factory=dict)
 
@@ -49,7 +59,9 @@ class TsvSummary:
         if self.not_captioned:
             lines.append(f"{self.not_captioned} rows are of images without captions and were left out.")
         if self.repeated:
-            lines.append(f"{self.repeated} rows are of images that had come before; the first row of each was taken.")
+            lines.append(f"{self.repeated} rows are of images that had come before, and say the same.")
+        if self.broken:
+            lines.append(f"{self.broken} rows are broken and were left out; their images have other rows.")
         lines += [f"{name}: {found}" for name, found in self.coverage.items()]
         return "\n".join(lines)
 
@@ -68,7 +80,11 @@ def write_tsv_folder(
 
     Each image's features go straight to their place on disk, so memory does not grow with the files. The work is done
     in a folder beside `out`, `OUT.partial`, and what is done is noted there every 500 rows: the same call after an
-    interruption (Ctrl-C, a kill, a power cut) goes on from the last note. `out` appears when all is complete.
+    interruption (Ctrl-C, a kill, a power cut), a full disk or a refusal goes on from the last note, with further files
+    after the others if need be. `out` appears when all is complete.
+
+    Only rows of captioned images are read. A broken one is left out if its image has a whole row, before or after; a
+    second whole row must say the same as the first, but for rounding.
 
     Args:
         tsv: the files, in any order of images; see `read_rows`.
@@ -83,8 +99,9 @@ def write_tsv_folder(
         progress: called as it goes on; by default it is shown on stderr, see `progress_bars`.
 
     Raises:
-        InputError: a TSV is not well formed, an image has more boxes than `n_regions` or features of another size than
-            the first, a captioned image is in none of the files, or `out` cannot be written.
+        InputError: a captioned image is in none of the files or in broken rows only, in two that differ, has more boxes
+            than `n_regions` or features of another size than the first; the files have changed since the work was
+            begun; another process works in the folder; or `out` cannot be written.
         KeyboardInterrupt: on Ctrl-C, saying how to go on.
     """
     out = Path(out)
@@ -93,14 +110,17 @@ def write_tsv_folder(
         for split in splits.values():
             split.names = [str((images / name).resolve()) for name in split.names]
     summary = TsvSummary(out, n_regions=n_regions)
-    asked = {"TSV files": _identities(tsv), "captions": captions, "options": [n_regions, dtype, images]}
+    files = [_identity(path) for path in tsv]
+    asked = {"captions": captions, "options": [n_regions, dtype, images]}
     with progress_bars(progress) as shown_on, PartialFolder(out, asked) as partial:
-        work = _Work(partial, list(tsv), splits, n_regions, np.dtype(dtype))
+        work = _Work(partial, list(tsv), files, splits, n_regions, np.dtype(dtype))
         summary.resumed_at = work.note["rows"]
         work.fill(shown_on)
         work.write_the_rest()
         partial.finish()
-    summary.not_captioned, summary.repeated = work.note["not_captioned"], work.note["repeated"]
+    summary.not_captioned, summary.repeated, summary.broken = (
+        work.note[kind] for kind in ("not_captioned", "repeated", "broken")
+    )
     for name in splits:
         split = read_split(out, name)
         summary.images[name], summary.captions[name], summary.feature_size = (
@@ -113,12 +133,21 @@ def write_tsv_folder(
     return summary
 
 
-def _identities(tsv: Sequence[Path]) -> list[object]:
-    """What tells each file from what it was before."""
+def _identity(path: Path) -> list[Any]:
+    """What tells a file from others, and from what it was before: its name, size and time of change, and a digest of
+    blocks all over it.
+    """
+    require_regular_file(path)
+    digest = hashlib.sha256()
     try:
-        return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in tsv]
+        about = path.stat()
+        with path.open("rb") as file:
+            for place in np.linspace(0, max(about.st_size - _BLOCK_BYTES, 0), _BLOCKS, dtype=np.int64).tolist():
+                file.seek(place)
+                digest.update(file.read(_BLOCK_BYTES))
     except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return [str(path.resolve()), about.st_size, about.st_mtime_ns, digest.hexdigest()]
 
 
 class _Work:
@@ -128,6 +157,7 @@ class _Work:
         self,
         partial: PartialFolder,
         tsv: list[Path],
+        identities: list[list[Any]],
         splits: dict[str, PlacedSplit],
         n_regions: int,
         dtype: np.dtype[Any],
@@ -136,6 +166,8 @@ class _Work:
         self.place = {key: (name, row) for name, split in splits.items() for row, key in enumerate(split.keys)}
         self.counts = {name: np.zeros(len(split.keys), dtype=np.int64) for name, split in splits.items()}
         self.sizes = {name: np.zeros((len(split.keys), 2), dtype=np.int64) for name, split in splits.items()}
+        self.lines = {name: np.zeros((len(split.keys), 2), dtype=np.int64) for name, split in splits.items()}
+        """The file, from 0, and the line of each image's row."""
         self.files: dict[tuple[str, str], RowFile] = {}
         self.note: dict[str, Any] = {
             "file": 0,
@@ -144,11 +176,17 @@ class _Work:
             "rows": 0,
             "not_captioned": 0,
             "repeated": 0,
+            "broken": 0,
+            "complaints": {},  # about broken rows: the first of each image, by its key
+            "first_id": "",
             "feature_size": 0,  # until the first row has been read
         }
-        self.note |= partial.note
+        self._refuse_other_files(identities)
+        self.note |= partial.note | {"tsv": identities}
         for name in splits if partial.note else ():
-            self.counts[name], self.sizes[name] = partial.arrays[f"{name}_counts"], partial.arrays[f"{name}_sizes"]
+            self.counts[name], self.sizes[name], self.lines[name] = (
+                partial.arrays[f"{name}_{kind}"] for kind in ("counts", "sizes", "lines")
+            )
         if self.note["feature_size"]:
             self._open_files()
 
@@ -158,7 +196,7 @@ class _Work:
         for number in range(self.note["file"], len(self.tsv)):
             here = number == self.note["file"]
             for row in read_rows(self.tsv[number], *((self.note["begin"], self.note["line"]) if here else (0, 1))):
-                done += self._place(row, f"{self.tsv[number]}, line {row.line}")
+                done += self._place(row, number)
                 self.note |= {"file": number, "begin": row.end, "line": row.line + 1, "rows": self.note["rows"] + 1}
                 if self.note["rows"] % ROWS_A_SAVE == 0:
                     self._save()
@@ -167,14 +205,7 @@ class _Work:
 
     def write_the_rest(self) -> None:
         """Write all that stands beside the features."""
-        missing = [
-            split.names[row] for name, split in self.splits.items() for row in np.flatnonzero(self.counts[name] == 0)
-        ]
-        if missing:
-            files = ", ".join(str(path) for path in self.tsv)
-            raise InputError(
-                f"{files}: has no features for the image {missing[0]}{and_others(missing)}, which has captions"
-            )
+        self._refuse_missing_images()
         for name, split in self.splits.items():
             records = [
                 ImageRecord(key, file, int(width), int(height))
@@ -194,18 +225,67 @@ class _Work:
             if self.counts[name].min() < self.n_regions:
                 np.save(split_file(self.partial.folder, name, "counts.npy"), self.counts[name])
 
-    def _place(self, row: Row, where: str) -> int:
-        """Put a row to its place; gives 1 if it is a new image's."""
-        name, place = self.place.get(image_key(row.image_id), ("", -1))
-        if not name:
+    def _refuse_other_files(self, identities: list[list[Any]]) -> None:
+        """Raise `InputError` unless the files that the noted work has begun to read are the first ones, unchanged."""
+        if not self.partial.note:
+            return
+        begun = self.partial.note.get("tsv", [])[: self.partial.note.get("file", 0) + 1]
+        for (name, *before), (other, *now) in zip(begun, identities, strict=False):
+            if name == other and before != now:
+                raise InputError(
+                    f"{name}: has changed since the work in {self.partial.folder} was begun; remove that folder to "
+                    "begin again"
+                )
+        if not begun or begun != identities[: len(begun)]:
+            raise InputError(
+                f"{self.partial.folder}: holds what an earlier try with other TSV files left; remove it first, or "
+                "choose another --out"
+            )
+
+    def _refuse_missing_images(self) -> None:
+        missing = [
+            (key, split.names[row])
+            for name, split in self.splits.items()
+            for row, key in enumerate(split.keys)
+            if not self.counts[name][row]
+        ]
+        if not missing:
+            return
+        complaints, (_, name), others = self.note["complaints"], missing[0], and_others(missing)
+        complaint = next((complaints[key] for key, _ in missing if key in complaints), complaints.get(""))
+        if complaint:
+            raise InputError(
+                f"{complaint}; no row of the image {name}{others} is whole; a further file that has it may be given "
+                "after the others"
+            )
+        files = ", ".join(str(path) for path in self.tsv)
+        hint = ""
+        if len(missing) == len(self.place) and self.note["first_id"]:
+            hint = f"; the first row is of the image {preview(self.note['first_id'])}"
+        raise InputError(f"{files}: has no features for the image {name}{others}, which has captions{hint}")
+
+    def _place(self, row: Row, number: int) -> int:
+        """Put a row of a captioned image to its place; gives 1 if it is a new image's."""
+        where = f"{self.tsv[number]}, line {row.line}"
+        self.note["first_id"] = self.note["first_id"] or row.image_id
+        key = image_key(row.image_id)
+        name, place = self.place.get(key, ("", -1))
+        if row.image_id and not name:
             self.note["not_captioned"] += 1
             return 0
-        count, size = row.features.shape
+        try:
+            count, size = row.features.shape
+        except InputError as error:
+            self.note["broken"] += 1
+            is_placed = bool(name) and self.counts[name][place] > 0
+            self.note["complaints"].setdefault("" if is_placed else key, str(error))
+            if self.note["broken"] >= _MOST_BROKEN and not self.files:
+                raise
+            return 0
         if count > self.n_regions:
             raise InputError(
                 f"{where}: the image {row.image_id} has {count} boxes, more than the {self.n_regions} of --n-regions; "
-                "the files of 10 to "
-                "100 boxes need --n-regions 100"
+                "the files of 10 to 100 boxes need --n-regions 100"
             )
         if not self.files:
             self.note["feature_size"] = size
@@ -214,17 +294,36 @@ class _Work:
             raise InputError(
                 f"{where}: expected features of size {self.note['feature_size']}, as in the rows before, found {size}"
             )
-        if self.counts[name][place]:
-            self.note["repeated"] += 1
-            return 0
         with np.errstate(over="ignore"):
             features = row.features.astype(self.dtype)
         if not np.isfinite(features).all():
             raise InputError(f"{where}: a feature is too large for {self.dtype}; use --dtype float32")
+        if self.counts[name][place]:
+            if not self._says_the_same(row, features, name, place):
+                file, line = self.lines[name][place].tolist()
+                raise InputError(
+                    f"{where}: the image {row.image_id} has other boxes or features here than on line {line} of "
+                    f"{self.tsv[file]}; the rows are of two extractions, or two images have one id"
+                )
+            self.note["repeated"] += 1
+            return 0
         self.files[name, "ims"].put(place, features)
         self.files[name, "boxes"].put(place, row.boxes)
         self.counts[name][place], self.sizes[name][place] = count, (row.width, row.height)
+        self.lines[name][place] = number, row.line
         return 1
+
+    def _says_the_same(self, row: Row, features: np.ndarray, name: str, place: int) -> bool:
+        """Whether a row is what its image has already, but for rounding."""
+        count = int(self.counts[name][place])
+        if count != len(features) or self.sizes[name][place].tolist() != [row.width, row.height]:
+            return False
+        boxes, before = (self.files[name, kind].get(place)[:count].astype(np.float32) for kind in ("boxes", "ims"))
+        largest = float(np.abs(before).max())
+        return bool(
+            np.abs(boxes - row.boxes).max() <= _SAME_BOX
+            and np.abs(before - features.astype(np.float32)).max() <= _SAME_FEATURE * largest
+        )
 
     def _open_files(self) -> None:
         size = self.note["feature_size"]
@@ -235,5 +334,6 @@ class _Work:
                 self.files[name, kind] = self.partial.rows(f"{name}_{kind}.npy", shape, dtype)
 
     def _save(self) -> None:
-        arrays = {f"{name}_counts": counts for name, counts in self.counts.items()}
-        self.partial.save(self.note, arrays | {f"{name}_sizes": sizes for name, sizes in self.sizes.items()})
+        kinds = {"counts": self.counts, "sizes": self.sizes, "lines": self.lines}
+        arrays = {f"{name}_{kind}": array for kind, held in kinds.items() for name, array in held.items()}
+        self.partial.save(self.note, arrays)
