@@ -434,8 +434,8 @@ def test_rows_that_differ_in_one_number_are_different_images(tmp_path):
 def test_an_id_at_two_rows_is_one_image(tmp_path):
     lines = records().splitlines(keepends=True)
     assert complaint(put(tmp_path, images=lines[0] + lines[1] + lines[1])) == (
-        f'{tmp_path / "train_images.jsonl"}, line 3: expected an image once, found the id "1" as on line 2; `xattn '
-        "prepare archive` joins rows that are one image"
+        f'{tmp_path / "train_images.jsonl"}, line 3: expected an id of its own for each row of the features, found "1" '
+        "as on line 2; an image has one row"
     )
 
 

@@ -251,8 +251,8 @@ def _read_images(path: Path, n_images: int) -> list[ImageRecord] | None:
             )
         if str(key) in lines:
             raise InputError(
-                f"{path}, line {number}: expected an image once, found the id {preview(key)} as on line "
-                f"{lines[str(key)]}; `xattn prepare archive` joins rows that are one image"
+                f"{path}, line {number}: expected an id of its own for each row of the features, found {preview(key)} "
+                f"as on line {lines[str(key)]}; an image has one row"
             )
         lines[str(key)] = number
         records.append(ImageRecord(str(key), file, width, height))

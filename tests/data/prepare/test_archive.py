@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from source_files import encoded, karpathy_image, regions_of, tsv_line, write_karpathy, write_tsv
-from xattn.data.phrases import Span
+from xattn.data.phrases import Span, write_truth
 from xattn.data.prepare.archive import write_archive_folder
 from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.captions import captions_from
@@ -169,6 +169,26 @@ def test_two_images_of_one_photo_stay_two(tmp_path, times, ids, captions, photos
     check_features(split)
     for row, photo in enumerate(photos):
         np.testing.assert_array_equal(split.features[row], regions_of(photo, 4)[1])
+
+
+def test_the_command_mends_any_data_folder(tmp_path):
+    """Whose captions say their rows, and which has counts, boxes and truth."""
+    archive = repeated(tmp_path / "archive", [2, 1, 3])
+    (archive / "dev_caption_image.txt").write_text("5\n0\n1\n2\n2\n3\n4\n")
+    (archive / "dev_caps.txt").write_text("".join(f"caption {n}\n" for n in range(7)))
+    np.save(archive / "dev_counts.npy", np.array([4, 4, 3, 2, 2, 2]))
+    np.save(archive / "dev_boxes.npy", np.repeat(np.stack([regions_of(n, 4)[0] for n in (1, 2, 3)]), [2, 1, 3], axis=0))
+    write_truth(archive / "dev_truth.jsonl", {3: SPANS[1:]})
+    with pytest.raises(InputError, match="xattn prepare archive"):
+        check_features(read_split(archive, "dev"))
+    prepared(archive, tmp_path / "data", join=None)
+    split = read_split(tmp_path / "data", "dev")
+    assert split.caption_image.tolist() == [2, 0, 0, 1, 1, 2, 2]
+    assert split.counts.tolist() == [4, 3, 2]
+    assert split.truth == {3: SPANS[1:]}
+    assert split.boxes is not None
+    np.testing.assert_array_equal(split.boxes[1], regions_of(2, 4)[0])
+    check_features(split)
 
 
 def test_rows_of_an_image_may_stand_anywhere(tmp_path):

@@ -31,7 +31,7 @@ from xattn.data.tokenizer import tokenize
 from xattn.data.writer import write_about
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.jsonl import preview, read_lines
+from xattn.runtime.jsonl import preview
 from xattn.runtime.npy import read_array
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
@@ -145,34 +145,34 @@ def _linked(
     """Link the two files of a split, find out how its images stand in it, and give it as read, and its ids if they are
     to be used.
 
-    Where the images differ in how many rows they have, the features are not linked: a row of each is copied.
+    Where the images differ in how many rows they have, the features are not linked: a row of each is copied. What else
+    the archive has of a data folder (counts, boxes, records, truth) goes along.
     """
-    ims, caps = (split_file(archive, name, kind) for kind in ("ims.npy", "caps.txt"))
-    features, n_captions = _features(ims), len(read_lines(caps))
-    if n_captions < len(features) or n_captions % len(features):
-        raise InputError(
-            f"{caps}: holds {n_captions} captions, which is no whole multiple of the {len(features)} rows of "
-            f"{name}_ims.npy; one of the two belongs to another split"
-        )
-    first = _first_equal_rows(ims, features, progress)
+    source = read_split(archive, name)
+    first = _first_equal_rows(source, progress)
     if join != "captions" and split_file(archive, name, "ids.txt").exists():
-        layout = layout_by_ids(archive, name, first, n_captions)
+        layout = layout_by_ids(archive, name, first, source.caption_image)
     else:
-        layout = layout_by_rows(first, n_captions)
-    how = _link(caps, split_file(folder, name, "caps.txt"))
+        layout = layout_by_rows(first, source.n_captions)
+    ims = split_file(archive, name, "ims.npy")
+    how = _link(split_file(archive, name, "caps.txt"), split_file(folder, name, "caps.txt"))
     if layout.every is None:
-        _copy_rows(features, layout.rows, split_file(folder, name, "ims.npy"))
-        how = "copied"
+        _copy_rows(source.features, layout.rows, split_file(folder, name, "ims.npy"))
+        how, every = "copied", 1
     else:
         how = min(how, _link(ims, split_file(folder, name, "ims.npy")))
-    if layout.has_twins or (layout.every or 1) > 1:
-        split_file(folder, name, "every.txt").write_text(f"{layout.every or 1}\n", encoding="utf-8")
-    images = np.repeat(layout.image_of_row, n_captions // len(features)).tolist()
+        every = layout.every * (len(read_array(ims)) // source.n_images)
+    if layout.has_twins or every > 1:
+        split_file(folder, name, "every.txt").write_text(f"{every}\n", encoding="utf-8")
+    images = layout.image_of_row[source.caption_image].tolist()
     split_file(folder, name, "caption_image.txt").write_text("".join(f"{row}\n" for row in images), encoding="utf-8")
-    try:
-        split = read_split(folder, name)
-    except InputError as error:  # about a link in a folder that will be gone: told by the file that it leads to
-        raise InputError(str(error).replace(str(folder), str(archive))) from error
+    if source.counts.min() < source.n_regions:
+        np.save(split_file(folder, name, "counts.npy"), source.counts[layout.rows])
+    if source.boxes is not None:
+        np.save(split_file(folder, name, "boxes.npy"), source.boxes[layout.rows])
+    records = [source.images[row] for row in layout.rows] if source.images else []
+    write_about(folder, name, records, source.truth, source.caption_ids or [])
+    split = read_split(folder, name)
     summary.lines.append(
         f"{name}: {split.n_images} images ({layout}), {split.n_captions} captions, {split.n_regions} regions of "
         f"{split.feature_size} features, {how}"
@@ -185,17 +185,17 @@ def _linked(
     return split, layout.keys
 
 
-def _first_equal_rows(ims: Path, features: np.ndarray, progress: ProgressCallback) -> np.ndarray:
+def _first_equal_rows(split: Split, progress: ProgressCallback) -> np.ndarray:
     """For each row, the first row that holds the same bits; `InputError` where features are not finite or only
     zeros.
     """
-    samples = RowSamples()
-    for rows in row_chunks(np.arange(len(features)), features):
-        block = features[rows[0] : rows[-1] + 1]
-        check_values(ims, rows, block, np.ones(block.shape[:2], dtype=bool))
+    samples, ims = RowSamples(), split_file(split.folder, split.name, "ims.npy")
+    for rows in row_chunks(np.arange(split.n_images), split.features):
+        block = split.features[rows[0] : rows[-1] + 1]
+        check_values(ims, rows, block, np.arange(split.n_regions) < split.counts[rows, None])
         samples.add(int(rows[0]), block)
-        progress(f"comparing rows of {ims.name}", int(rows[-1]) + 1, len(features))
-    return samples.first_equal(features)
+        progress(f"comparing rows of {ims.name}", int(rows[-1]) + 1, split.n_images)
+    return samples.first_equal(split.features)
 
 
 def _link(source: Path, target: Path) -> str:
@@ -218,17 +218,6 @@ def _copy_rows(features: np.ndarray, rows: np.ndarray, path: Path) -> None:
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in row_chunks(rows, features):
             file.write(np.ascontiguousarray(features[chunk]).tobytes())
-
-
-def _features(ims: Path) -> np.ndarray:
-    features = read_array(ims)
-    if features.ndim != 3 or not features.size:
-        raise InputError(
-            f"{ims}: expected features of shape (images, regions, features), found the shape {features.shape}"
-        )
-    if features.dtype not in (np.float16, np.float32):
-        raise InputError(f"{ims}: expected features of type float16 or float32, found {features.dtype}")
-    return features
 
 
 def _keys(

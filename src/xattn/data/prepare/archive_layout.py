@@ -51,24 +51,25 @@ def layout_by_rows(first: np.ndarray, n_captions: int) -> Layout:
 
     Args:
         first: of `first_equal_rows`.
-        n_captions: a whole multiple of the rows.
+        n_captions: how many captions there are.
     """
     n = len(first)
     starts = np.flatnonzero(np.diff(first, prepend=-1))
     every = math.gcd(*np.diff(starts, append=n).tolist())
-    if every > 1 or n_captions > n:
+    if every > 1 or n_captions >= 2 * n:
         return _layout(np.arange(n) // every, first)
     return _layout(np.unique(first, return_inverse=True)[1], first)
 
 
-def layout_by_ids(archive: Path, name: str, first: np.ndarray, n_captions: int) -> Layout:
+def layout_by_ids(archive: Path, name: str, first: np.ndarray, row_of_caption: np.ndarray) -> Layout:
     """The layout that the archive's ids say, one for each row, each image or each caption.
 
     Raises:
         InputError: there are another number of ids; an id is of rows that differ; or equal rows have ids that differ so
             often that they are ids of captions.
     """
-    path, n, shown = split_file(archive, name, "ids.txt"), len(first), layout_by_rows(first, n_captions)
+    path, n, n_captions = split_file(archive, name, "ids.txt"), len(first), len(row_of_caption)
+    shown = layout_by_rows(first, n_captions)
     ids = read_lines(path)
     for number, id_ in enumerate(ids, start=1):
         if not id_:
@@ -77,9 +78,9 @@ def layout_by_ids(archive: Path, name: str, first: np.ndarray, n_captions: int) 
         lines = np.arange(n)
     elif len(ids) == len(shown.rows):
         lines = shown.image_of_row
-    elif len(ids) == n_captions:
-        lines = np.arange(n) * (n_captions // n)
-        _refuse_ids_of_captions(path, ids, np.arange(n_captions) // (n_captions // n))
+    elif len(ids) == n_captions and len(np.unique(row_of_caption)) == n:
+        lines = np.unique(row_of_caption, return_index=True)[1]
+        _refuse_ids_of_captions(path, ids, row_of_caption)
     else:
         raise InputError(
             f"{path}: expected {len(shown.rows)} ids, one an image, or {n_captions}, one a caption, found {len(ids)}"
