@@ -1,5 +1,6 @@
 """A run saved as a model hub would have it, and loaded again; nothing here needs a network."""
 
+import json
 import shutil
 
 import pytest
@@ -7,9 +8,13 @@ import torch
 from huggingface_hub import ModelCard
 
 import xattn
+from published_checkpoints import WORDS, published_checkpoint, write_old_layout
+from xattn.data.vocabulary import SPECIALS, Vocabulary
 from xattn.runs.folder import load_run
 from xattn.runs.hub import SharedRun
+from xattn.runs.imported.importing import import_checkpoint
 from xattn.runs.listing import list_runs
+from xattn.runs.model_card import model_card
 from xattn.runtime.errors import InputError
 from xattn.training.train import train
 
@@ -73,6 +78,78 @@ def test_a_run_without_dev_has_no_numbers_to_show(tmp_path, write_data, configur
         "The training data had no development split, so that there are no numbers."
         in (tmp_path / "saved" / "README.md").read_text()
     )
+
+
+@pytest.fixture
+def imported(tmp_path):
+    """A run imported from a published checkpoint of SCAN."""
+    Vocabulary((*SPECIALS, *(f"w{number}" for number in range(WORDS - 4)))).save(tmp_path / "vocabulary.json")
+    checkpoint = write_old_layout(tmp_path / "model_best.pth.tar", published_checkpoint("scan"))
+    return import_checkpoint(checkpoint, tmp_path / "vocabulary.json", tmp_path / "imported")
+
+
+def test_an_imported_run_is_shared_and_says_from_what_it_was_imported(imported, tmp_path):
+    SharedRun(load_run(imported)).save_pretrained(tmp_path / "saved")
+    shared = SharedRun.from_pretrained(tmp_path / "saved").run
+    weights = load_run(imported).model.state_dict()
+    assert all(torch.equal(tensor.cpu(), weights[name]) for name, tensor in shared.model.state_dict().items())
+    card = ModelCard.load(tmp_path / "saved" / "README.md")
+    assert card.data.tags == ["image-text-matching", "cross-modal-attention", "scan"]
+    text = " ".join(card.text.split())
+    assert text.startswith(
+        "# scan-t2i-avg alone SCAN, words attend to regions, mean over the words. Imported by xattn "
+    )
+    assert (
+        r" from the checkpoint model\_best.pth.tar, of epoch 21, with a best rsum of 465.25 by its own account; xattn "
+        "has not trained it. Its regions have features of size 16; the vocabulary has 12 words." in text
+    )
+    assert "A checkpoint has no log of its training, so that there are no numbers." in text
+
+
+HOSTILE = "x\n# Buy|now <img src=x onerror=a> [here](http://a) `code` \x1b[2J\u202e"
+HARMLESS = r"x\\n\# Buy\|now &lt;img src=x onerror=a&gt; \[here\](http://a) \`code\` \\x1b\[2J\\u202e"
+
+
+def changed(path, *keys, value):
+    values = json.loads(path.read_text())
+    place = values
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path.write_text(json.dumps(values))
+
+
+def test_nothing_in_a_card_becomes_markup(tiny_run, imported, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    changed(run / "config.json", "preset", value=HOSTILE)
+    changed(run / "run.json", "xattn", value=HOSTILE)
+    changed(imported / "run.json", "imported", "file", value=HOSTILE)
+    changed(imported / "run.json", "imported", "epoch", value=HOSTILE + "y" * 10_000)
+    for folder, count in ((run, 2), (imported, 2)):
+        card = model_card(load_run(folder))
+        assert card.count(HARMLESS) == count
+        assert "<" not in card
+        assert len(card) < 3_000
+        assert [line for line in card.splitlines() if line.startswith("#")] == [
+            line for line in card.splitlines() if line.startswith("# ")
+        ][:1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("images",), None, "images is missing or malformed"),
+        (("xattn",), ["0.1"], "xattn is missing or malformed"),
+        (("imported",), {"file": {}}, "file and epoch and best_rsum are missing or malformed"),
+        (("imported",), 3, "file and epoch and best_rsum are missing or malformed"),
+    ],
+)
+def test_what_a_run_says_of_itself_is_checked(tiny_run, tmp_path, keys, value, said):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    changed(run / "run.json", *keys, value=value)
+    with pytest.raises(InputError) as caught:
+        model_card(load_run(run))
+    assert str(caught.value) == f"{run / 'run.json'}: {said}"
 
 
 def test_the_run_folder_itself_is_not_written_over(tmp_path, tiny_run):

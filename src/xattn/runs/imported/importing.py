@@ -27,6 +27,7 @@ from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
 from xattn.runtime.json_shapes import read_object
 from xattn.runtime.jsonl import preview
+from xattn.runtime.printable import printable
 
 
 def import_checkpoint(
@@ -99,7 +100,8 @@ def import_summary(run: Path | str) -> str:
     understood.
     """
     imported = read_object(Path(run) / ABOUT, "what was imported")["imported"]
-    lines = [f"epoch {imported['epoch']}, best rsum {imported['best_rsum']}, by its own account"]
+    epoch, best_rsum = printable(imported["epoch"]), printable(imported["best_rsum"])
+    lines = [f"epoch {epoch}, best rsum {best_rsum}, by its own account"]
     if imported["unknown_settings"]:
         lines.append(
             "settings that nothing is known about, kept in run.json: "
