@@ -135,17 +135,20 @@ def test_an_empty_caption(refused, photos, train, data, tmp_path):
     assert refused(*train) == f"{caps}, line 5: expected a caption, found an empty line"
 
 
-def test_a_caption_of_only_unknown_words(refused, train, data, run):
-    for name, arguments in (("dev", train), ("test", ["evaluate", run, "--data", data])):
+def test_a_caption_of_only_unknown_words_is_used_and_told(train, data, run, capfd):
+    """Once, in one line, by every command that takes captions."""
+    for name, arguments in (("dev", [*train, "--min-count", "2"]), ("test", ["evaluate", run, "--data", data])):
         caps = data / f"{name}_caps.txt"
-        put_lines(caps, ["xylophone zithers" if row == 2 else line for row, line in enumerate(lines_of(caps))])
+        put_lines(caps, ["\U0001f436" * 3 if row == 2 else line for row, line in enumerate(lines_of(caps))])
         (data / f"{name}_truth.jsonl").unlink()
-        expected = (
-            f"{caps}, line 3: the vocabulary knows no word of the caption 'xylophone zithers'; "
-            "take it out, or use a vocabulary that does (trained with a lower --min-count)"
-        )
-        extra = ["--min-count", "2"] if name == "dev" else []
-        assert refused(*arguments, *extra) == expected
+        main([str(argument) for argument in arguments])
+        said = capfd.readouterr().err
+        assert said.count(f"xattn: {caps}: the vocabulary knows no word of 1 of ") == 1
+        assert "captions, the first in line 3; their words are all <unk>\n" in said
+    main(["attend", str(run), "--data", str(data), "--caption", "2", "--words", "all", "--out", str(data / "a.png")])
+    assert "knows no word of the caption; all of them become <unk>\n" in capfd.readouterr().err
+    main(["search", str(run), "--data", str(data), "\U0001f436"])
+    assert "(not in the vocabulary: \U0001f436)" in capfd.readouterr().out
 
 
 def test_captions_that_name_images_that_are_not_there(refused, photos, train, data, tmp_path):

@@ -1,11 +1,13 @@
 """Splits as batches: the order of an epoch, padding, and how much each word counts."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from xattn.data import batches
 from xattn.data.batches import (
     EncodedCaptions,
     content_weights,
@@ -17,9 +19,10 @@ from xattn.data.batches import (
     read_regions,
 )
 from xattn.data.reader import read_split
-from xattn.data.vocabulary import SPECIALS, Vocabulary
+from xattn.data.tokenizer import tokenize
+from xattn.data.vocabulary import END, SPECIALS, START, UNKNOWN, Vocabulary
 from xattn.data.writer import SplitWriter
-from xattn.runtime.errors import InputError
+from xattn.runtime.errors import InputError, InputWarning
 
 CAPTIONS = ["a dog", "the dog runs", "a red cat sleeps", "dog", "a zebra ."]
 CAPTION_IMAGE = [0, 0, 1, 2, 2]
@@ -154,11 +157,47 @@ def test_every_word_counts_alike():
     assert every_word_weights(VOCABULARY).tolist() == [0, 0, 0, *[1] * 10]
 
 
-def test_a_caption_of_only_unknown_words_is_refused(split):
+def test_captions_of_only_unknown_words_are_unk_and_counted(split):
     vocabulary = Vocabulary((*SPECIALS, "a", "the"))
-    with pytest.raises(InputError) as caught:
-        EncodedCaptions(split, vocabulary)
-    assert str(caught.value) == (
-        f"{split.folder / 'train_caps.txt'}, line 4: the vocabulary knows no word of the caption 'dog'; "
-        "take it out, or use a vocabulary that does (trained with a lower --min-count)"
+    captions = EncodedCaptions(split, vocabulary)
+    unknown = [row for row, ids in enumerate(captions.ids) if set(ids[1:-1]) == {UNKNOWN}]
+    assert captions.words[3] == ["dog"]
+    assert captions.ids[3] == [START, UNKNOWN, END]
+    (note,) = captions.notes
+    assert note == (
+        f"{split.folder / 'train_caps.txt'}: the vocabulary knows no word of {len(unknown)} of {split.n_captions} "
+        f"captions, the first in line {unknown[0] + 1}; their words are all <unk>"
     )
+    with pytest.warns(InputWarning, match="knows no word of"):
+        captions.warn()
+
+
+def test_a_vocabulary_of_other_captions_is_refused(split):
+    with pytest.raises(InputError) as caught:
+        EncodedCaptions(split, Vocabulary((*SPECIALS, "lion")))
+    assert str(caught.value) == (
+        f"{split.folder / 'train_caps.txt'}: the vocabulary knows no word of any caption; use a vocabulary of such "
+        "captions, or train with a lower --min-count"
+    )
+
+
+def test_a_caption_without_a_token_is_one_unk(split, monkeypatch):
+    monkeypatch.setattr(batches, "tokenize", lambda text: [] if text == "dog" else tokenize(text))
+    captions = EncodedCaptions(split, VOCABULARY)
+    assert captions.words[3] == ["<unk>"]
+    assert captions.ids[3] == [START, UNKNOWN, END]
+    assert captions.batch(np.array([3])).lengths.tolist() == [3]
+
+
+def test_models_see_the_first_200_tokens_of_a_caption(split):
+    long = replace(split, captions=[*split.captions[:-1], "a dog " * 450])
+    captions = EncodedCaptions(long, VOCABULARY)
+    assert captions.words[-1] == ["a", "dog"] * 100
+    assert len(captions.ids[-1]) == 202
+    assert captions.notes == [
+        f"{split.folder / 'train_caps.txt'}: 1 of {split.n_captions} captions have more than 200 tokens, the first in "
+        f"line {split.n_captions}; models see the first 200"
+    ]
+    assert EncodedCaptions(["a dog", "a dog " * 1000], VOCABULARY).notes == [
+        "the sentence 'a dog a dog a'... has 2,000 tokens, and models see the first 200"
+    ]

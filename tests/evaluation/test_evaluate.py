@@ -17,7 +17,7 @@ from xattn.evaluation.measure import measure
 from xattn.evaluation.options import EvaluationOptions
 from xattn.metrics.retrieval import retrieval_report
 from xattn.runs.folder import load_run
-from xattn.runtime.errors import InputError
+from xattn.runtime.errors import InputError, InputWarning
 from xattn.training.train import train
 
 ATTENTION_NAMES = {
@@ -302,6 +302,21 @@ def test_features_of_another_size(tmp_path, tiny_run, write_data):
     assert str(caught.value) == (
         f"{data / 'test_ims.npy'}: holds features of size 12, but the run {tiny_run} was trained on features of size 16"
     )
+
+
+def test_spans_beyond_what_models_see_are_left_out(tiny_run, tiny_data, tmp_path):
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    truth = [json.loads(line) for line in (data / "test_truth.jsonl").read_text().splitlines()]
+    row = truth[0]["caption"]
+    lines = (data / "test_caps.txt").read_text().splitlines()
+    lines[row] += " and so on" * 100
+    (data / "test_caps.txt").write_text("\n".join(lines) + "\n")
+    with pytest.warns(InputWarning, match=f"1 of {len(lines)} captions have more than 200 tokens, .* line {row + 1};"):
+        seen = evaluated(tiny_run, data)
+    truth[0]["spans"].append({"start": 199, "end": 201, "boxes": truth[0]["spans"][0]["boxes"], "type": "far"})
+    (data / "test_truth.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in truth))
+    with pytest.warns(InputWarning):
+        assert evaluated(tiny_run, data) == seen
 
 
 def test_a_loaded_run_serves_as_well_as_its_folder(tiny_run, tiny_data):

@@ -32,7 +32,7 @@ from xattn.plots.labels import distinct_labels
 from xattn.plots.page import save
 from xattn.runs.config import RunConfig
 from xattn.runs.folder import Run, load_run, save_run
-from xattn.runtime.errors import InputError
+from xattn.runtime.errors import InputError, InputWarning
 from xattn.runtime.process_group import SINGLE_PROCESS
 
 FEATURES = 5
@@ -517,11 +517,22 @@ def test_a_run_of_other_features(folder, tmp_path):
 
 def test_a_caption_of_unknown_words_only(folder, tmp_path):
     runs = [make_run(tmp_path / "run"), make_run(tmp_path / "other", vocabulary=Vocabulary((*SPECIALS, "cat")))]
-    expected = (
-        f"{folder}/test_caps.txt: line 2: the vocabulary of {tmp_path}/other knows no word of the caption 'a "
-        "red square and a blue dog'"
-    )
-    refused(expected, runs, folder, tmp_path)
+    with pytest.warns(InputWarning) as caught:
+        attend(runs, folder, "test", 1, tmp_path / "out.png")
+    assert [str(warning.message) for warning in caught] == [
+        f"{folder}/test_caps.txt, line 2: the vocabulary of {tmp_path}/other knows no word of the caption; all of them "
+        "become <unk>"
+    ]
+
+
+def test_a_long_caption_is_drawn_with_the_words_that_models_see(folder, tmp_path):
+    path = folder / "test_caps.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1] + " and so on" * 300, *lines[2:]]) + "\n")
+    run, split = load_run(make_run(tmp_path / "run")), read_split(folder, "test")
+    with pytest.warns(InputWarning, match=r"line 2: the caption has 9\d\d tokens; models see the first 200"):
+        found = attention_of(run, split, 1)
+    assert all(len(weights) == 202 for weights in found.values())
 
 
 def refused(expected, runs, folder, tmp_path, **options):

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -13,8 +14,8 @@ import tyro
 
 import xattn
 from xattn.cli import choices, help_text
-from xattn.cli.printing import print_line, print_mistake, speaks
-from xattn.runtime.errors import InputError
+from xattn.cli.printing import print_line, print_mistake, print_warning, speaks
+from xattn.runtime.errors import InputError, InputWarning
 from xattn.runtime.nearest import did_you_mean
 from xattn.training.signals import STOP_SIGNALS
 
@@ -60,7 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
         if not isinstance(asked, command("presets")):
             with leaving_at_once():
                 import torch  # noqa: F401 - the commands need it; here an interrupt can be handled
-        asked.run()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("default", category=InputWarning)
+            warnings.showwarning = print_warning
+            asked.run()
     except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

@@ -4,12 +4,16 @@ All of it may hold names, captions and records from files; `xattn.runtime.printa
 """
 
 import os
+import warnings
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from xattn.runtime.errors import InputWarning
 from xattn.runtime.printable import printable, printable_lines
+
+_python_prints = warnings.showwarning
 
 
 class EpochPrinter:
@@ -48,6 +52,15 @@ def print_line(text: object) -> None:
 def print_lines(text: object) -> None:
     """As `print_line`, for a text that may have several lines."""
     print(printable_lines(text), flush=True)
+
+
+def print_warning(warning: Warning | str, kind: type[Warning], *where: object, **_: object) -> None:
+    """Print a warning on standard error: of what a person may not mean as one line, others as Python does."""
+    if not issubclass(kind, InputWarning):
+        _python_prints(warning, kind, *where)  # pyright: ignore[reportArgumentType]
+    elif speaks():
+        line = Text.assemble(("xattn:", "bold yellow"), f" {printable(warning)}")
+        Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(line)
 
 
 def print_mistake(sentence: str) -> None:

@@ -3,6 +3,7 @@ decide.
 """
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -12,11 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xattn.data.split import Split
+from xattn.data.split import Split, split_file
 from xattn.data.stopwords import is_content
 from xattn.data.tokenizer import tokenize
-from xattn.data.vocabulary import PAD, SPECIALS, UNKNOWN, Vocabulary
-from xattn.runtime.errors import InputError
+from xattn.data.vocabulary import MAX_TOKENS, PAD, SPECIALS, UNKNOWN, Vocabulary, seen_tokens
+from xattn.runtime.errors import InputError, InputWarning
 
 
 class ImageBatch(NamedTuple):
@@ -61,30 +62,58 @@ class PairBatch(NamedTuple):
 
 
 class EncodedCaptions:
-    """Captions as token ids: all those of a split, or sentences that belong to none."""
+    """Captions as token ids: all those of a split, or sentences that belong to none.
+
+    A caption without any token is one `<unk>`, and one of words that the vocabulary does not have is as many.
+    """
 
     def __init__(self, captions: Split | Sequence[str], vocabulary: Vocabulary) -> None:
         """Tokenise and look up every caption.
 
         Raises:
-            InputError: a caption has no word that the vocabulary knows.
+            InputError: a sentence has no words, or the vocabulary knows none of a split's.
         """
         texts = captions.captions if isinstance(captions, Split) else captions
-        self.words = [tokenize(text) for text in texts]
+        tokens = [tokenize(text) for text in texts]
+        self.words = [seen_tokens(words) for words in tokens]
         self.ids = [vocabulary.encode(words) for words in self.words]
-        for row, ids in enumerate(self.ids):
-            if not all(token == UNKNOWN for token in ids[1:-1]):
-                continue
-            if isinstance(captions, Split):
-                raise InputError(
-                    f"{captions.folder / f'{captions.name}_caps.txt'}, line {row + 1}: the vocabulary knows no word of "
-                    "the caption "
-                    f"{texts[row]!r}; take it out, or use a vocabulary that does (trained with a lower --min-count)"
-                )
-            lacking = (
-                "has no word that the vocabulary knows; say it in other words" if self.words[row] else "has no words"
+        self.notes: list[str] = []
+        """What a person should be told of captions that models do not see as they are, a sentence each."""
+        if isinstance(captions, Split):
+            self._note_of_split(captions, tokens)
+        elif not all(tokens):
+            raise InputError(f"the sentence {texts[tokens.index([])]!r} has no words")
+        elif max(map(len, tokens)) > MAX_TOKENS:
+            longest = max(tokens, key=len)
+            start = " ".join(longest[:5])
+            self.notes.append(
+                f"the sentence {start!r}... has {len(longest):,} tokens, and models see the first {MAX_TOKENS}"
             )
-            raise InputError(f"the sentence {texts[row]!r} {lacking}")
+
+    def _note_of_split(self, split: Split, tokens: list[list[str]]) -> None:
+        path, n_captions = split_file(split.folder, split.name, "caps.txt"), f"{split.n_captions:,} captions"
+        unknown = [row for row, ids in enumerate(self.ids) if all(token == UNKNOWN for token in ids[1:-1])]
+        if len(unknown) == split.n_captions:
+            raise InputError(
+                f"{path}: the vocabulary knows no word of any caption; use a vocabulary of such captions, or train "
+                "with a lower --min-count"
+            )
+        if unknown:
+            self.notes.append(
+                f"{path}: the vocabulary knows no word of {len(unknown):,} of {n_captions}, the first in line "
+                f"{unknown[0] + 1}; their words are all <unk>"
+            )
+        cut = [row for row, words in enumerate(tokens) if len(words) > MAX_TOKENS]
+        if cut:
+            self.notes.append(
+                f"{path}: {len(cut):,} of {n_captions} have more than {MAX_TOKENS} tokens, the first in line "
+                f"{cut[0] + 1}; models see the first {MAX_TOKENS}"
+            )
+
+    def warn(self) -> None:
+        """Tell the `notes` as warnings."""
+        for note in self.notes:
+            warnings.warn(note, InputWarning, stacklevel=2)
 
     def __len__(self) -> int:
         return len(self.ids)

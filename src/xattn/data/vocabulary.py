@@ -15,6 +15,18 @@ from xattn.runtime.jsonl import is_whole, preview, read_json
 
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
 PAD, START, END, UNKNOWN = range(4)
+MAX_TOKENS = 200
+"""The most tokens of a caption that models see, and what is drawn and measured with them. The longest captions of
+Flickr30K and COCO have fewer than 100; a single one of 900 costs its whole batch gigabytes."""
+
+
+def seen_tokens(tokens: list[str]) -> list[str]:
+    """What models see of the tokens of a caption: the first `MAX_TOKENS`, and `<unk>` for none.
+
+    >>> seen_tokens([])
+    ['<unk>']
+    """
+    return tokens[:MAX_TOKENS] or [SPECIALS[UNKNOWN]]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From runs, a split and the row of a caption to the picture of what its words attend to."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from xattn.data.reader import check_features, read_split
 from xattn.data.split import Split, split_file
 from xattn.data.stopwords import is_content
 from xattn.data.tokenizer import tokenize
-from xattn.data.vocabulary import UNKNOWN
+from xattn.data.vocabulary import MAX_TOKENS, UNKNOWN, seen_tokens
 from xattn.evaluation.compatibility import check_same_features
 from xattn.evaluation.grounding import word_relevance
 from xattn.models.base import evaluating
@@ -23,7 +24,7 @@ from xattn.plots.labels import distinct_labels
 from xattn.plots.page import save
 from xattn.plots.source_images import check_drawable, image_record, region_boxes, source_image
 from xattn.runs.folder import Run, load_run
-from xattn.runtime.errors import InputError
+from xattn.runtime.errors import InputError, InputWarning
 
 DrawnWords = Literal["content", "all"]
 IN_WORDS: dict[Direction, str] = {"t2i": "words to regions", "i2t": "regions to words"}
@@ -78,7 +79,7 @@ def attend(
     boxes, image = region_boxes(chosen, image_row), source_image(chosen, image_row, folder)
     check_features(chosen, [image_row])
 
-    tokens = tokenize(chosen.captions[row])
+    tokens = seen_tokens(tokenize(chosen.captions[row]))
     drawn = [place for place, token in enumerate(tokens) if words == "all" or is_content(token)] or list(
         range(len(tokens))
     )
@@ -119,16 +120,17 @@ def attention_of(run: Run, split: Split, row: int) -> dict[Direction, Float[np.n
     Words are the caption's tokens with `<start>` before and `<end>` after them; regions are the valid ones of the
     image. For `t2i` the rows sum to 1, for `i2t` the columns do.
 
-    Raises:
-        InputError: the run's vocabulary knows no word of the caption.
+    Words beyond the first `MAX_TOKENS` are left out; a caption of which the run's vocabulary knows no word is said.
     """
-    ids = run.vocabulary.encode(tokenize(split.captions[row]))
+    tokens = tokenize(split.captions[row])
+    ids = run.vocabulary.encode(seen_tokens(tokens))
+    where = f"{split_file(split.folder, split.name, 'caps.txt')}, line {row + 1}"
     if all(token == UNKNOWN for token in ids[1:-1]):
-        raise InputError(
-            f"{split_file(split.folder, split.name, 'caps.txt')}: line {row + 1}: the vocabulary of {run.folder} knows "
-            "no word of the "
-            f"caption {split.captions[row]!r}"
-        )
+        said = f"the vocabulary of {run.folder} knows no word of the caption; all of them become <unk>"
+        warnings.warn(f"{where}: {said}", InputWarning, stacklevel=2)
+    if len(tokens) > MAX_TOKENS:
+        said = f"the caption has {len(tokens):,} tokens; models see the first {MAX_TOKENS}"
+        warnings.warn(f"{where}: {said}", InputWarning, stacklevel=2)
     regions = read_regions(split, split.caption_image[[row]])
     device = next(run.model.parameters()).device
     with evaluating(run.model):

@@ -110,6 +110,7 @@ def _evaluated(
             total.add(block)
 
     captions = EncodedCaptions(split, run.vocabulary)
+    captions.warn()
     measured = measure(run.model, split, captions, options, progress, keep)
     return Evaluation(
         run=str(run.folder),

@@ -2,7 +2,7 @@
 attention metric.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xattn.data.batches import EncodedCaptions
-from xattn.data.phrases import relevant_regions
+from xattn.data.phrases import Span, relevant_regions
 from xattn.data.split import Split, split_file
+from xattn.data.vocabulary import MAX_TOKENS
 from xattn.evaluation.encode import StoredCaptions
 from xattn.models.base import MatchingModel
 from xattn.models.config import Direction
@@ -85,7 +86,7 @@ def grounding_batches(
             truth, known = word_relevance(split, int(row), n_words, iou)
             relevant[place, : n_words + 2] = torch.from_numpy(truth)
             annotated[place, : n_words + 2] = torch.from_numpy(known)
-            for span in split.truth[row]:
+            for span in _seen(split.truth[row]):
                 for kind in filter(None, span.type.split("/")) if span.type and span.boxes else ():
                     word_types.setdefault(kind, torch.zeros_like(annotated))[place, span.start + 1 : span.end + 1] = (
                         True
@@ -111,7 +112,8 @@ def word_relevance(
     """Which regions are relevant to which tokens of a caption, `<start>` and `<end>` included, and which tokens are
     annotated.
 
-    `n_tokens` counts the caption's own tokens. Regions beyond the image's count are relevant to nothing.
+    `n_tokens` counts the caption's own tokens that models see; spans of others are left out. Regions
+    beyond the image's count are relevant to nothing.
     """
     assert split.truth is not None
     assert split.boxes is not None
@@ -119,10 +121,14 @@ def word_relevance(
     count = int(split.counts[image])
     try:
         relevant, annotated = relevant_regions(
-            split.truth[row], n_tokens, np.asarray(split.boxes[image][:count], np.float64), iou
+            _seen(split.truth[row]), n_tokens, np.asarray(split.boxes[image][:count], np.float64), iou
         )
     except InputError as error:
         raise InputError(f"{split_file(split.folder, split.name, 'truth.jsonl')}: caption {row}: {error}") from error
     padded = np.zeros((n_tokens + 2, split.n_regions), dtype=bool)
     padded[1:-1, :count] = relevant
     return padded, np.concatenate([[False], annotated, [False]])
+
+
+def _seen(spans: Sequence[Span]) -> list[Span]:
+    return [span for span in spans if span.end <= MAX_TOKENS]

@@ -64,8 +64,8 @@ def score_image(
             seen at another size, needs `EfficientNetLite0(size=xattn.data.prepare.scenes.scenes.NETWORK_SIZE)`.
 
     Raises:
-        InputError: the run or the image cannot be used, a box is not inside the image, a sentence has no word that the
-            run knows, or the run was trained on features of another size than the backbone's.
+        InputError: the run or the image cannot be used, a box is not inside the image, a sentence has no words,
+            or the run was trained on features of another size than the backbone's.
     """
     sentences = [sentences] if isinstance(sentences, str) else list(sentences)
     if not sentences:
@@ -73,6 +73,7 @@ def score_image(
     run = run if isinstance(run, Run) else load_run(Path(run), best_device())
     _check_same_backbone(run, backbone)
     captions = EncodedCaptions(sentences, run.vocabulary)
+    captions.warn()
     regions = picture_regions(Path(image), boxes, backbone)
     with evaluating(run.model), torch.no_grad():
         images = run.model.encode_images(*regions.to(next(run.model.parameters()).device))

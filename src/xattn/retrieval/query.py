@@ -84,7 +84,7 @@ def search(
         images: the folder where the image files are now, if they have moved since the data folder was made.
 
     Raises:
-        InputError: the run or the data cannot be used or do not fit each other, the run knows no word of the sentence,
+        InputError: the run or the data cannot be used or do not fit each other, the sentence has no words,
             or the picture cannot be drawn or written.
     """
     if top < 1:
@@ -98,6 +98,7 @@ def search(
     if out is not None:
         _check_drawable(chosen, min(top, chosen.n_images), photos)
     asked = EncodedCaptions([sentence], run.vocabulary)
+    asked.warn()
     check_compatible(run.model, chosen)
     check_features(chosen)
     with evaluating(run.model), progress_bars(progress) as shown_on:

@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong", as opposed to "the program is wrong"."""
+"""What means "the input is wrong", as opposed to "the program is wrong", and "this may not be what you mean"."""
 
 
 class InputError(ValueError):
@@ -8,3 +8,7 @@ class InputError(ValueError):
     commands print that sentence without a stack trace and leave with exit status 2; a notebook sees an ordinary
     `ValueError`.
     """
+
+
+class InputWarning(UserWarning):
+    """Something a person handed to xattn is used, but perhaps not as they think; one sentence, as in `InputError`."""

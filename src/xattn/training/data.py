@@ -25,6 +25,11 @@ class TrainingData:
     dev_captions: EncodedCaptions | None
     vocabulary: Vocabulary
 
+    @property
+    def notes(self) -> list[str]:
+        """What a person should be told of the captions."""
+        return self.train_captions.notes + (self.dev_captions.notes if self.dev_captions else [])
+
     def fingerprint(self) -> str:
         """A SHA-256 of the vocabulary and of both splits, see `split_fingerprint`."""
         digest = hashlib.sha256("\n".join(self.vocabulary.words).encode())

@@ -81,7 +81,10 @@ def train(
     with failing_together(process_group):
         resumes = process_group.on_main(lambda: _resumes(out, config))
         check_constraints_act(config)
-        training = _new_training(config, prepare_data(config, Path(data), vocabulary), process_group)
+        prepared = prepare_data(config, Path(data), vocabulary)
+        for note in prepared.notes if process_group.is_main else ():
+            on_note(note)
+        training = _new_training(config, prepared, process_group)
         with (
             deferred_signals() as request,
             progress_bars(progress if process_group.is_main else lambda *_: None) as shown_on,
