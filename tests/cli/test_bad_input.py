@@ -147,7 +147,7 @@ def test_a_caption_of_only_unknown_words_is_used_and_told(train, data, run, capf
         assert "captions, the first in line 3; their words are all <unk>\n" in said
     main(["attend", str(run), "--data", str(data), "--caption", "2", "--words", "all", "--out", str(data / "a.png")])
     assert "knows no word of the caption; all of them become <unk>\n" in capfd.readouterr().err
-    main(["search", str(run), "--data", str(data), "\U0001f436"])
+    main(["search", str(run), "--data", str(data), "\U0001f436", "--out", str(data / "b.png")])
     assert "(not in the vocabulary: \U0001f436)" in capfd.readouterr().out
 
 

@@ -21,7 +21,7 @@ from xattn.models.base import evaluating
 from xattn.models.config import Direction
 from xattn.plots.attention_map import Strip, attention_picture
 from xattn.plots.labels import distinct_labels
-from xattn.plots.page import save
+from xattn.plots.page import any_letters, save
 from xattn.plots.source_images import check_drawable, image_record, region_boxes, source_image
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.errors import InputError, InputWarning
@@ -100,17 +100,18 @@ def attend(
                 )
             )
     truth = _annotated_boxes(chosen, row, len(tokens), iou)
-    figure = attention_picture(
-        image,
-        [tokens[place] for place in drawn],
-        boxes,
-        strips,
-        truth=[truth[place] for place in drawn],
-        iou=iou,
-        title=chosen.captions[row],
-        subtitle=f"{split} caption {row}, {image_record(chosen, image_row).file}",
-    )
-    return save(figure, out)
+    with any_letters():
+        figure = attention_picture(
+            image,
+            [tokens[place] for place in drawn],
+            boxes,
+            strips,
+            truth=[truth[place] for place in drawn],
+            iou=iou,
+            title=_title(chosen.captions[row]),
+            subtitle=f"{split} caption {row}, {image_record(chosen, image_row).file}",
+        )
+        return save(figure, out)
 
 
 def attention_of(run: Run, split: Split, row: int) -> dict[Direction, Float[np.ndarray, "words regions"]]:
@@ -145,6 +146,11 @@ def attention_of(run: Run, split: Split, row: int) -> dict[Direction, Float[np.n
         weights = attention.weights[0].float().cpu()  # q k
         found[direction] = (weights if direction == "t2i" else weights.t())[: len(ids), :count].numpy()
     return found
+
+
+def _title(caption: str) -> str:
+    words = caption.split()
+    return caption if len(words) <= MAX_TOKENS else f"{' '.join(words[:MAX_TOKENS])} ..."
 
 
 def _caption_row(split: Split, caption: int | None) -> int:

@@ -1,6 +1,8 @@
 """A page measured in inches from its left top corner, drawn without windows and without `pyplot`."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,14 @@ LINE_HEIGHT = 1.45
 
 ROUNDED = 1.03
 """How much wider than designed a line of text comes out, because each of its letters begins at a whole pixel."""
+
+
+@contextmanager
+def any_letters() -> Iterator[None]:
+    """Draw text of any letters: one that the font lacks, such as an emoji, is an empty frame, and no warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 class Page:

@@ -26,7 +26,7 @@ from xattn.models.base import MatchingModel, evaluating
 from xattn.models.config import Direction
 from xattn.models.fragments import Fragments
 from xattn.plots.contact_sheet import Cell, contact_sheet
-from xattn.plots.page import save
+from xattn.plots.page import any_letters, save
 from xattn.plots.source_images import check_drawable, region_boxes, source_image
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.device import best_device
@@ -115,10 +115,10 @@ def search(
             about = (
                 f"{run.name} ({run.folder}): the best {len(hits)} of {chosen.n_images} images, {split} split of {data}"
             )
-            sheet = _sheet(
-                chosen, hits, photos, asked.words[0], direction, weights.numpy(), run.vocabulary, sentence, about
-            )
-            save(sheet, out)
+            words = asked.words[0]
+            with any_letters():
+                sheet = _sheet(chosen, hits, photos, words, direction, weights.numpy(), run.vocabulary, sentence, about)
+                save(sheet, out)
     return hits
 
 
