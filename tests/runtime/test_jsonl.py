@@ -115,3 +115,12 @@ def test_a_number_that_is_none(tmp_path, value):
     path.write_text(f'{{"bbox": {"1" * 5000}}}')
     with pytest.raises(InputError, match="cannot be read"):
         read_object(path, "boxes")
+
+
+def test_a_key_that_comes_twice(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"caption": "a dog", "image": "1.jpg", "caption": "a cat"}\n')
+    assert complaint(read_json_lines, path) == (
+        ', line 1: expected a JSON object, but it is not JSON (an object has the key "caption" twice)'
+    )
+    assert parse_json('{"a": {"b": 1}, "b": [{"a": 1}, {"a": 2}]}') == {"a": {"b": 1}, "b": [{"a": 1}, {"a": 2}]}

@@ -35,7 +35,7 @@ def split_names(folder: Path | str) -> list[str]:
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a precomp folder, but there is no folder of this name")
     names = (path.name.removesuffix("_ims.npy") for path in folder.glob("*_ims.npy"))
-    return sorted(name for name in names if split_file(folder, name, "caps.txt").is_file())
+    return sorted(name for name in names if split_file(folder, name, "caps.txt").exists())
 
 
 def read_split(folder: Path | str, name: str) -> Split:

@@ -91,11 +91,11 @@ def parse_json(content: str | bytes) -> Any:
 
     Raises:
         ValueError: it is not JSON in UTF-8, is nested too deeply, or holds a number of thousands of digits or half a
-            character. A `json.JSONDecodeError` names the place.
+            character, or an object has a key twice. A `json.JSONDecodeError` names the place.
     """
     text = content if isinstance(content, str) else content.decode("utf-8")
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if half := _MAYBE_LONE_SURROGATE.search(text):
@@ -104,6 +104,15 @@ def parse_json(content: str | bytes) -> Any:
         except UnicodeEncodeError:
             raise ValueError(f"it holds {half[0]}, which is half a character") from None
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; JSON itself lets a key come twice, and Python would take the last one unsaid."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"an object has the key {preview(next(key for key in keys if keys.count(key) > 1))} twice")
+    return found
 
 
 def _size(path: Path | str) -> int:
