@@ -248,6 +248,19 @@ def test_a_run_folder_from_another_model(refused, run, tiny_i2t_run, data, tmp_p
     )
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("demo --epochs 0", "epochs must be at least 1, but it is 0"),
+        ("demo --seed -1", "seed must be at least 0, but it is -1"),
+        ("demo --seed 99999999999", "seed must be at most 4294967295, but it is 99999999999"),
+        ("compare --data none --seeds 99999999999", "seed must be at most 4294967295, but it is 99999999999"),
+    ],
+)
+def test_numbers_out_of_range_are_found_before_any_work(refused, tmp_path, command, sentence):
+    assert refused(*command.split(), "--out", tmp_path / "out") == sentence
+
+
 def test_a_run_folder_from_another_feature_size(refused, run, write_data, tmp_path):
     data = write_data(tmp_path / "data", feature_size=12)
     expected = (

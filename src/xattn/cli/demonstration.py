@@ -96,15 +96,13 @@ def demonstrate(
     """
     out = Path(out)
     names: dict[str, ConstraintSet] = {"alone": "none", "constrained": "both"}
+    config = dataclasses.replace(preset(preset_name), epochs=epochs, seed=seed)
+    # Of a single epoch, the constraints act in that one.
+    ccr, ccs = (dataclasses.replace(part, from_epoch=min(part.from_epoch, epochs)) for part in (config.ccr, config.ccs))
     with atomic.new_folder(out) as folder:
         data = folder / "scenes"
         on_stage(f"rendering {images} scenes and computing the features of their regions")
         write_scenes(data, n_images=images, seed=seed, progress=progress)
-        config = dataclasses.replace(preset(preset_name), epochs=epochs, seed=seed)
-        # Of a single epoch, the constraints act in that one.
-        ccr, ccs = (
-            dataclasses.replace(part, from_epoch=min(part.from_epoch, epochs)) for part in (config.ccr, config.ccs)
-        )
         for name, constraints in names.items():
             on_stage(f"training {preset_name} {CONSTRAINTS_NAMES[constraints]}")
             train(

@@ -271,7 +271,7 @@ def _check_constraint(name: str, weight: float, margin: float, from_epoch: int) 
 
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
-        raise ValueError(sentence)
+        raise InputError(sentence)
 
 
 def _built(kind: Any, value: Any, where: str) -> Any:
