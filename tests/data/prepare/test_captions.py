@@ -160,6 +160,23 @@ def test_two_captions_of_one_id_are_refused(tmp_path):
     assert complaint(path) == f"{path}: the caption 'y' has the id 0, as 'x' has"
 
 
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ({"image": "b.jpg", "image_id": 1}, 'b.jpg has the image_id "1", which a.jpg has on line 1'),
+        ({"image": "a.jpg", "image_id": "2"}, 'a.jpg has the image_id "2" here, but "1" on line 1'),
+        ({"image": "a.jpg"}, 'a.jpg has the image_id null here, but "1" on line 1'),
+        ({"image": "c.jpg", "caption_id": "7"}, 'the caption_id "7" is on line 1 already'),
+    ],
+)
+def test_ids_that_tell_nothing_apart_are_refused_before_the_work(tmp_path, second, said):
+    """The data folder would be refused when it is read."""
+    lines = [{"image": "a.jpg", "caption": "x", "image_id": 1, "caption_id": 7}, {"caption": "y", **second}]
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert complaint(path) == f"{path}, line 2: {said}"
+
+
 def test_an_id_that_is_none_is_refused(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_text('{"image": "a.png", "caption": "x", "image_id": [1]}\n')

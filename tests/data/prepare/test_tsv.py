@@ -443,6 +443,15 @@ def test_float32_is_never_taken_for_another_type(seed, shape, scale, kind):
     assert _another_type(values.astype("<f4").tobytes()) is None
 
 
+def test_the_nearest_name_is_suggested(tmp_path):
+    path = lines_of(tmp_path / "a.tsv", *(tsv_line(name, *regions_of(1, 4)) for name in ("dog_10", "dog_200")))
+    with pytest.raises(InputError) as caught:
+        written(path, [Caption("dog-10.jpg", "a dog", 1), Caption("dog_200.jpg", "a dog", 2)], tmp_path / "data")
+    assert str(caught.value) == (
+        f"{path}: has no features for the image dog-10.jpg, which has captions; did you mean dog_10?"
+    )
+
+
 def test_files_of_another_extractor_are_not_read_to_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(tsv_folder, "_MOST_BROKEN", 3)
     path = lines_of(tmp_path / "a.tsv", *(BROKEN["base64"](number) for number in range(1, 9)))

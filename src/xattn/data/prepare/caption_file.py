@@ -49,8 +49,8 @@ def read_captions(path: Path | str) -> list[Caption]:
     Raises:
         InputError: naming the file and the line, if it cannot be read as such a file, a column is missing, a caption or
             an image's name is empty, a split's name is no word, some lines have a split and some none, an image is in
-            two splits, or a span ends beyond the caption's tokens; or the file has no captions at all.
-
+            two splits, an id is of two images or two captions, or a span ends beyond the caption's tokens; or the file
+            has no captions at all.
     """
     path = Path(path)
     readers = {".csv": _rows_of_csv, ".jsonl": _rows_of_jsonl}
@@ -60,6 +60,7 @@ def read_captions(path: Path | str) -> list[Caption]:
     if not captions:
         raise InputError(f"{path}: expected at least one caption, found none")
     _check_splits(path, captions)
+    _check_ids(path, captions)
     return captions
 
 
@@ -194,3 +195,31 @@ def _check_splits(path: Path, captions: list[Caption]) -> None:
                 f"{path}, line {caption.line}: {caption.image} is in the split {caption.split} here, "
                 f"but in {first.split} on line {first.line}"
             )
+
+
+def _check_ids(path: Path, captions: list[Caption]) -> None:
+    """Raise `InputError` if an id is of two images or of two captions, or an image has two: nothing could be joined."""
+    images: dict[str, Caption] = {}
+    named: dict[str, Caption] = {}
+    said: dict[str, Caption] = {}
+    for caption in captions:
+        if caption.image_id is not None:
+            first = images.setdefault(caption.image_id, caption)
+            if first.image != caption.image:
+                raise InputError(
+                    f"{path}, line {caption.line}: {caption.image} has the image_id {preview(caption.image_id)}, which "
+                    f"{first.image} has on line {first.line}"
+                )
+        first = named.setdefault(caption.image, caption)
+        if first.image_id != caption.image_id:
+            raise InputError(
+                f"{path}, line {caption.line}: {caption.image} has the image_id {preview(caption.image_id)} here, but "
+                f"{preview(first.image_id)} on line {first.line}"
+            )
+        if caption.caption_id is not None:
+            first = said.setdefault(caption.caption_id, caption)
+            if first is not caption:
+                raise InputError(
+                    f"{path}, line {caption.line}: the caption_id {preview(caption.caption_id)} is on line "
+                    f"{first.line} already"
+                )

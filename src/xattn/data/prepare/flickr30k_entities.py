@@ -26,6 +26,7 @@ from xattn.data.tokenizer import tokenize
 from xattn.runtime.errors import InputError
 from xattn.runtime.files import require_regular_file
 from xattn.runtime.jsonl import preview, read_lines
+from xattn.runtime.nearest import did_you_mean
 
 _PHRASE = re.compile(r"\[/EN#(\d++)((?:/[^\s/\[\]]++)++)\s*+([^\[\]]*+)\]")
 """Possessive throughout: what has been matched is never given back, so the time is linear in the length of a line."""
@@ -114,10 +115,13 @@ def with_entity_truth(captions: Iterable[Caption], folder: Path) -> tuple[list[C
     captions = list(captions)
     keys = list(dict.fromkeys(image_key(caption.image_id or caption.image) for caption in captions))
     for name, ending in (("Sentences", "txt"), ("Annotations", "xml")):
-        missing = [path for path in (folder / name / f"{key}.{ending}" for key in keys) if not path.is_file()]
+        missing = [path for path in (folder / name / f"{key}.{ending}" for key in keys) if not path.exists()]
         if missing:
+            there = [path.stem for path in (folder / name).glob(f"*.{ending}")]
+            hint = did_you_mean(missing[0].stem, there, otherwise="", cutoff=0.8)
             raise InputError(
                 f"{missing[0]}: the captions name this image, but the file is missing{and_others(missing)}"
+                f"{hint and f'; {hint}'}"
             )
     summary, annotated = EntitiesSummary(types=Counter()), []
     by_image: dict[str, list[Caption]] = {key: [] for key in keys}

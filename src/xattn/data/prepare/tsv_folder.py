@@ -24,12 +24,14 @@ from xattn.data.writer import write_texts
 from xattn.runtime.errors import InputError
 from xattn.runtime.files import require_regular_file
 from xattn.runtime.jsonl import preview
+from xattn.runtime.nearest import did_you_mean
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
 _BLOCKS, _BLOCK_BYTES = 64, 1 << 16
 """How many blocks of a TSV are looked at to find that it has changed; up to 4 MiB that is all of it."""
 _MOST_BROKEN = 100
 """After how many broken rows, with no image placed, the files are taken for those of another extractor."""
+_MOST_NAMES = 10_000
 _SAME_BOX, _SAME_FEATURE = 0.5, 0.01
 """How far, in pixels and relative to the largest feature, two rows of one image may differ."""
 ROWS_A_SAVE = 500
@@ -168,6 +170,8 @@ class _Work:
         self.sizes = {name: np.zeros((len(split.keys), 2), dtype=np.int64) for name, split in splits.items()}
         self.lines = {name: np.zeros((len(split.keys), 2), dtype=np.int64) for name, split in splits.items()}
         """The file, from 0, and the line of each image's row."""
+        self.not_captioned: list[str] = []
+        """Some images of the files that have no captions, among which one that is missing may be misspelt."""
         self.files: dict[tuple[str, str], RowFile] = {}
         self.note: dict[str, Any] = {
             "file": 0,
@@ -259,10 +263,12 @@ class _Work:
                 "after the others"
             )
         files = ", ".join(str(path) for path in self.tsv)
-        hint = ""
-        if len(missing) == len(self.place) and self.note["first_id"]:
-            hint = f"; the first row is of the image {preview(self.note['first_id'])}"
-        raise InputError(f"{files}: has no features for the image {name}{others}, which has captions{hint}")
+        hint = did_you_mean(missing[0][0], self.not_captioned, otherwise="", cutoff=0.8)
+        if not hint and len(missing) == len(self.place) and self.note["first_id"]:
+            hint = f"the first row is of the image {preview(self.note['first_id'])}"
+        raise InputError(
+            f"{files}: has no features for the image {name}{others}, which has captions{hint and f'; {hint}'}"
+        )
 
     def _place(self, row: Row, number: int) -> int:
         """Put a row of a captioned image to its place; gives 1 if it is a new image's."""
@@ -272,6 +278,8 @@ class _Work:
         name, place = self.place.get(key, ("", -1))
         if row.image_id and not name:
             self.note["not_captioned"] += 1
+            if len(self.not_captioned) < _MOST_NAMES:
+                self.not_captioned.append(row.image_id)
             return 0
         try:
             count, size = row.features.shape
