@@ -1,6 +1,7 @@
 """Pictures of attention and tables of numbers."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
@@ -120,16 +122,27 @@ def drawn(monkeypatch):
 
 
 def texts(figure):
-    return [text.get_text() for text in figure.texts]
+    """What is written: above the panels, beside, above and below each of them, and at the foot."""
+    above, panels, below = [], [], []
+    for part in figure.subfigs:
+        if own := [text.get_text() for text in part.texts]:
+            (below if panels else above).extend(own)
+        for axes in part.axes if not panels and part.axes else ():
+            panels += [axes.get_title(), axes.get_xlabel()]
+    labels = dict.fromkeys(axes.get_ylabel() for axes in figure.axes)
+    return [text for text in (*above, *labels, *panels, *below) if text]
+
+
+def legend_texts(figure):
+    (legend,) = (legend for part in figure.subfigs for legend in part.legends)
+    return [text.get_text() for text in legend.get_texts()]
 
 
 def panel_pixels(path, figure, index):
     """The part of a PNG that shows a panel, in the order in which panels were drawn."""
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    height, width = pixels.shape[:2]
-    place = figure.axes[index].get_position()
-    rows = slice(round((1 - place.y1) * height), round((1 - place.y0) * height))
-    return pixels[rows, round(place.x0 * width) : round(place.x1 * width)]
+    place, height = figure.axes[index].get_window_extent(), pixels.shape[0]
+    return pixels[round(height - place.y1) : round(height - place.y0), round(place.x0) : round(place.x1)]
 
 
 def at(panel, x, y):
@@ -232,7 +245,7 @@ def test_what_is_written_in_the_picture():
         "0.25, IoU 0.00 ✗",
         "0.70, IoU 0.00 ✗\nread as <unk>",
     ]
-    assert " ".join(texts(figure)[12:]) == (
+    assert " ".join(texts(figure)[12:]).replace("\n", " ") == (
         "Words attend to regions: the weights of a word over the 4 regions sum to 1; a uniform weight would be "
         "1/4\xa0=\xa00.250. "
         "A pixel is lit by the sum of the weights of the regions that cover it, relative to the largest sum of its "
@@ -243,10 +256,7 @@ def test_what_is_written_in_the_picture():
         "A pixel is lit by the largest weight of the regions that cover it, relative to the largest of its panel. "
         "Under a panel: the largest weight, and how much its region overlaps the annotated box (✓ from an IoU of 0.75)."
     )
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "region of the largest weight",
-        "annotated box of the word's phrase",
-    ]
+    assert legend_texts(figure) == ["region of the largest weight", "annotated box of the word's phrase"]
 
 
 def test_without_truth_nothing_is_said_of_it():
@@ -255,7 +265,7 @@ def test_without_truth_nothing_is_said_of_it():
     )
     assert texts(figure)[-1] == "Under a panel: the largest weight."
     assert not any("IoU" in text for text in texts(figure))
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["region of the largest weight"]
+    assert legend_texts(figure) == ["region of the largest weight"]
 
 
 def test_dollars_are_no_formula(tmp_path):
@@ -279,6 +289,7 @@ def test_panels_wrap_and_neither_overlap_nor_leave_the_page(size, n_strips, n_wo
     strips = [Strip("scan-t2i-avg + CCR + CCS", "t2i", np.full((n_words, 4), 0.25), 4)] * n_strips
     figure = attention_picture(Image.new("RGB", size), words, boxes, strips, title="word " * 60)
     assert [text for text in texts(figure) if text.startswith("word") and " " not in text] == words
+    figure.canvas.draw()
     places = [axes.get_position(original=True) for axes in figure.axes]
     assert len(places) == n_words * n_strips + 2
     assert all(place.x0 >= 0 and place.y0 >= 0 and place.x1 <= 1 and place.y1 <= 1 for place in places)
@@ -287,8 +298,30 @@ def test_panels_wrap_and_neither_overlap_nor_leave_the_page(size, n_strips, n_wo
             assert one.x1 <= other.x0 or other.x1 <= one.x0 or one.y1 <= other.y0 or other.y1 <= one.y0
     width = figure.get_size_inches()[0]
     assert width <= 10.5
-    extents = [text.get_window_extent() for text in figure.texts]
+    extents = [text.get_window_extent() for text in written(figure)]
     assert all(extent.x0 >= 0 and extent.x1 <= width * figure.dpi and extent.y0 >= 0 for extent in extents)
+    extents += [axes.get_window_extent() for axes in figure.axes]
+    for one, other in itertools.combinations(extents, 2):
+        beside = min(one.x1, other.x1) - max(one.x0, other.x0)
+        above = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert beside <= 1 or above <= 2, (one, other)
+    largest = max(place.width * width for place in places)
+    assert largest > 0.95, "inches: panels fill their page"
+
+
+def written(figure):
+    """Every text that is to be seen."""
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+def test_control_characters_are_written_as_escapes(tmp_path):
+    strips = [Strip("run\x1b[2J", "t2i", np.full((1, 4), 0.25), 4)]
+    image = Image.new("RGB", (8, 8))
+    figure = attention_picture(image, ["wo\x07rd"], BOXES / 8, strips, title="a\x1b[31m dog\n!", subtitle="\u202e.png")
+    found = " ".join(" ".join(texts(figure)).split())
+    for text in ("run\\x1b[2J", "wo\\x07rd", "a\\x1b[31m dog\\n!", "\\u202e.png"):
+        assert text in found
+    assert save(figure, tmp_path / "out.png").is_file()
 
 
 def test_a_picture_that_cannot_be_written(tmp_path):

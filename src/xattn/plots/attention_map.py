@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
@@ -27,17 +27,19 @@ from PIL import Image
 
 from xattn.data.boxes import iou as box_iou
 from xattn.models.config import Direction
-from xattn.plots.page import Page, balanced, line_height, shortened, wrapped
+from xattn.plots.page import MARGIN, PAD, Paragraph, balanced, line_height, shortened, stacked_page
+from xattn.runtime.printable import printable
 
 LARGEST, ANNOTATED, REGION = "#ff9f1c", "#4cc9f0", "#ffffff"
 """Orange and sky blue are told apart with any colour vision; full and dashed lines, in grey print too."""
+GREY = "#444444"
 DIM = 0.4
 """The brightness of a pixel without attention, as a part of its own."""
 LONGER_SIDE = 480
 """Pixels of an image in a panel, before it is drawn."""
 
 # Inches and points.
-_AREA, _FULL_WIDTH, _MARGIN, _GAP, _WORD = 2.0, 10.4, 0.14, 0.1, 0.29
+_AREA, _FULL_WIDTH, _LEAST_WIDTH, _LABEL_LINES = 2.0, 10.4, 7.0, 2
 _TITLE_SIZE, _WORD_SIZE, _LABEL_SIZE, _NOTE_SIZE = 11.5, 10.0, 8.5, 8.0
 _BOLD = "bold"
 
@@ -90,35 +92,35 @@ def attention_picture(
     """
     truth = truth or [None] * len(words)
     has_unknown = any(strip.unknown is not None and any(strip.unknown) for strip in strips)
-    layout = _layout(image.width / image.height, len(words), [strip.label for strip in strips], 2 if has_unknown else 1)
-    inside = layout.page_width - 2 * _MARGIN
-    heading, subheading = wrapped(title, inside, _TITLE_SIZE, _BOLD), wrapped(subtitle, inside, _NOTE_SIZE)
-    footnotes = [
-        line for note in _footnotes(len(boxes), strips, truth, iou) for line in wrapped(note, inside, _NOTE_SIZE)
-    ]
-    above = len(heading) * line_height(_TITLE_SIZE) + len(subheading) * line_height(_NOTE_SIZE) + 0.05
-    below = (2 + len(footnotes)) * line_height(_NOTE_SIZE)
-
-    page = Page(layout.page_width, 2 * _MARGIN + above + layout.n_bands * layout.band_height + below)
-    y = page.lines(_MARGIN, _MARGIN, heading, _TITLE_SIZE, weight=_BOLD)
-    page.lines(_MARGIN, y, subheading, _NOTE_SIZE, color="#444444")
-    panels = _Panels(page, layout, _MARGIN + above, image, np.asarray(boxes, np.float64), iou)
-    for band in range(layout.n_bands):
-        for row, lines in enumerate(layout.labels):
-            panels.label(band, row, lines)
+    layout = _layout(image.width / image.height, len(words), len(strips), 2 if has_unknown else 1)
+    notes = [Paragraph(note, _NOTE_SIZE, color=GREY) for note in _footnotes(len(boxes), strips, truth, iou)]
+    head = [Paragraph(title, _TITLE_SIZE, _BOLD), Paragraph(subtitle, _NOTE_SIZE, color=GREY)]
+    legend_height = 2 * line_height(_NOTE_SIZE)
+    figure, (body, foot) = stacked_page(layout.page_width, [*head, layout.height, legend_height, *notes])
+    panels = _Panels(body, layout, image, np.asarray(boxes, np.float64), iou)
     panels.draw_image(0, 0)
     panels.draw_regions(*((0, 1) if layout.lead == 1 else (1, 0)))
     for index, word in enumerate(words):
-        panels.word(layout.lead + index, word)
         for row, strip in enumerate(strips):
             is_unknown = strip.unknown is not None and strip.unknown[index]
-            panels.draw_weights(
-                layout.lead + index, row, strip.weights[index], strip.direction, truth[index], is_unknown
-            )
-    y = page.height - _MARGIN - below + line_height(_NOTE_SIZE)
-    page.legend(_MARGIN, y, _legend(any(found is not None for found in truth)), _NOTE_SIZE)
-    page.lines(_MARGIN, y + line_height(_NOTE_SIZE), footnotes, _NOTE_SIZE, color="#444444")
-    return page.figure
+            slot = layout.lead + index
+            panels.draw_weights(slot, row, strip.weights[index], strip.direction, truth[index], is_unknown)
+        panels.word(layout.lead + index, word)
+    for row, strip in enumerate(strips):
+        panels.label(row, strip.label)
+    entries = _legend(any(found is not None for found in truth))
+    foot.legend(
+        list(entries.values()),
+        list(entries),
+        loc="center left",
+        ncols=2,
+        fontsize=_NOTE_SIZE,
+        frameon=False,
+        borderaxespad=0,
+        borderpad=0,
+        handlelength=2.6,
+    )
+    return figure
 
 
 def lighting(
@@ -154,68 +156,56 @@ def lit(image: Image.Image, light: Float[np.ndarray, "height width"]) -> Float[n
 
 
 class _Layout(NamedTuple):
-    width: float  # of a panel
-    height: float
-    labels: list[list[str]]  # the lines of each row's
-    label_width: float
+    panel: tuple[float, float]  # about the width and height of a panel in inches
     lead: int  # slots before the first word's
     n_columns: int
     n_bands: int
-    row_height: float  # a panel and the lines below it
-    band_height: float  # the words and all rows
+    n_rows: int  # of a band
+    height: float  # of all panels with what is written around them
     page_width: float
 
 
-def _layout(aspect: float, n_words: int, labels: list[str], note_lines: int) -> _Layout:
+def _layout(aspect: float, n_words: int, n_strips: int, note_lines: int) -> _Layout:
     """As many columns as the page is wide, the last band about as full as the others; panels of one area, whatever
     their shape.
     """
     aspect = min(max(aspect, 0.6), 2.2)
     width, height = (_AREA * aspect) ** 0.5, (_AREA / aspect) ** 0.5
-    lines = [balanced(label, height, _LABEL_SIZE, _BOLD) for label in labels]
-    label_width = max(map(len, lines)) * line_height(_LABEL_SIZE) + _GAP
-    lead = 1 if len(labels) > 1 else 2  # the image and its regions, one below the other if there is a second strip
+    label_width = _LABEL_LINES * line_height(_LABEL_SIZE)
+    lead = 1 if n_strips > 1 else 2  # the image and its regions, one below the other if there is a second strip
     slots = lead + n_words
-    n_bands = -(-slots // int((_FULL_WIDTH - label_width) / (width + _GAP)))
+    n_bands = -(-slots // int((_FULL_WIDTH - 2 * MARGIN - label_width) / (width + 2 * PAD)))
     n_columns = -(-slots // n_bands)
-    page_width = max(2 * _MARGIN + label_width + n_columns * (width + _GAP) - _GAP, 7.0)
-    row_height = height + note_lines * line_height(_NOTE_SIZE) + _GAP
-    return _Layout(
-        width,
-        height,
-        lines,
-        label_width,
-        lead,
-        n_columns,
-        n_bands,
-        row_height,
-        _WORD + len(labels) * row_height,
-        page_width,
-    )
+    page_width = max(2 * MARGIN + label_width + n_columns * (width + 2 * PAD), _LEAST_WIDTH)
+    row_height = height + (note_lines + 0.2) * line_height(_NOTE_SIZE) + 2 * PAD
+    band_height = 1.2 * line_height(_WORD_SIZE) + n_strips * row_height
+    return _Layout((width, height), lead, n_columns, n_bands, n_strips, n_bands * band_height, page_width)
 
 
 class _Panels:
-    """The panels on the page, by slot (along the words, wrapped into bands) and row (the strip)."""
+    """The panels of a page, by slot (along the words, wrapped into bands) and row (the strip)."""
 
-    def __init__(
-        self, page: Page, layout: _Layout, top: float, image: Image.Image, boxes: np.ndarray, iou: float
-    ) -> None:
-        self.page, self.layout, self.top, self.boxes, self.iou = page, layout, top, boxes, iou
+    def __init__(self, body: SubFigure, layout: _Layout, image: Image.Image, boxes: np.ndarray, iou: float) -> None:
+        self.body, self.layout, self.boxes, self.iou = body, layout, boxes, iou
+        self.grid = body.add_gridspec(layout.n_bands * layout.n_rows, layout.n_columns)
+        self.axes: dict[tuple[int, int], Axes] = {}
         self.size = image.size
         scale = LONGER_SIDE / max(image.size)
         self.image = image.resize([max(round(side * scale), 1) for side in image.size], Image.Resampling.BICUBIC)
 
-    def label(self, band: int, row: int, lines: list[str]) -> None:
-        _, y = self._corner(band * self.layout.n_columns, row)
-        middle = _MARGIN + (self.layout.label_width - _GAP) / 2, y + self.layout.height / 2
-        style = {"weight": _BOLD, "rotation": 90, "ha": "center", "va": "center", "multialignment": "center"}
-        self.page.text(*middle, "\n".join(lines), _LABEL_SIZE, **style)
+    def label(self, row: int, text: str) -> None:
+        """Write a strip's label beside the first panel of each band."""
+        lines = balanced(printable(text), self.layout.panel[1], _LABEL_SIZE, _BOLD)
+        for band in range(self.layout.n_bands):
+            axes = self._axes(band * self.layout.n_columns, row)
+            axes.set_ylabel("\n".join(lines), fontsize=_LABEL_SIZE, weight=_BOLD, parse_math=False)
 
     def word(self, slot: int, text: str) -> None:
-        x, y = self._corner(slot, 0)
-        if len(begun := shortened(text, self.layout.width, _WORD_SIZE, _BOLD)) < len(text):
+        """Write a word above its first panel, cut to the width of that."""
+        text = printable(text)
+        if len(begun := shortened(text, self.layout.panel[0], _WORD_SIZE, _BOLD)) < len(text):
             text = f"{begun[:-1]}…"
-        self.page.text(x + self.layout.width / 2, y - 0.05, text, _WORD_SIZE, weight=_BOLD, ha="center", va="bottom")
+        self._axes(slot, 0).set_title(text, fontsize=_WORD_SIZE, weight=_BOLD, parse_math=False)
 
     def draw_image(self, slot: int, row: int) -> None:
         self._show(slot, row, np.asarray(self.image), "the picture")
@@ -247,17 +237,22 @@ class _Panels:
             _outline(axes, box, ANNOTATED, 1.5, (0, (3, 1.5)))
         _outline(axes, self.boxes[best], LARGEST, 1.8, "-")
 
-    def _corner(self, slot: int, row: int) -> tuple[float, float]:
+    def _axes(self, slot: int, row: int) -> Axes:
+        """The axes of a slot, made where there are none yet."""
         band, column = divmod(slot, self.layout.n_columns)
-        x = _MARGIN + self.layout.label_width + column * (self.layout.width + _GAP)
-        y = self.top + band * self.layout.band_height + _WORD + row * self.layout.row_height
-        return x, y
+        place = band * self.layout.n_rows + row, column
+        if place not in self.axes:
+            self.axes[place] = self.body.add_subplot(self.grid[place])
+            self.axes[place].set(xticks=[], yticks=[])
+            self.axes[place].spines[:].set_visible(False)
+        return self.axes[place]
 
     def _show(self, slot: int, row: int, pixels: np.ndarray, note: str) -> Axes:
-        x, y = self._corner(slot, row)
-        width, height = self.layout.width, self.layout.height
-        self.page.text(x + width / 2, y + height + 0.04, note, _NOTE_SIZE, ha="center", linespacing=1.1)
-        return self.page.picture(x, y, width, height, pixels, self.size)
+        """Show the image, in whose pixels the axes are then measured."""
+        axes = self._axes(slot, row)
+        axes.imshow(pixels, extent=(0, self.size[0], self.size[1], 0), interpolation="antialiased")
+        axes.set_xlabel(note, fontsize=_NOTE_SIZE, linespacing=1.1)
+        return axes
 
 
 def _outline(axes: Axes, box: np.ndarray, colour: str, width: float, style: str | tuple) -> None:

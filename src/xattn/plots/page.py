@@ -1,26 +1,33 @@
-"""A page measured in inches from its left top corner, drawn without windows and without `pyplot`."""
+"""Pages of text and pictures, drawn without windows and without `pyplot`: of parts in which matplotlib lays out panels,
+or measured in inches from the left top corner.
+"""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import text_to_path
 from numpy.typing import ArrayLike
 
 from xattn.runtime import atomic
+from xattn.runtime.printable import printable
 
 DOTS_PER_INCH = 160
 LINE_HEIGHT = 1.45
 """From one line of text to the next, in sizes of its letters."""
 
+MARGIN = 0.14
+"""Inches around what is on a page."""
+PAD = 0.05
+"""Inches around each panel that matplotlib lays out."""
 ROUNDED = 1.03
 """How much wider than designed a line of text comes out, because each of its letters begins at a whole pixel."""
 
@@ -31,6 +38,53 @@ def any_letters() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+class Paragraph(NamedTuple):
+    """A text that is as wide as its page; an empty one takes no room."""
+
+    text: str
+    size: float
+    """Of its letters, in points."""
+    weight: str = "normal"
+    color: str = "black"
+
+
+def stacked_page(width: float, parts: Sequence[Paragraph | float]) -> tuple[Figure, list[SubFigure]]:
+    """A white figure of parts one below the other, whose panels matplotlib's constrained layout arranges.
+
+    Args:
+        width: in inches.
+        parts: paragraphs, which are wrapped and written, and the heights in inches of parts to be filled.
+
+    Returns:
+        The figure, and the parts to be filled.
+    """
+    inside = width - 2 * MARGIN
+    contents: list[tuple[Paragraph | None, str, float]] = []  # what is written, its lines, its height
+    for part in parts:
+        if isinstance(part, Paragraph):
+            lines = wrapped(printable(part.text), inside, part.size, part.weight)
+            contents += [(part, "\n".join(lines), len(lines) * line_height(part.size))] if lines else []
+        else:
+            contents.append((None, "", part))
+    height = sum(height for _, _, height in contents) + 2 * MARGIN
+    engine = ConstrainedLayoutEngine(
+        rect=(MARGIN / width, MARGIN / height, inside / width, 1 - 2 * MARGIN / height),
+        w_pad=PAD,
+        h_pad=PAD,
+        wspace=0,
+        hspace=0,
+    )
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white", layout=engine)
+    FigureCanvasAgg(figure)
+    ratios = [height for *_, height in contents]
+    subfigures = figure.subfigures(len(contents), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    for subfigure, (part, text, _) in zip(subfigures, contents, strict=True):
+        if part is not None:
+            style = {"fontsize": part.size, "weight": part.weight, "color": part.color}
+            subfigure.text(0, 1, text, va="top", parse_math=False, **style)
+    return figure, [subfigure for subfigure, (part, *_) in zip(subfigures, contents, strict=True) if part is None]
 
 
 class Page:
@@ -65,24 +119,6 @@ class Page:
         axes.imshow(pixels, extent=(0, size[0], size[1], 0), interpolation="antialiased")
         axes.set_axis_off()
         return axes
-
-    def legend(self, x: float, y: float, entries: Mapping[str, Artist], size: float) -> None:
-        """Explain lines in one row whose left end is at `x` and whose middle is at `y`."""
-        legend = self.figure.legend(
-            list(entries.values()),
-            list(entries),
-            loc="center left",
-            bbox_to_anchor=(x / self.width, 1 - y / self.height),
-            ncols=len(entries),
-            fontsize=size,
-            frameon=False,
-            borderpad=0,
-            borderaxespad=0,
-            handlelength=2.6,
-            columnspacing=1.6,
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
 
 
 def line_height(size: float) -> float:
