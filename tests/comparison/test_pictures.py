@@ -159,6 +159,15 @@ def test_files_are_the_same_each_time_and_no_name_is_a_formula(tmp_path):
 
 
 @pytest.mark.parametrize("draw", PICTURES)
+def test_control_characters_are_written_as_escapes(draw):
+    data = RECORDS[0].data | {"folder": "sce\x07nes"}
+    odd = [dataclasses.replace(record, model="mo\x1b[2Jdel", data=data) for record in RECORDS[:4]]
+    figure = draw(compared(odd))
+    assert all("mo\\x1b[2Jdel" in title for title in titles(figure))
+    assert "sce\\x07nes" in legend_of(figure)[1]
+
+
+@pytest.mark.parametrize("draw", PICTURES)
 def test_nothing_is_cut_off(draw):
     """A margin of white all around, however long the notes for so narrow a figure."""
     figure = draw(compared(RECORDS[:4]))

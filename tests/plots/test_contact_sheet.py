@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.lines import Line2D
 from PIL import Image
 
 from xattn.plots.contact_sheet import COLOURS, LINES, Cell, contact_sheet, nesting
@@ -25,12 +24,21 @@ def cell(weights, boxes=QUADRANTS, size=(WIDTH, HEIGHT), name="dog.png", colour=
 def panel(path, figure, index=0):
     """The part of a PNG that an image takes, in the order in which they were drawn."""
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    axes = figure.axes[index]
-    axes.apply_aspect()
-    place = axes.get_position()
-    height, width = pixels.shape[:2]
-    rows = slice(round((1 - place.y1) * height), round((1 - place.y0) * height))
-    return pixels[rows, round(place.x0 * width) : round(place.x1 * width)]
+    place, height = figure.axes[index].get_window_extent(), pixels.shape[0]
+    return pixels[round(height - place.y1) : round(height - place.y0), round(place.x0) : round(place.x1)]
+
+
+def legend_of(figure):
+    (legend,) = (legend for part in figure.subfigs for legend in part.legends)
+    return legend.get_lines(), legend.get_texts()
+
+
+def written(figure):
+    """Every text that is to be seen."""
+    texts = [text for part in figure.subfigs for text in part.texts] + list(legend_of(figure)[1])
+    for axes in figure.axes:
+        texts += [*axes.texts, axes._left_title]
+    return [text for text in texts if text.get_text()]
 
 
 def rgb(colour):
@@ -63,11 +71,11 @@ def test_the_best_region_of_each_word_is_outlined_in_the_colour_of_its_legend(tm
     pixels = panel(save(figure, tmp_path / "out.png"), figure)
     assert extent(pixels, COLOURS[0]) == pytest.approx((0.5, 0.5, 1, 1), abs=0.02)
     assert extent(pixels, COLOURS[1]) == pytest.approx((0, 0, 0.5, 0.5), abs=0.02)
-    samples = [line for line in figure.get_children() if isinstance(line, Line2D)]
+    samples, names = legend_of(figure)
     assert [line.get_color() for line in samples] == list(COLOURS[:2])
     figure.canvas.draw()
-    for line, word in zip(samples, ("red", "dog"), strict=True):
-        (text,) = [text for text in figure.texts if text.get_text() == word]
+    for line, text, word in zip(samples, names, ("red", "dog"), strict=True):
+        assert text.get_text() == word
         sample, letters = line.get_window_extent(), text.get_window_extent()
         assert 0 < letters.x0 - sample.x1 < 20
         assert letters.y0 < (sample.y0 + sample.y1) / 2 < letters.y1
@@ -159,7 +167,7 @@ def test_colours_are_told_apart_with_any_vision_and_seen_on_dark_pictures(vision
 def test_words_beyond_the_colours_have_other_lines():
     words = [f"w{number}" for number in range(len(COLOURS) * len(LINES))]
     figure = contact_sheet([cell([[1.0, 0, 0, 0]] * len(words))], words, "t2i")
-    samples = [line for line in figure.get_children() if isinstance(line, Line2D)]
+    samples, _ = legend_of(figure)
     looks = {(str(line.get_color()), str(line._unscaled_dash_pattern)) for line in samples}
     assert len(looks) == len(words)
 
@@ -179,11 +187,8 @@ def test_nothing_lies_on_anything_else_or_off_the_page(n_cells):
     is_unknown = [word == "W" * 90 for word in words]
     figure = contact_sheet(cells, words, "t2i", is_unknown, "a sentence with $two$ dollars " * 9, "a long path " * 20)
     figure.canvas.draw()
-    for axes in figure.axes:
-        axes.apply_aspect()
-    texts = [text for text in figure.texts if text.get_text()]
-    boxes = [item.get_window_extent() for item in (*texts, *figure.axes)]
-    boxes += [line.get_window_extent() for line in figure.get_children() if isinstance(line, Line2D)]
+    texts = written(figure)
+    boxes = [item.get_window_extent() for item in (*texts, *figure.axes, *legend_of(figure)[0])]
     for box in boxes:
         assert box.x0 >= 0
         assert box.y0 >= 0
@@ -196,26 +201,24 @@ def test_nothing_lies_on_anything_else_or_off_the_page(n_cells):
     for axes, (width, height) in zip(figure.axes, itertools.cycle(SHAPES), strict=False):
         found = axes.get_window_extent()
         assert found.width / found.height == pytest.approx(width / height, rel=0.01)
-    shown = [text.get_text() for text in texts]
-    assert sum(text == "7.png" for text in shown) == -(-n_cells // 2)
-    shortened = [text for text in shown if "…" in text and text.endswith(".jpg")]
+    names = [text.get_text() for text in texts]
+    assert sum(text == "7.png" for text in names) == -(-n_cells // 2)
+    shortened = [text for text in names if "…" in text and text.endswith(".jpg")]
     assert len(shortened) == n_cells // 2
     assert all(text.startswith("a_pict") for text in shortened)
-    assert any(text.startswith("WWW") and text.endswith("… (read as <unk>)") for text in shown)
-    assert "$y$" in shown
+    assert any(text.startswith("WWW") and text.endswith("… (read as <unk>)") for text in names)
+    assert "$y$" in names
 
 
 def test_a_row_is_as_high_as_its_tallest_image_within_a_limit():
     sizes = ((400, 300), (300, 330), (64, 64), (300, 400), *[(400, 300)] * 4)
     cells = [cell([[1.0]], np.array([[0.0, 0.0, *size]]), size) for size in sizes]
     figure = contact_sheet(cells, ["dog"], "t2i")
-    for axes in figure.axes:
-        axes.apply_aspect()
+    figure.canvas.draw()
     found = [axes.get_window_extent() for axes in figure.axes]
-    assert [box.width for box in found] == pytest.approx(
-        [found[0].width] * 3 + [1.25 * found[0].width * 3 / 4] + [found[0].width] * 4
-    )
-    assert found[3].height == pytest.approx(1.25 * found[0].width)
+    expected = [found[0].width] * 3 + [1.25 * found[0].width * 3 / 4] + [found[0].width] * 4
+    assert [box.width for box in found] == pytest.approx(expected, rel=0.02)  # rows share what room there is left
+    assert found[3].height == pytest.approx(1.25 * found[0].width, rel=0.02)
     assert found[0].y1 - found[4].y1 > found[3].height
     assert found[4].y0 < 120  # nothing but the foot is below the second row, which has no tall image
 
@@ -223,14 +226,14 @@ def test_a_row_is_as_high_as_its_tallest_image_within_a_limit():
 def test_images_stand_in_rows_in_their_order_with_place_name_and_score():
     cells = [cell([[1.0, 0, 0, 0]], name=f"{number}.png") for number in range(7)]
     figure = contact_sheet(cells, ["dog"], "t2i", title="a dog", subtitle="some run")
+    figure.canvas.draw()
     corners = [(round(1 - axes.get_position().y1, 3), round(axes.get_position().x0, 3)) for axes in figure.axes]
     assert corners == sorted(corners)
     assert [sum(y == top for y, _ in corners) for top in sorted({y for y, _ in corners})] == [4, 3]
-    shown = [text.get_text() for text in figure.texts]
-    for number in range(7):
-        place = shown.index(f"{number + 1}.")
-        assert shown[place : place + 3] == [f"{number + 1}.", "score 0.123", f"{number}.png"]
-    assert {"a dog", "some run", "dog"} <= set(shown)
+    for number, axes in enumerate(figure.axes):
+        above = axes.get_title(loc="left"), *(text.get_text() for text in axes.texts)
+        assert above == (f"{number + 1}. score 0.123", f"{number}.png")
+    assert {"a dog", "some run", "dog"} <= {text.get_text() for text in written(figure)}
 
 
 @pytest.mark.parametrize(
@@ -238,4 +241,10 @@ def test_images_stand_in_rows_in_their_order_with_place_name_and_score():
 )
 def test_the_foot_says_what_the_weights_are(direction, begins):
     figure = contact_sheet([cell([[1.0, 0, 0, 0]])], ["dog"], direction)
-    assert any(text.get_text().startswith(begins) for text in figure.texts)
+    assert any(text.get_text().startswith(begins) for text in written(figure))
+
+
+def test_control_characters_are_written_as_escapes():
+    cells = [cell([[1.0, 0, 0, 0]], name="a\x1b[2J.png")]
+    figure = contact_sheet(cells, ["w\x07"], "t2i", title="a\u202edog", subtitle="run\x1b]0;")
+    assert {"a\\x1b[2J.png", "w\\x07", "a\\u202edog", "run\\x1b]0;"} <= {text.get_text() for text in written(figure)}

@@ -16,15 +16,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 
 from xattn.models.config import Direction
-from xattn.plots.attention_map import LONGER_SIDE, lighting, lit
-from xattn.plots.page import Page, line_height, shortened, text_width, wrapped
+from xattn.plots.attention_map import GREY, LONGER_SIDE, lighting, lit
+from xattn.plots.page import MARGIN, PAD, Paragraph, line_height, shortened, stacked_page, text_width
+from xattn.runtime.printable import printable
 
 COLOURS = ("#ff9f1c", "#4cc9f0", "#9966ff", "#ccff99", "#ff0099", "#ff0033")
 """In the order in which words take them: told apart with any colour vision, and bright enough for dim pictures."""
@@ -33,10 +34,10 @@ LINES = ("-", (0, (3, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 begin anew."""
 
 # Inches and points.
-_FULL_WIDTH, _LEAST_WIDTH, _MARGIN, _GAP = 10.4, 7.0, 0.14, 0.16
+_FULL_WIDTH, _LEAST_WIDTH = 10.4, 7.0
 _MOST_COLUMNS, _WIDEST_CELL, _TALLEST = 5, 3.2, 1.25
 _TITLE_SIZE, _LEGEND_SIZE, _RANK_SIZE, _NAME_SIZE, _NOTE_SIZE = 11.5, 9.0, 9.0, 7.5, 8.0
-_LINE, _HALO = 1.7, 1.2
+_LINE, _HALO, _ABOVE = 1.7, 1.2, 3.0
 _BOLD = "bold"
 
 
@@ -81,99 +82,88 @@ def contact_sheet(
     Returns:
         A figure on an Agg canvas, which knows nothing of windows and `pyplot`.
     """
-    grid = _grid([cell.image.width / cell.image.height for cell in cells])
-    inside = grid.page_width - 2 * _MARGIN
-    heading, subheading = wrapped(title, inside, _TITLE_SIZE, _BOLD), wrapped(subtitle, inside, _NOTE_SIZE)
+    layout = _layout([cell.image.width / cell.image.height for cell in cells])
     unknown = unknown or [False] * len(words)
     entries = [_entry(word, is_unknown) for word, is_unknown in zip(words, unknown, strict=True)]
-    places, n_lines = _flowing(entries, inside)
-    notes = [line for note in _notes(direction) for line in wrapped(note, inside, _NOTE_SIZE)]
-    legend_top = _MARGIN + len(heading) * line_height(_TITLE_SIZE) + len(subheading) * line_height(_NOTE_SIZE) + 0.06
-    top = legend_top + n_lines * line_height(_LEGEND_SIZE) + 0.1
-    foot = top + grid.bottom
-
-    page = Page(grid.page_width, foot + len(notes) * line_height(_NOTE_SIZE) + _MARGIN)
-    y = page.lines(_MARGIN, _MARGIN, heading, _TITLE_SIZE, weight=_BOLD)
-    page.lines(_MARGIN, y, subheading, _NOTE_SIZE, color="#444444")
-    for place, (entry, (x, line)) in enumerate(zip(entries, places, strict=True)):
-        _draw_entry(page, _MARGIN + x, legend_top + line * line_height(_LEGEND_SIZE), entry, place)
+    widest = max((text_width(entry, _LEGEND_SIZE, _BOLD) for entry in entries), default=0.0) + _BESIDE_ENTRY
+    n_columns = min(max(int((layout.page_width - 2 * MARGIN) / widest), 1), max(len(entries), 1))
+    legend_height = (-(-len(entries) // n_columns) + 0.5) * line_height(_LEGEND_SIZE)
+    head = [Paragraph(title, _TITLE_SIZE, _BOLD), Paragraph(subtitle, _NOTE_SIZE, color=GREY), legend_height]
+    notes = [Paragraph(note, _NOTE_SIZE, color=GREY) for note in _notes(direction)]
+    figure, (legend, body) = stacked_page(layout.page_width, [*head, layout.height, *notes])
+    _draw_legend(legend, entries, n_columns)
+    grid = body.add_gridspec(len(layout.heights), layout.n_columns, height_ratios=layout.heights)
     for place, cell in enumerate(cells):
-        row, column = divmod(place, grid.n_columns)
-        x, y = _MARGIN + column * (grid.width + _GAP), top + grid.tops[row]
-        _draw_cell(page, x, y, grid.width, grid.heights[row], f"{place + 1}.", cell)
-    page.lines(_MARGIN, foot, notes, _NOTE_SIZE, color="#444444")
-    return page.figure
+        position = divmod(place, layout.n_columns)
+        _draw_cell(body.add_subplot(grid[position], anchor="NW"), place + 1, cell, layout, layout.heights[position[0]])
+    return figure
 
 
-class _Grid(NamedTuple):
+class _Layout(NamedTuple):
     n_columns: int
-    width: float  # of an image's place
-    heights: list[float]  # of the places in each row
-    tops: list[float]  # of the rows, each of text and images, below that of the first
-    bottom: float
+    width: float  # about that of an image's place, in inches
+    heights: list[float]  # about those of the places in each row
+    height: float  # of all rows with what is written above the images
     page_width: float
 
 
-def _grid(aspects: list[float]) -> _Grid:
+def _layout(aspects: list[float]) -> _Layout:
     """As few rows as fit, about equally full; the places of a row are as high as its tallest image needs, within a
     limit.
     """
     n_rows = -(-len(aspects) // _MOST_COLUMNS)
     n_columns = -(-len(aspects) // n_rows)
-    width = min((_FULL_WIDTH - 2 * _MARGIN - (n_columns - 1) * _GAP) / n_columns, _WIDEST_CELL)
+    width = min((_FULL_WIDTH - 2 * MARGIN) / n_columns - 2 * PAD, _WIDEST_CELL)
     rows = [aspects[row * n_columns : (row + 1) * n_columns] for row in range(n_rows)]
     heights = [width * min(max(1 / aspect for aspect in row), _TALLEST) for row in rows]
-    tops = [0.0]
-    for height in heights:
-        tops.append(tops[-1] + _above_image() + height + _GAP)
-    page_width = max(2 * _MARGIN + n_columns * (width + _GAP) - _GAP, _LEAST_WIDTH)
-    return _Grid(n_columns, width, heights, tops[:-1], tops[-1], page_width)
+    height = sum(heights) + n_rows * (line_height(_RANK_SIZE) + line_height(_NAME_SIZE) + 2 * PAD)
+    return _Layout(n_columns, width, heights, height, max(2 * MARGIN + n_columns * (width + 2 * PAD), _LEAST_WIDTH))
 
 
-def _above_image() -> float:
-    return line_height(_RANK_SIZE) + line_height(_NAME_SIZE)
-
-
-_SAMPLE, _AFTER_SAMPLE, _AFTER_WORD, _LONGEST_WORD = 0.28, 0.07, 0.24, 3.0
+_BESIDE_ENTRY, _LONGEST_WORD = 0.6, 3.0
+"""Inches: the sample of a word's line with the gaps around it, and the longest word that is written whole."""
 
 
 def _entry(word: str, is_unknown: bool) -> str:
+    word = printable(word)
     begun = shortened(word, _LONGEST_WORD, _LEGEND_SIZE, _BOLD)
     whole = word if begun == word else f"{begun[:-1]}…"
     return f"{whole} (read as <unk>)" if is_unknown else whole
 
 
-def _flowing(entries: list[str], width: float) -> tuple[list[tuple[float, int]], int]:
-    """Where each entry of the legend begins, in inches from the left and in lines from the top, and how many lines
-    there are.
-    """
-    places, x, line = [], 0.0, 0
-    for entry in entries:
-        needed = _SAMPLE + _AFTER_SAMPLE + text_width(entry, _LEGEND_SIZE, _BOLD)
-        if x and x + needed > width:
-            x, line = 0.0, line + 1
-        places.append((x, line))
-        x += needed + _AFTER_WORD
-    return places, line + 1
+def _draw_legend(part: SubFigure, entries: list[str], n_columns: int) -> None:
+    """The words row by row, each with its line; matplotlib itself fills a legend column by column."""
+    order = [place for column in range(n_columns) for place in range(column, len(entries), n_columns)]
+    legend = part.legend(
+        [Line2D([], [], solid_capstyle="butt", **_style(place)) for place in order],
+        [entries[place] for place in order],
+        loc="center left",
+        ncols=n_columns,
+        prop={"size": _LEGEND_SIZE, "weight": _BOLD},
+        frameon=False,
+        borderaxespad=0,
+        borderpad=0,
+        handletextpad=0.5,
+        columnspacing=1.8,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
-def _draw_entry(page: Page, x: float, y: float, entry: str, place: int) -> None:
-    middle = y + line_height(_LEGEND_SIZE) / 2
-    ends = x / page.width, (x + _SAMPLE) / page.width
-    page.figure.add_artist(Line2D(ends, (1 - middle / page.height,) * 2, solid_capstyle="butt", **_style(place)))
-    page.text(x + _SAMPLE + _AFTER_SAMPLE, middle, entry, _LEGEND_SIZE, weight=_BOLD, va="center_baseline")
-
-
-def _draw_cell(page: Page, x: float, y: float, width: float, height: float, rank: str, cell: Cell) -> None:
-    page.text(x, y, rank, _RANK_SIZE, weight=_BOLD)
-    page.text(x + text_width(f"{rank} ", _RANK_SIZE, _BOLD), y, cell.score, _RANK_SIZE)
-    page.text(x, y + line_height(_RANK_SIZE), _without_middle(cell.name, width), _NAME_SIZE, color="#444444")
+def _draw_cell(axes: Axes, rank: int, cell: Cell, layout: _Layout, height: float) -> None:
     scale = LONGER_SIDE / max(cell.image.size)
     image = cell.image.resize([max(round(side * scale), 1) for side in cell.image.size], Image.Resampling.BICUBIC)
     light = lighting(cell.weights.mean(0), cell.boxes, "t2i", cell.image.size, image.size)
-    axes = page.picture(x, y + _above_image(), width, height, lit(image, light), cell.image.size)
-    axes.set_anchor("NW")
-    points = 72 * min(width / cell.image.width, height / cell.image.height)  # of a pixel
+    axes.imshow(lit(image, light), extent=(0, cell.image.width, cell.image.height, 0), interpolation="antialiased")
+    axes.set_axis_off()
+    name = _without_middle(printable(cell.name), layout.width)
+    style = {"loc": "left", "parse_math": False}
+    axes.set_title(
+        f"{rank}. {printable(cell.score)}", fontsize=_RANK_SIZE, pad=_ABOVE + 72 * line_height(_NAME_SIZE), **style
+    )
+    above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "parse_math": False}
+    axes.annotate(name, (0, 1), xytext=(0, _ABOVE), fontsize=_NAME_SIZE, color=GREY, **above)
+    points = 72 * min(layout.width / cell.image.width, height / cell.image.height)  # of a pixel
     _outline_words(axes, cell, points)
 
 
@@ -221,11 +211,11 @@ def _without_middle(text: str, width: float) -> str:
     """`text` in at most `width` inches, an ellipsis in the middle if it is longer: names of files differ at either
     end.
     """
-    kept = len(text)
+    n_letters = len(text)
     short = text
-    while kept > 2 and text_width(short, _NAME_SIZE) > width:
-        kept -= 1
-        short = f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}"
+    while n_letters > 2 and text_width(short, _NAME_SIZE) > width:
+        n_letters -= 1
+        short = f"{text[: -(-n_letters // 2)]}…{text[len(text) - n_letters // 2 :]}"
     return short
 
 

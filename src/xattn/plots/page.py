@@ -1,21 +1,17 @@
-"""Pages of text and pictures, drawn without windows and without `pyplot`: of parts in which matplotlib lays out panels,
-or measured in inches from the left top corner.
-"""
+"""Pages of text and panels, drawn without windows and without `pyplot`."""
 
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import text_to_path
-from numpy.typing import ArrayLike
 
 from xattn.runtime import atomic
 from xattn.runtime.printable import printable
@@ -85,40 +81,6 @@ def stacked_page(width: float, parts: Sequence[Paragraph | float]) -> tuple[Figu
             style = {"fontsize": part.size, "weight": part.weight, "color": part.color}
             subfigure.text(0, 1, text, va="top", parse_math=False, **style)
     return figure, [subfigure for subfigure, (part, *_) in zip(subfigures, contents, strict=True) if part is None]
-
-
-class Page:
-    """A white figure on which text and pictures are put at places in inches; `y` grows downwards.
-
-    Text is shown as it is: a caption with two dollar signs is no formula.
-    """
-
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
-        self.figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white")
-        FigureCanvasAgg(self.figure)
-
-    def text(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
-        """Write one text, by default with its left top corner at `x`, `y`; `size` is in points."""
-        style = {"color": "black", "ha": "left", "va": "top", **style}
-        self.figure.text(x / self.width, 1 - y / self.height, text, fontsize=size, parse_math=False, **style)
-
-    def lines(self, x: float, y: float, lines: list[str], size: float, **style: Any) -> float:
-        """Write lines one below the other and return the `y` below the last."""
-        for number, line in enumerate(lines):
-            self.text(x, y + number * line_height(size), line, size, **style)
-        return y + len(lines) * line_height(size)
-
-    def picture(
-        self, x: float, y: float, width: float, height: float, pixels: ArrayLike, size: tuple[int, int]
-    ) -> Axes:
-        """Show a picture in a rectangle and return its axes, in which a unit is a pixel of an image of `size`."""
-        axes = self.figure.add_axes(
-            (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
-        )
-        axes.imshow(pixels, extent=(0, size[0], size[1], 0), interpolation="antialiased")
-        axes.set_axis_off()
-        return axes
 
 
 def line_height(size: float) -> float:

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from xattn.plots.page import DOTS_PER_INCH, line_height, text_width, wrapped
+from xattn.runtime.printable import printable
 
 PANEL = (3.3, 2.7)
 """Width and height of a panel in inches."""
@@ -53,7 +54,7 @@ class Panels:
     def __init__(self, titles: Sequence[Sequence[str]], note: str) -> None:
         n_rows, n_columns = len(titles), max(map(len, titles))
         width = max(n_columns * PANEL[0], 4.6)
-        self.note = [line for part in note.split("\n") for line in wrapped(part, 0.95 * width, SMALL)]
+        self.note = [line for part in note.split("\n") for line in wrapped(printable(part), 0.95 * width, SMALL)]
         height = n_rows * PANEL[1] + 0.5 + len(self.note) * line_height(SMALL)
         self.figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor="white", layout="constrained")
         FigureCanvasAgg(self.figure)
@@ -62,7 +63,9 @@ class Panels:
             for axes in row[len(line) :]:
                 axes.set_axis_off()
             for axes, title in zip(row, line, strict=False):
-                axes.set_title("\n".join(wrapped(title, 0.9 * PANEL[0], SMALL)), fontsize=SMALL, parse_math=False)
+                axes.set_title(
+                    "\n".join(wrapped(printable(title), 0.9 * PANEL[0], SMALL)), fontsize=SMALL, parse_math=False
+                )
                 axes.tick_params(labelsize=SMALL)
                 axes.grid(color="#dddddd", linewidth=0.6)
                 axes.set_axisbelow(True)
@@ -77,7 +80,7 @@ class Panels:
         handles = {}
         for axes in self.figure.axes:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-                handles.setdefault(label, handle)
+                handles.setdefault(printable(label), handle)
         widest = max(text_width(label, SMALL) for label in handles) + 0.8  # the line before it
         columns = max(1, min(len(handles), int(self.figure.get_figwidth() / widest)))
         style = {"fontsize": SMALL, "title_fontsize": SMALL, "frameon": False, "handlelength": 3.2}
