@@ -521,6 +521,30 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(broken_run, name):
     assert complaint(put_pipe) == f"{folder / name}: expected a regular file, but this is a named pipe"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(broken_run, value):
+    folder, complaint = broken_run
+    weights = folder / "weights.safetensors"
+
+    def spoil(run):
+        tensors = {key: tensor.clone() for key, tensor in load_file(weights).items()}
+        tensors["words.embed.weight"][3, 1] = value
+        save_file(tensors, weights)
+
+    assert complaint(spoil) == f"{weights}: words.embed.weight holds a value that is NaN or infinite"
+
+
+def test_a_run_without_checkpoint_and_weights_is_not_called_finished(broken_run, tiny_data, configured):
+    folder, _ = broken_run
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(InputError) as caught:
+        trained(configured(constraints="both", epochs=6), tiny_data, folder)
+    assert str(caught.value) == (
+        f"{folder}: holds a run of this configuration that has lost its checkpoint and has no weights; remove it, or "
+        "choose another --out"
+    )
+
+
 def test_weights_that_are_damaged_or_missing(broken_run):
     folder, complaint = broken_run
     weights = folder / "weights.safetensors"

@@ -183,6 +183,11 @@ def is_resumable(folder: Path, config: RunConfig) -> bool:
             f"{'; '.join(differences[:4])}{f'; and {len(differences) - 4} more' if len(differences) > 4 else ''}); "
             "choose another --out"
         )
+    if not resumes and not (folder / WEIGHTS).is_file():
+        raise InputError(
+            f"{folder}: holds a run of this configuration that has lost its checkpoint and has no weights; remove it, "
+            "or choose another --out"
+        )
     if not resumes:
         raise InputError(
             f"{folder}: holds a finished run of this very configuration; use it with `xattn evaluate {folder}`, or "
@@ -224,11 +229,15 @@ def _read_weights(path: Path, model: MatchingModel) -> None:
                 f"{path}: these are not the weights of the model in config.json: {name} should be {wanted} and is "
                 f"{there}"
             )
-    model.to_empty(device="cpu")
     try:
-        model.load_state_dict(load_file(path))
+        weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: the weights cannot be read ({error})") from error
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{path}: {name} holds a value that is NaN or infinite")
+    model.to_empty(device="cpu")
+    model.load_state_dict(weights)
 
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
