@@ -22,6 +22,7 @@ from xattn.comparison.table import (
     write_tables,
 )
 from xattn.runtime.errors import InputError
+from xattn.runtime.printable import printable
 
 THREE = [
     *(made_record(seed=seed, rsum=rsum, f1=0.6) for seed, rsum in ((0, 362.1), (1, 346.8), (2, 357.5))),
@@ -312,3 +313,14 @@ def test_the_files(tmp_path):
     assert found["rows"][1]["figures"]["rsum"]["seeds"] == [367.6, 351.8, 363.8]
     assert found["rows"][1]["figures"]["rsum"]["difference"]["verdict"] == "better"
     assert found["interval"] == "95%, Student's t over paired seeds"
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "plain"])
+def test_text_in_a_csv_is_no_formula(tmp_path, name):
+    """A spreadsheet would run what a record's model is called; numbers stay, negative ones too."""
+    record = dataclasses.replace(made_record(rsum=-5.0), model=name)
+    path = write_tables(compared([record]), tmp_path)[1]
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["model"] for line in lines} == {name if name == "plain" else f"'{printable(name)}"}
+    assert any(float(line["mean"] or 0) == -5.0 for line in lines)

@@ -206,6 +206,9 @@ def difference_text(difference: Difference | None, places: int) -> str:
     return f"{text} [{difference.low:+z.{places}f}, {difference.high:+z.{places}f}]{_MARKS[difference.verdict]}"
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""How text begins that spreadsheets take for a formula."""
+_APOSTROPHE = "'"
 CSV_COLUMNS = (
     "model", "fields", "constraints", "ensemble", "direction", "figure", "n", "mean", "standard_deviation",
     "base_mean", "pairs", "difference", "low", "high", "verdict",
@@ -223,7 +226,7 @@ def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
     with atomic.replacing(paths[1]) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
-        writer.writerows([line[name] for name in CSV_COLUMNS] for line in csv_lines(comparison))
+        writer.writerows([no_formula(line[name]) for name in CSV_COLUMNS] for line in csv_lines(comparison))
     atomic.write_json(as_dict(comparison), paths[2])
     return paths
 
@@ -232,6 +235,20 @@ def markdown(comparison: Comparison) -> str:
     """The blocks as Markdown tables, the legend below."""
     parts = [f"### {block.title}\n\n{_markdown_table(block)}" for block in blocks(comparison)]
     return "\n\n".join([*parts, *legend(comparison)]) + "\n"
+
+
+def no_formula(cell: Any) -> Any:
+    """A cell of a CSV file which no spreadsheet takes for a formula: text that begins like one gets an apostrophe.
+    Control characters, which would begin lines and columns of their own, become visible escapes.
+
+    Names of models, fields and data come from files of others, and `=cmd|...` would be run where the table is opened.
+
+    >>> no_formula("=1+1"), no_formula("sgraf-sgr"), no_formula(-1.5)
+    ("'=1+1", 'sgraf-sgr', -1.5)
+    """
+    if not isinstance(cell, str):
+        return cell
+    return f"{_APOSTROPHE if cell.startswith(_FORMULA) else ''}{printable(cell)}"
 
 
 def csv_lines(comparison: Comparison) -> Iterator[dict[str, Any]]:
