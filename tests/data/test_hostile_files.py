@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -194,3 +197,64 @@ def test_files_that_are_cut_short(files, name):
         (files / name).write_bytes(whole[:length])
         with suppress(InputError):
             READERS[name](files / name)
+
+
+TOKENS = (
+    *(b"-1", b"1e999", b"NaN", b"null", b"true", b"[]", b"{}", b'""', b"9" * 400, b"999999999999999999999", b"0.5"),
+    *(
+        b"\xff",
+        b"\0",
+        b"\n",
+        b"\t",
+        b",",
+        b'"',
+        b"'",
+        b"=",
+        b"(",
+        b"[[[[",
+        b"b''",
+        rb"\ud800",
+        b"\xe2\x80\xa8",
+        b"\xc2\xb2",
+    ),
+    *(b"[/EN#", b"<a>", b"&#0;", b"&#xD800;", b"True"),
+)
+
+
+def mutated(raw: bytes, random: Random) -> bytes:
+    """A copy with one to six changes: a byte, an insertion of a token or of a part of its own, a part removed, a number
+    replaced."""
+    changed = bytearray(raw)
+    for _ in range(random.choice([1, 1, 1, 2, 3, 6])):
+        place, kind = random.randrange(len(changed) + 1), random.randrange(5)
+        if kind == 0 and place < len(changed):
+            changed[place] = random.randrange(256)
+        elif kind == 1:
+            changed[place:place] = random.choice(TOKENS)
+        elif kind == 2:
+            del changed[place : place + random.randrange(1, 20)]
+        elif kind == 3:
+            begin = random.randrange(len(changed) + 1)
+            changed[place:place] = changed[begin : begin + random.randrange(1, 60)]
+        elif numbers := list(re.finditer(rb"-?\d+", bytes(changed))):
+            found = random.choice(numbers)
+            changed[found.start() : found.end()] = random.choice(TOKENS)
+    return bytes(changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_any_damage_is_values_or_a_sentence(files, name):
+    """More than 500 files over all readers, the same in every run."""
+    random, whole = Random(name), (files / name).read_bytes()
+    for trial in range(30):
+        folder = files.parent / f"{files.name} {trial}"
+        shutil.copytree(files, folder)
+        (folder / name).write_bytes(mutated(whole, random))
+        began = time.process_time()
+        try:
+            READERS[name](folder / name)
+        except InputError as error:
+            assert "\n" not in str(error)  # noqa: PT017  # values will do as well
+        assert time.process_time() - began < MOST_SECONDS
+        shutil.rmtree(folder)

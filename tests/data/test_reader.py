@@ -417,6 +417,9 @@ def test_rows_that_repeat_are_refused_wherever_they_stand(tmp_path, rows):
         f"of its captions; `xattn prepare archive --archive {tmp_path} --out OUT` joins such rows, and if they are "
         "different images, a file train_every.txt with the line 1 says so"
     )
+    (tmp_path / "two words").mkdir()
+    put(tmp_path / "two words", ims=features()[rows], caps="a\nb\nc\n")
+    assert f"`xattn prepare archive --archive '{tmp_path / 'two words'}' --out OUT`" in refusal(tmp_path / "two words")
     check_features(read_split(tmp_path, "train"), [0])
     (tmp_path / "train_every.txt").write_text("1\n")
     check_features(read_split(tmp_path, "train"))

@@ -4,6 +4,7 @@ later.
 
 from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -134,8 +135,8 @@ def _refuse_repeated_rows(split: Split, samples: RowSamples, path: Path) -> None
         raise InputError(
             f"{path}: expected a row for each image, but only {n - len(repeated)} of the {n} rows are distinct (row "
             f"{row} holds the bits of row {first[row]}), as where an image stands once for each of its captions; "
-            f"`xattn prepare archive --archive {split.folder} --out OUT` joins such rows, and if they are different "
-            f"images, a file {split.name}_every.txt with the line 1 says so"
+            f"`xattn prepare archive --archive {quote(str(split.folder))} --out OUT` joins such rows, and if they are "
+            f"different images, a file {split.name}_every.txt with the line 1 says so"
         )
 
 
