@@ -41,7 +41,7 @@ def test_what_came_out_better_is_said(tmp_path):
         "+8.2, "
         "R@1 image to text +2.5, R@1 text to image +0.2, attention F1 +0.125, average precision +0.013, pointing "
         "+0.250. "
-        "One seed is one draw: a difference smaller than that between seeds says nothing."
+        "This is one seed; `xattn compare` with several seeds tells an effect from seed noise."
     )
 
 
@@ -57,7 +57,7 @@ def test_what_came_out_worse_is_said(tmp_path):
 
 def test_without_truth_nothing_is_said_of_attention(tmp_path):
     found = verdict(tmp_path, evaluation(attention=None), evaluation(attention=None))
-    assert "rsum +0.0, R@1 image to text +0.0, R@1 text to image +0.0. One seed" in found
+    assert "rsum +0.0, R@1 image to text +0.0, R@1 text to image +0.0. This is one seed" in found
     assert "attention" not in found
 
 

@@ -250,9 +250,9 @@ def test_a_trial_that_fails_says_why_and_stops_no_other(tiny_data, tmp_path):
         ("kill -15 $$", "the process was killed by SIGTERM"),
         (
             "echo; echo no such device; echo; exit 3",
-            "the process ended with status 3; the last that it said: no such device",
+            "the process ended with status 3; its last line: no such device",
         ),
-        ("exit 0", "the process ended with status 0; the last that it said: nothing"),
+        ("exit 0", "the process ended with status 0; its last line: nothing"),
     ],
 )
 def test_a_process_that_leaves_no_record(tiny_data, tmp_path, script, reason):

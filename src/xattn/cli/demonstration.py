@@ -38,8 +38,8 @@ class Demonstration:
         return (
             f"With CCR + CCS against without, from one seed, on the {self.alone.images} images and "
             f"{self.alone.captions} captions of the "
-            f"test split: {', '.join(changes)}. One seed is one draw: a difference smaller than that between seeds "
-            "says nothing."
+            f"test split: {', '.join(changes)}. This is one seed; `xattn compare` with several seeds tells an "
+            "effect from seed noise."
         )
 
 

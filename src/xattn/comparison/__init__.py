@@ -1,3 +1,3 @@
-"""Comparisons: a grid of models, constraint sets and seeds, a record of each trial, and the table and pictures that the
-records make.
+"""Comparisons: a grid of models, constraint sets and seeds, a record of each trial, and and the tables and charts
+made from the records.
 """

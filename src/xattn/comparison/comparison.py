@@ -1,4 +1,4 @@
-"""From records to rows: what belongs together, what is compared with what, and how much they differ."""
+"""From records to rows: records that differ only in the seed form a row, which is compared with its base."""
 
 import copy
 import dataclasses
@@ -54,12 +54,12 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Its name in a table."""
         return f"{self.group} {self.variant}"
 
     @property
     def directions(self) -> list[str]:
-        """In which it has attention."""
+        """The directions for which there are attention figures."""
         return [direction for direction in ("t2i", "i2t") if f"{direction}.f1" in self.summaries]
 
 
@@ -235,7 +235,7 @@ _MODELS = {kind.name: kind for kind in get_args(ModelConfig)}
 
 
 def completed(configuration: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the fields that were unknown when it was recorded at their defaults.
+    """A recorded configuration in which fields that did not exist yet have their defaults.
 
     So a record outlives a new field of the package whose default is what was done before. Only configurations of the
     package's own models are completed; others are as they are.

@@ -20,7 +20,7 @@ State = Literal["finished", "new", "changed", "failed"]
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial and what is known of it."""
+    """A trial and whether it must run."""
 
     trial: Trial
     state: State
@@ -113,7 +113,7 @@ def compared_folder(records: Path | str) -> Comparison:
 def planned_trials(
     trials: Sequence[Trial], records: Sequence[Record], identity: DataIdentity, iou: float
 ) -> list[Planned]:
-    """Tell the finished trials from those that must run.
+    """Say of each trial whether it is finished or must run.
 
     A trial is finished if some record, whatever its name, is of its configuration; what its constraint set does not
     read is no part of that, so that without constraints no weight of theirs matters. If the record of its name is of
@@ -141,8 +141,8 @@ def planned_trials(
 
 
 def seconds_left(planned: Sequence[Planned], records: Sequence[Record]) -> list[float | None]:
-    """How long each trial will take, from the records there are: 0 if finished, None if nothing like it has been
-    recorded.
+    """How long each trial will take, from the seconds in the records: 0 if it is finished, None without a record of
+    its model.
 
     The seconds of the records of the same model and constraint set are averaged, each scaled to the trial's number of
     epochs; those of the same model with other constraints where there are none.

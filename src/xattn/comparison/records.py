@@ -1,7 +1,7 @@
-"""The record of a trial: one small JSON file, from which alone tables and pictures are made.
+"""The record of a trial: a small JSON file; tables and charts are made from records alone.
 
-Records are written by `xattn compare`, or by a training loop of one's own for a model that is none of ours: anything
-with a name, a constraint set, a seed and numbers can be compared.
+Records are written by `xattn compare`, or by your own training loop for your own model: any model with a name, a
+constraint set, a seed and figures can be compared.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ REPORT = ("precision", "recall", "f1", "micro_precision", "micro_recall", "avera
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a trial when it is finished, or why it failed."""
+    """The configuration, data and figures of a finished trial, or the reason why it failed."""
 
     trial: str
     """Its name, and the file's."""
@@ -74,7 +74,7 @@ class Record:
 
 @runtime_checkable
 class Measured(Protocol):
-    """What a record takes of a measured split: an `Evaluation` has it."""
+    """The figures of a split that a record needs; an `Evaluation` has them."""
 
     @property
     def retrieval(self) -> RetrievalReport:

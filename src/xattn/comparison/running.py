@@ -43,8 +43,8 @@ def run_trials(
     on_record: RecordCallback = lambda *_: None,
     progress: ProgressCallback = lambda *_: None,
 ) -> list[Record]:
-    """Run trials, those of single models first, `jobs` at a time; each leaves its record, whatever becomes of the
-    others.
+    """Run trials, those of single models first, `jobs` at a time; each leaves a record, even if others
+    fail.
 
     The threads that the machine has, or that `OMP_NUM_THREADS` allows, are shared out among the trials that run at a
     time.
@@ -89,8 +89,8 @@ def run_trials(
 
 
 def _ended(tasks: list[Task], jobs: int, command: list[str], threads: int) -> Iterator[tuple[Task, Popen]]:
-    """Start the tasks one after another and give each with its process when that has ended; interrupted, stop those
-    that run.
+    """Start the tasks one after another and yield each with its process when it has ended; when interrupted, stop
+    the others.
     """
     waiting, running = list(reversed(tasks)), []
     try:
@@ -145,7 +145,7 @@ def hold(task: Task) -> FolderLock:
 
 
 def _prepare(task: Task) -> None:
-    """Take away what an earlier attempt left, but for a run folder that was begun for this very task.
+    """Remove what an earlier attempt left, except a run folder that was begun for the same task.
 
     Raises:
         InputError: a process of an earlier attempt is still at work on it.
@@ -173,7 +173,7 @@ def _is_same(task: Task) -> bool:
 
 
 def _record_of(task: Task, process: Popen) -> Record:
-    """The record that a trial left, or one that says why there is none."""
+    """The record that the trial wrote, or one that says why it wrote none."""
     assert process.stdin is not None
     process.stdin.close()
     _signal(process, KILL)  # what it started and has not ended, if it was killed itself
@@ -187,7 +187,7 @@ def _record_of(task: Task, process: Popen) -> Record:
     else:
         output = (task.folder / "output.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(output) if line.strip()), "nothing")
-        reason = f"the process ended with status {status}; the last that it said: {last}"
+        reason = f"the process ended with status {status}; its last line: {last}"
     record = failed_record(task, reason)
     write_record(record, task.out / "records")
     return record

@@ -1,4 +1,4 @@
-"""Mean, deviation and paired difference over seeds: what is gain, and what is noise."""
+"""Mean, standard deviation and paired difference over seeds, with a confidence interval."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Verdict = Literal["better", "worse", ""]
 
 @dataclass(frozen=True)
 class Summary:
-    """Some values, one a seed."""
+    """Of the values of one figure, one value per seed."""
 
     mean: float
     deviation: float | None
@@ -44,7 +44,7 @@ def summary(values: Sequence[float]) -> Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher some values are than those that they are paired with."""
+    """The mean of paired differences, with its confidence interval."""
 
     mean: float
     low: float | None

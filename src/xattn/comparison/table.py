@@ -47,7 +47,7 @@ class Block:
 
 
 def blocks(comparison: Comparison) -> list[Block]:
-    """All parts that there is something to say in; single models and ensembles in parts of their own."""
+    """All parts that have rows; single models and ensembles in separate parts."""
     found = []
     for rows, what in ((comparison.singles, ""), (comparison.ensembles, "Ensembles: ")):
         constrained = [row for row in rows if row.differences]
@@ -68,7 +68,7 @@ def blocks(comparison: Comparison) -> list[Block]:
 
 
 def legend(comparison: Comparison) -> list[str]:
-    """What the table is of and how to read it, a few sentences a line."""
+    """The data, the settings and how to read the table, a few sentences per line."""
     data, records = comparison.data, comparison.records
     on = f"{data['split']} split of {data['folder']} (fingerprint {data['fingerprint']})"
     lines = [f"{on}: {data['images']} images, {data['captions']} captions."]
