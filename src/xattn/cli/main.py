@@ -16,6 +16,7 @@ import xattn
 from xattn.cli import choices, help_text
 from xattn.cli.printing import print_line, print_mistake, print_warning, speaks
 from xattn.runtime.errors import InputError, InputWarning
+from xattn.runtime.memory import is_refused_memory, refused_memory
 from xattn.runtime.nearest import did_you_mean
 from xattn.training.signals import STOP_SIGNALS
 
@@ -36,6 +37,13 @@ COMMANDS = {
 }
 """By name, where the dataclass of the command is; it is imported when the command is asked for."""
 
+LESS_MEMORY = {
+    "train": "--batch-size or the sizes of --model",
+    "compare": "--jobs, or batch_size with --sweep",
+    "scenes": "--images",
+    "demo": "--images",
+}
+"""By name of a command, what of its options takes memory."""
 
 INTERRUPTED = "interrupted; no unfinished file is left behind, and what was saved before is kept"
 
@@ -68,12 +76,16 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except (InputError, OSError) as error:
+    except (InputError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_refused_memory(error):
+            raise
         if not speaks():
             raise SystemExit(2) from None
         # Not all that a file system refuses is foreseen; whatever it is, it is nothing that a stack trace would help
         # with.
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        if is_refused_memory(error):
+            said = refused_memory(error, LESS_MEMORY.get(arguments[0] if arguments else "", ""))
         print_mistake(said)
         raise SystemExit(2) from None
     except KeyboardInterrupt as interruption:

@@ -117,7 +117,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
                     "have; save it smaller"
                 )
             yield image
-    except UnreadableImageError:
+    except (UnreadableImageError, MemoryError):  # a photo is not bad because the memory is full
         raise
     except Exception as error:  # what a decoder raises on damaged data is anything at all, from SyntaxError on
         raise UnreadableImageError(path, _reason(error)) from error
