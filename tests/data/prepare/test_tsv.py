@@ -319,6 +319,10 @@ CUT = "the line is cut short or damaged"
             cells(image_id="2", features=encoded(np.full(32, 1e6))),
             "a feature is too large for float16; use --dtype float32",
         ),
+        (
+            cells(image_id="2", features=encoded(np.full(32, 1e-9))),
+            "all features are zeros in float16; use --dtype float32",
+        ),
     ],
 )
 def test_rows_that_are_none_leave_nothing(tmp_path, line, said):
@@ -344,6 +348,7 @@ BROKEN = {
     "no boxes": lambda number: f"{number}\t100\t80\t0\t\t",
     "columns": lambda number: "\t".join(line_of(number).split("\t")[:4]),
     "base64": lambda number: line_of(number)[:-9] + "*" * 9,
+    "zeros": lambda number: "\t".join([*line_of(number).split("\t")[:5], encoded(np.zeros(32))]),
     "nan": lambda number: "\t".join([*line_of(number).split("\t")[:5], encoded(np.full(32, np.nan))]),
 }
 

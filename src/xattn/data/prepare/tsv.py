@@ -164,6 +164,8 @@ def _read(cells: list[bytes], where: str, line: int) -> _Content:
     for name, values in (("boxes", boxes), ("features", features)):
         if not np.isfinite(values).all():
             raise InputError(f"{where}: {name} hold a number that is NaN or infinite")
+    if not features.any():
+        raise InputError(f"{where}: expected features, found nothing but zeros")
     clipped = clip(boxes, width, height)
     is_wrong = (np.abs(clipped - boxes).max(axis=1) > _SLACK) | (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
     if is_wrong.any():

@@ -306,6 +306,8 @@ class _Work:
             features = row.features.astype(self.dtype)
         if not np.isfinite(features).all():
             raise InputError(f"{where}: a feature is too large for {self.dtype}; use --dtype float32")
+        if not features.any():
+            raise InputError(f"{where}: all features are zeros in {self.dtype}; use --dtype float32")
         if self.counts[name][place]:
             if not self._says_the_same(row, features, name, place):
                 file, line = self.lines[name][place].tolist()
