@@ -90,7 +90,7 @@ def test_the_demonstration(tmp_path):
             1,
             "none" if name == "alone" else "both",
         )
-        assert (config["ccr"]["from_epoch"], config["ccs"]["from_epoch"]) == ((2, 2) if name == "alone" else (1, 1))
+        assert (config["ccr"]["from_epoch"], config["ccs"]["from_epoch"]) == (1, 1)
         assert found.attention is not None
         assert list(found.attention) == ["t2i"]
     assert "on the 4 images and" in shown.verdict()
