@@ -237,17 +237,9 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-_PROCESS_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-"""What gloo says of a process that ended while others wait for it."""
-
-
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, InputError):
-        return text
-    if isinstance(error, RuntimeError) and any(sign in text for sign in _PROCESS_GONE):
-        return "one of the trial's processes was killed, perhaps because memory ran out, and the others ended with it"
-    return f"{type(error).__name__}: {text}"
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 
 def _print_epoch(entry: dict[str, Any]) -> None:
