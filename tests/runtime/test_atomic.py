@@ -235,6 +235,13 @@ def test_what_is_there_is_not_overwritten(tmp_path, kind):
     assert names(tmp_path) == before
 
 
+@pytest.mark.parametrize("path", [".", "..", "/"])
+def test_a_folder_without_a_name_of_its_own(path):
+    with pytest.raises(InputError) as caught, atomic.new_folder(Path(path)):
+        pytest.fail("it cannot be renamed")
+    assert str(caught.value) == f"{path}: expected the name of a new folder, such as data"
+
+
 def test_a_folder_under_a_file(tmp_path):
     (tmp_path / "file").write_text("mine")
     sentence = r"file/run: could not be written \((Not a directory|File exists)\)$"

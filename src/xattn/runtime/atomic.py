@@ -123,8 +123,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def check_absent(path: Path) -> None:
-    """Raise `InputError` unless `path` is absent or an empty folder, so that no earlier work is overwritten."""
+    """Raise `InputError` unless `path` is absent or an empty folder, so that no earlier work is overwritten, and has a
+    name.
+    """
     path = Path(path)
+    if path.name in ("", ".."):  # beside which nothing can be written to be renamed
+        raise InputError(f"{path}: expected the name of a new folder, such as data")
     if path.is_dir():
         if any(path.iterdir()):
             raise InputError(f"{path}: the folder exists and is not empty; choose another, or remove it first")
