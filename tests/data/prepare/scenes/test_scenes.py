@@ -272,7 +272,7 @@ def test_scenes_with_the_default_backbone(tmp_path):
     calls = []
     summary = write_scenes(tmp_path / "out", n_images=10, progress=lambda *call: calls.append(call))
     assert (summary.images, summary.feature_size) == ({"train": 8, "dev": 1, "test": 1}, 1432)
-    assert [what for what, done, total in calls if done == total] == ["scenes", "checking images", "regions"]
+    assert [what for what, done, total in calls if done == total] == ["scenes", "checking images", "features of images"]
 
 
 def test_a_style_is_followed(tmp_path):
