@@ -519,3 +519,13 @@ def test_shapes_that_would_broadcast_silently_are_refused():
         ccr_loss(attention, queries=torch.ones(3, 2, 4))
     with pytest.raises(ValueError, match=r"^allowed of shape \(5,\) does not broadcast to \(2, 4, 4\)$"):
         ccs_loss(attention, queries, torch.ones(5, dtype=torch.bool))
+
+
+def test_a_batch_of_one_pair_swaps_no_word_with_itself():
+    """As `words.roll(1, 0)` gives it for the last batch of an epoch."""
+    generator = torch.Generator().manual_seed(0)
+    words, regions = torch.randn(1, 3, 8, generator=generator), torch.randn(1, 4, 8, generator=generator)
+    attention = Attention(words, regions, (words @ regions.mT).softmax(-1))
+    with pytest.warns(UserWarning, match="swapped holds the queries themselves"):
+        found = ccs_loss(attention, words.roll(1, 0))
+    assert found == ccs_loss(attention, words, ~torch.eye(3, dtype=torch.bool))

@@ -23,6 +23,7 @@ method section could not be consulted when they were written, so every choice th
 from, margins, what the gradient reaches, reduction) is an option here.
 """
 
+import warnings
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -107,7 +108,7 @@ def ccs_hinges(
             "expected (*batch, s, dim) with the queries' own batch and dim"
         )
     if allowed is None:
-        allowed = torch.ones((), dtype=torch.bool, device=swapped.device)
+        allowed = _but_for_itself(attention, swapped)
     else:
         allowed = _broadcast(boolean_mask(allowed, "allowed"), "allowed", shape)
     if attention.checked:
@@ -182,7 +183,8 @@ def ccs_loss(
         swapped: fragments of the queries' kind to swap in, `q~`. `swap_partners` says from which pair; a pair's own
             queries serve too.
         allowed: which swaps are swaps, broadcast to `*batch q s`: not padding, not the query itself, not the same word
-            (`different_words`), not a sibling's. Absent = all. A query without an allowed swap does not count.
+            (`different_words`), not a sibling's. Absent = all, but for the query itself where `swapped` holds the
+            queries. A query without an allowed swap does not count.
         margin: how much more relevant the content must be to its own query, a difference of cosines, usually 0 to 1.
         queries: how much each query counts, as in `ccr_loss`.
         reduction: `sum`, `mean` or `none`, as in `ccr_loss`.
@@ -294,6 +296,25 @@ def different_words(
     ids. The mask is one of booleans or of 0 and 1.
     """
     return boolean_mask(swapped_mask, "swapped_mask").unsqueeze(-2) & (words.unsqueeze(-1) != swapped.unsqueeze(-2))
+
+
+def _but_for_itself(attention: Attention, swapped: Tensor) -> Bool[Tensor, "..."]:
+    """`allowed` where none is given: everything, but no query itself where `swapped` holds the queries.
+
+    `words.roll(1, 0)` of a batch of one pair is such a case.
+    """
+    everything = torch.ones((), dtype=torch.bool, device=swapped.device)
+    if not attention.checked or swapped.shape != attention.queries.shape or not attention.query_mask.any():
+        return everything
+    padding = ~attention.query_mask.unsqueeze(-1)
+    if not torch.equal(swapped.detach().masked_fill(padding, 0), attention.queries.detach().to(swapped.dtype)):
+        return everything
+    warnings.warn(
+        "swapped holds the queries themselves, as words.roll(1, 0) does for a batch of one pair: CCS leaves out each "
+        "query's own place; pass the queries of another pair, or allowed",
+        stacklevel=4,
+    )
+    return ~torch.eye(swapped.shape[-2], dtype=torch.bool, device=swapped.device)
 
 
 def _hinges(
