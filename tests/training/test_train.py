@@ -296,6 +296,16 @@ def test_progress_is_told(tmp_path, tiny_data, configured):
     assert re.fullmatch(rf"training, epoch 2 of 2, loss {number}\d\d, {dev}, \d+ pairs/s", calls[-1][0])
 
 
+def test_truth_of_dev_that_does_not_fit_is_found_before_the_first_step(tmp_path, write_data, configured):
+    data = write_data(tmp_path / "data")
+    caps = data / "dev_caps.txt"
+    lines = caps.read_text().splitlines()
+    caps.write_text("\n".join([lines[0], " ".join(lines[1].split()[:2]), *lines[2:]]) + "\n")
+    with pytest.raises(InputError, match=r"dev_truth.jsonl: caption 1: a span of the truth covers tokens 4 to 4"):
+        train(configured(), data, tmp_path / "run", progress=lambda *_: pytest.fail("a step was made"))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("has_dev", [True, False])
 @pytest.mark.parametrize("constraints", ["none", "both"])
 def test_a_loss_that_is_no_longer_finite_stops_the_run(tmp_path, write_data, configured, has_dev, constraints):

@@ -56,6 +56,14 @@ def check_compatible(model: MatchingModel, split: Split) -> None:
         )
 
 
+def check_truth(split: Split) -> None:
+    """Raise `InputError` unless every span of a split's truth lies within its caption; no truth is no mistake."""
+    for row, spans in (split.truth or {}).items():
+        n_tokens = len(tokenize(split.captions[row]))
+        if any(span.end > n_tokens for span in spans):
+            word_relevance(split, row, n_tokens, iou=1.0)  # which says where
+
+
 def check_iou_reached(split: Split, thresholds: Sequence[float]) -> None:
     """Raise `InputError` unless, at each threshold, some region overlaps some annotated box; no truth is no mistake."""
     if not split.truth:

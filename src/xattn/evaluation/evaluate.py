@@ -9,7 +9,13 @@ import torch
 from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import check_features, read_split
 from xattn.data.split import Split
-from xattn.evaluation.compatibility import check_compatible, check_iou_reached, check_same_data, check_same_features
+from xattn.evaluation.compatibility import (
+    check_compatible,
+    check_iou_reached,
+    check_same_data,
+    check_same_features,
+    check_truth,
+)
 from xattn.evaluation.eccv import EccvJudge
 from xattn.evaluation.encode import ScoreBlock
 from xattn.evaluation.measure import measure
@@ -81,6 +87,7 @@ def evaluate_all(
     for run in loaded:
         check_same_features(run, chosen)
         check_compatible(run.model, chosen)
+    check_truth(chosen)
     check_iou_reached(chosen, options.iou)
     check_features(chosen)
     release_mapped_pages(chosen.features)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import xattn
-from xattn.evaluation.compatibility import check_compatible
+from xattn.evaluation.compatibility import check_compatible, check_truth
 from xattn.models.base import MatchingModel
 from xattn.models.registry import build_model
 from xattn.runs.config import RunConfig, check_constraints_act
@@ -127,6 +127,8 @@ def _new_training(config: RunConfig, data: TrainingData, process_group: ProcessG
     for split in (data.train, data.dev):
         if split is not None:
             check_compatible(model, split)
+    if data.dev is not None:
+        check_truth(data.dev)
     per_part = config.batch_size // config.accumulation
     if per_part < process_group.world_size:
         raise InputError(
