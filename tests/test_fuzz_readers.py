@@ -237,7 +237,7 @@ def test_a_damaged_file_is_used_or_refused_with_one_sentence(target, part, tmp_p
     target.write(whole, request)
     files = sorted({path.relative_to(whole) for pattern in target.files for path in whole.glob(pattern)})
     files = [path for path in files if (whole / path).is_file()]
-    wrong = []
+    wrong, refused = [], 0
     for trial in range(TRIALS):
         seed = zlib.crc32(f"{target.__name__} {part} {trial}".encode())
         damaged, folder = files[trial % len(files)], tmp_path / str(trial)
@@ -247,11 +247,13 @@ def test_a_damaged_file_is_used_or_refused_with_one_sentence(target, part, tmp_p
         for command in target.commands:
             status, printed = commands.run(shlex.split(command), folder)
             left = sorted(names_in(folder) - before)
+            refused += status == 2
             if problem := what_is_wrong(status, printed.decode(errors="replace"), left):
                 wrong.append(f"{damaged} (seed {seed}), {command}: {problem}")
             before = names_in(folder)
         shutil.rmtree(folder)
     assert not wrong, "\n".join(wrong)
+    assert refused, "or the damage was none"
 
 
 def test_the_files_are_read_when_they_are_whole(request, tmp_path, commands):

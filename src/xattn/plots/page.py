@@ -17,6 +17,8 @@ from xattn.runtime import atomic
 from xattn.runtime.printable import printable
 
 DOTS_PER_INCH = 160
+MOST_LETTERS = 2000
+"""Of a text that is drawn: some files hold a word of a megabyte."""
 LINE_HEIGHT = 1.45
 """From one line of text to the next, in sizes of its letters."""
 
@@ -95,7 +97,11 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
 
 
 def wrapped(text: str, width: float, size: float, weight: str = "normal") -> list[str]:
-    """`text` in lines of at most `width` inches, broken at spaces; a word longer than a line is broken anywhere."""
+    """`text` in lines of at most `width` inches, broken at spaces; a word longer than a line is broken anywhere.
+
+    Of a text longer than `MOST_LETTERS` only the beginning is drawn.
+    """
+    text = text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
     lines: list[str] = []
     line = ""
     for word in text.split(" "):
@@ -123,10 +129,16 @@ def balanced(text: str, width: float, size: float, weight: str = "normal") -> li
 
 def shortened(text: str, width: float, size: float, weight: str = "normal") -> str:
     """As many letters from the beginning of `text` as fit into `width` inches, at least one."""
-    end = len(text)
-    while end > 1 and text_width(text[:end], size, weight) > width:
-        end -= 1
-    return text[:end]
+    if text_width(text, size, weight) <= width:
+        return text
+    fits, too_long = 1, len(text)
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if text_width(text[:middle], size, weight) <= width:
+            fits = middle
+        else:
+            too_long = middle
+    return text[:fits]
 
 
 def save(figure: Figure, path: Path | str) -> Path:
