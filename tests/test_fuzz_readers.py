@@ -256,6 +256,7 @@ def test_a_damaged_file_is_used_or_refused_with_one_sentence(target, part, tmp_p
     assert refused, "or the damage was none"
 
 
+@pytest.mark.slow
 def test_the_files_are_read_when_they_are_whole(request, tmp_path, commands):
     """Or the trials above would be refused for something else than the damage."""
     for target in TARGETS:
