@@ -8,6 +8,7 @@ from xattn.data.reader import read_split
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_memory_runs_as_a_user_types_it(tmp_path):
     command = [
         sys.executable,
@@ -66,6 +67,7 @@ def test_the_benchmark_runs_as_a_user_types_it():
     assert max(differences) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_checkpoints_runs_as_a_user_types_it():
     command = [
         sys.executable,

@@ -174,6 +174,7 @@ def test_a_finished_grid_is_not_run_again_even_without_its_runs(copy, finished, 
     assert not (copy / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_grid_goes_on_with_what_is_missing(copy, finished, tiny_data):
     """One record is lost, one trial was trained but not measured, and the table is as if nothing had been."""
     (copy / "records" / "scan-t2i-avg_both_seed1.json").unlink()
@@ -208,6 +209,7 @@ def test_a_finished_trial_counts_under_any_name(finished, tiny_data):
     assert planned(wider, tiny_data, finished) == expected
 
 
+@pytest.mark.slow
 def test_a_trial_whose_configuration_changed_runs_again(copy, tiny_data):
     changed = dataclasses.replace(ONE, sweep=(*SIZES, "epochs=3"))
     before = read_record(copy / "records" / "scan-t2i-avg_none_seed0.json")
@@ -262,6 +264,7 @@ def test_a_process_that_leaves_no_record(tiny_data, tmp_path, script, reason):
     assert read_record(tmp_path / "records" / f"{record.trial}.json") == record
 
 
+@pytest.mark.slow
 def test_a_launcher_stands_before_the_trial(tiny_data, tmp_path):
     task = tasks_of(ONE, tiny_data, tmp_path)[0]
     (record,) = run_trials([task], launch=f"env WORLD_SIZE=1 OMP_NUM_THREADS=1 {sys.executable} -W ignore")

@@ -40,6 +40,7 @@ print(row.label)
 """
 
 
+@pytest.mark.slow
 def test_the_package_imports_trains_and_compares_without_what_only_posix_has(tmp_path, tiny_data):
     warnings = ["-W", "error", "-W", "ignore:only soft file lock"]  # which Windows need not fall back on
     command = [sys.executable, *warnings, "-c", SCRIPT, str(tiny_data), str(tmp_path / "run")]
