@@ -72,7 +72,12 @@ def _serve():
         "training.train",
     ):
         __import__(f"xattn.{module}")
+    import torch._dynamo
+
+    from xattn.data.tokenizer import tokenize
+
     PIL.Image.init()
+    tokenize("a dog")  # imports what it needs when it is first called
     torch.set_num_threads(1)
     kilobytes = re.search(r"VmData:\s*(\d+)", Path("/proc/self/status").read_text())
     taken = int(kilobytes[1]) * 1024

@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from xattn.data.reader import read_split
 
 ROOT = Path(__file__).parents[1]

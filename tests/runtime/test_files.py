@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xattn.runtime.errors import InputError
-from xattn.runtime.files import require_regular_file
+from xattn.runtime.files import require_regular_file, resolved
 
 
 def test_what_is_no_regular_file(tmp_path, monkeypatch):
@@ -35,3 +35,13 @@ def test_files_links_to_files_and_paths_to_nothing_pass(tmp_path):
     for name in ("file", "link", "astray", "none", "none/none", "x" * 300):
         require_regular_file(tmp_path / name)
     require_regular_file("a\0b")
+
+
+def test_a_link_that_leads_to_itself_is_told(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError) as caught:
+        resolved(tmp_path / "loop")
+    assert str(caught.value) == f"{tmp_path / 'loop'}: is a link that leads to itself"
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    assert resolved(tmp_path / "link") == resolved(tmp_path / "file")

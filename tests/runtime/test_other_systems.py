@@ -4,6 +4,8 @@ and compares one."""
 import subprocess
 import sys
 
+import pytest
+
 from waiting import LONGEST_WAIT
 
 SCRIPT = """

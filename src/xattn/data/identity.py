@@ -9,6 +9,7 @@ from typing import Any
 from xattn.data.fingerprint import distance, sketch, split_fingerprint
 from xattn.data.reader import check_features, read_split, split_names
 from xattn.data.vocabulary import Vocabulary
+from xattn.runtime.files import resolved
 from xattn.runtime.plain import plain
 
 SAME_FEATURES = 1e-3
@@ -85,7 +86,7 @@ def data_identity(folder: Path | str, split: str, vocabulary: Path | str | None 
     return DataIdentity(
         fingerprint=digest.hexdigest()[:16],
         features=features,
-        folder=folder.resolve().name,
+        folder=resolved(folder).name,
         split=split,
         images=by_name[split].n_images,
         captions=by_name[split].n_captions,

@@ -29,7 +29,7 @@ from xattn.runs.checkpoint import CHECKPOINT, read_state
 from xattn.runs.config import RunConfig, WhichWeights, read_configuration, write_configuration
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
-from xattn.runtime.files import require_regular_file
+from xattn.runtime.files import require_regular_file, resolved
 from xattn.runtime.json_shapes import read_object
 from xattn.runtime.jsonl import is_whole, preview
 
@@ -156,8 +156,8 @@ def run_file(folder: Path, name: str) -> Path:
     """
     path = Path(folder) / name
     require_regular_file(path)
-    if not path.resolve().is_relative_to(Path(folder).resolve()):
-        raise InputError(f"{path}: leads out of the run folder, to {path.resolve()}, and is not followed")
+    if not resolved(path).is_relative_to(resolved(Path(folder))):
+        raise InputError(f"{path}: leads out of the run folder, to {resolved(path)}, and is not followed")
     return path
 
 

@@ -15,6 +15,7 @@ from xattn.runs.folder import ABOUT, BEST, LOG, WEIGHTS, Run, load_run, run_file
 from xattn.runs.model_card import model_card
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
+from xattn.runtime.files import resolved
 
 FILES = ("config.json", "model.json", "vocabulary.json", WEIGHTS, ABOUT)
 OPTIONAL_FILES = (BEST, LOG)
@@ -50,7 +51,7 @@ class SharedRun(ModelHubMixin, library_name="xattn"):
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """As the mixin does it; see `_save_pretrained` for what is written."""
-        if Path(save_directory).resolve() == self.run.folder.resolve():
+        if resolved(Path(save_directory)) == resolved(self.run.folder):
             raise InputError(f"{save_directory}: is the run folder itself; choose another directory to save a copy in")
         return super().save_pretrained(save_directory, **options)
 

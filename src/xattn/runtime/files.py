@@ -29,3 +29,15 @@ def require_regular_file(path: Path | str) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
         raise InputError(f"{path}: expected a regular file, but this is {kind}")
+
+
+def resolved(path: Path) -> Path:
+    """The path with its links followed.
+
+    Raises:
+        InputError: a link leads to itself.
+    """
+    try:
+        return path.resolve()
+    except (RuntimeError, OSError) as error:  # Python 3.13 raises an `OSError`, if any
+        raise InputError(f"{path}: is a link that leads to itself") from error

@@ -31,6 +31,7 @@ from xattn.data.tokenizer import tokenize
 from xattn.data.writer import write_about
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
+from xattn.runtime.files import resolved
 from xattn.runtime.jsonl import preview
 from xattn.runtime.npy import read_array
 from xattn.runtime.progress import ProgressCallback, progress_bars
@@ -201,7 +202,7 @@ def _first_equal_rows(split: Split, progress: ProgressCallback) -> np.ndarray:
 def _link(source: Path, target: Path) -> str:
     """Link a file, or copy it where the file system has no links; gives which of the two it was."""
     try:
-        target.symlink_to(source.resolve())
+        target.symlink_to(resolved(source))
     except OSError:
         shutil.copyfile(source, target)
         return "copied"

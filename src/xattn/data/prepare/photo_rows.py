@@ -12,6 +12,7 @@ from xattn.data.prepare.photo_plan import Picture, Plan
 from xattn.data.split import ImageRecord, split_file
 from xattn.data.writer import write_texts
 from xattn.runtime.errors import InputError
+from xattn.runtime.files import resolved
 from xattn.runtime.progress import ProgressCallback
 
 IMAGES_A_SAVE = 100
@@ -42,7 +43,7 @@ class PhotoRows:
         kind = type(self.backbone)
         made_by = [kind.__module__, kind.__qualname__, getattr(self.backbone, "size", None), *self.shape]
         return {
-            "photos": [(split, picture.name, str(picture.photo.path.resolve())) for split, picture in pictures],
+            "photos": [(split, picture.name, str(resolved(picture.photo.path))) for split, picture in pictures],
             "captions": [
                 (c.text, c.spans, c.image_id, c.caption_id) for _, picture in pictures for c in picture.captions
             ],
@@ -127,5 +128,5 @@ def _recorded(path: Path, folder: Path) -> str:
     """How a picture's record names its file: within the folder if it is there, which can then be moved; else in
     full.
     """
-    path, folder = path.resolve(), folder.resolve()
+    path, folder = resolved(path), resolved(folder)
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -22,7 +22,7 @@ from xattn.data.reader import read_split
 from xattn.data.split import ImageRecord, split_file
 from xattn.data.writer import write_texts
 from xattn.runtime.errors import InputError
-from xattn.runtime.files import require_regular_file
+from xattn.runtime.files import require_regular_file, resolved
 from xattn.runtime.jsonl import preview
 from xattn.runtime.nearest import did_you_mean
 from xattn.runtime.progress import ProgressCallback, progress_bars
@@ -110,7 +110,7 @@ def write_tsv_folder(
     splits = placed(captions)
     if images is not None:
         for split in splits.values():
-            split.names = [str((images / name).resolve()) for name in split.names]
+            split.names = [str(resolved(images / name)) for name in split.names]
     summary = TsvSummary(out, n_regions=n_regions)
     files = [_identity(path) for path in tsv]
     asked = {"captions": captions, "options": [n_regions, dtype, images]}
@@ -149,7 +149,7 @@ def _identity(path: Path) -> list[Any]:
                 digest.update(file.read(_BLOCK_BYTES))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return [str(path.resolve()), about.st_size, about.st_mtime_ns, digest.hexdigest()]
+    return [str(resolved(path)), about.st_size, about.st_mtime_ns, digest.hexdigest()]
 
 
 class _Work:
