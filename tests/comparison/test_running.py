@@ -231,6 +231,7 @@ def test_what_a_constraint_set_does_not_read_is_no_change(copy, tiny_data):
     assert planned(ONE, tiny_data, copy) == {"scan-t2i-avg_none_seed0": ("finished", "")}
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_says_why_and_stops_no_other(tiny_data, tmp_path):
     grid = dataclasses.replace(ONE, sweep=(*SIZES[:3], "min_count=100,1", "epochs=1"))
     comparison = compare(grid, tiny_data, tmp_path, jobs=2)

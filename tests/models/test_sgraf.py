@@ -572,6 +572,7 @@ def learned(module, constraint_weight, steps=70):
     return report.image_to_text.r1, report.text_to_image.r1, losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize("constraint_weight", [0.0, 0.3])
 def test_learns_sixteen_pairs_by_heart(module, constraint_weight):

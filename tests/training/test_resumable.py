@@ -138,7 +138,8 @@ def test_one_run_killed_again_and_again(tmp_path, config, even_data, undisturbed
     assert_same_run(run, expected)
 
 
-@pytest.mark.parametrize(("moment", "save"), [pytest.param("half written", 0, marks=pytest.mark.slow), *SAVES])
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "save"), [("half written", 0), *SAVES])
 def test_killed_in_the_middle_of_a_save(tmp_path, config, even_data, undisturbed, moment, save):
     """The first is that of a folder which is not there yet, the others replace one that is, here that of an epoch's
     end."""

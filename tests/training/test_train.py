@@ -102,6 +102,7 @@ def test_measuring_does_not_disturb_training(tmp_path, tiny_data, configured):
     assert not any("dev" in entry for entry in log_of(tmp_path / "without"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scan-t2i-avg", "scan-t2i-lse", "scan-i2t-avg", "scan-i2t-lse"])
 def test_the_training_pairs_are_learned(tmp_path, tiny_data, configured, name):
     sizes = {"dim": 32, "word_dim": 16}

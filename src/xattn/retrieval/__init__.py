@@ -1,1 +1,1 @@
-"""Images for a sentence."""
+"""Retrieval in a data folder: the images that fit a sentence best (`query`, in public `xattn.search`)."""
