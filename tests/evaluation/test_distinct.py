@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xattn.data.batches import EncodedCaptions
+from xattn.data.phrases import Span
 from xattn.data.reader import read_split
 from xattn.data.split import ImageRecord
 from xattn.data.writer import SplitWriter
@@ -58,7 +59,8 @@ def write(folder, split, order, captions_each=2):
             writer.add_image(photos[photo], boxes, ImageRecord(f"row {row}", f"{row}.png", 50, 20))
         for row, photo in enumerate(order):
             for caption in words[photo]:
-                writer.add_caption(caption.strip(), row)
+                box = boxes[photo % REGIONS].tolist()
+                writer.add_caption(caption.strip(), row, [Span(0, 1, (tuple(box),))])
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -103,6 +105,16 @@ def test_the_order_of_the_rows_changes_no_score(run, tmp_path):
         place = torch.from_numpy(order.argsort())
         found.append(scores.view(IMAGES, IMAGES, -1)[place][:, place])
     assert torch.equal(*found)
+
+
+def test_the_order_of_the_rows_changes_no_figure_of_attention(run, tmp_path):
+    orders = np.arange(IMAGES), np.random.default_rng(3).permutation(IMAGES)
+    plain, shuffled = (
+        evaluate(run, in_order(tmp_path, name, order), progress=lambda *_: None).attention
+        for name, order in zip(("plain", "shuffled"), orders, strict=True)
+    )
+    assert plain is not None
+    assert plain == shuffled
 
 
 def test_a_search_scores_equal_photos_alike(run, tmp_path):

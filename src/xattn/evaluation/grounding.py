@@ -14,6 +14,7 @@ from xattn.data.batches import EncodedCaptions
 from xattn.data.phrases import Span, relevant_regions
 from xattn.data.split import Split, split_file
 from xattn.data.vocabulary import MAX_TOKENS
+from xattn.evaluation.distinct import digest
 from xattn.evaluation.encode import StoredCaptions
 from xattn.models.base import MatchingModel
 from xattn.models.config import Direction
@@ -74,7 +75,7 @@ def grounding_batches(
         InputError: the truth does not fit the captions' tokens.
     """
     assert split.truth is not None
-    rows = np.array(sorted(split.truth), dtype=np.int64)
+    rows = np.array(_ordered(split, captions, images), dtype=np.int64)
     for first in range(0, len(rows), PAIRS_AT_ONCE):
         some = rows[first : first + PAIRS_AT_ONCE]
         length = captions.batch(some).tokens.shape[1]
@@ -104,6 +105,17 @@ def grounding_batches(
                 yield GroundingBatch(
                     direction, some.tolist(), weights, relevant.transpose(1, 2), regions, key_mask, word_types
                 )
+
+
+def _ordered(split: Split, captions: EncodedCaptions, images: Fragments) -> list[int]:
+    """The annotated captions in the order of what they and their images hold: what is computed together, and so how it
+    is rounded, does not depend on the order of the rows.
+    """
+    assert split.truth is not None
+    vectors, counts = images.vectors.cpu(), images.mask.sum(-1).tolist()
+    owners = {row: int(split.caption_image[row]) for row in split.truth}
+    contents = {image: digest(vectors[image, : counts[image]]) for image in set(owners.values())}
+    return sorted(split.truth, key=lambda row: (captions.ids[row], contents[owners[row]], row))
 
 
 def word_relevance(
