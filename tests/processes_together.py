@@ -159,40 +159,38 @@ def whole_run(config, data, out, options):
 
 def interrupted_run(config, data, out):
     """`train`, whose second process is told to stop in its fourth step."""
-    steps, original = [], loop.training_step
-
-    def noted(*arguments, **options):
-        steps.append(None)
-        if len(steps) == 4 and os.environ["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments, **options)
-
-    loop.training_step = noted
-    try:
-        train(config, data, out, progress=lambda *_: None, on_note=lambda _: None)
-    except Interrupted as interruption:
-        return f"Interrupted in epoch {interruption.epoch} after {interruption.step} steps"
-    return "not interrupted"
+    return _disturbed_run(1, lambda: os.kill(os.getpid(), signal.SIGTERM), config, data, out)
 
 
 def failing_run(rank, how, config, data, out):
     """`train`, of which one process is killed or refuses the work in its fourth step."""
+
+    def fail():
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise InputError("only here")
+
+    return _disturbed_run(rank, fail, config, data, out)
+
+
+def _disturbed_run(rank, disturb, config, data, out):
+    """`train`, with what one process does before its fourth step; how it ended, in a sentence."""
     steps, original = [], loop.training_step
 
-    def failing(*arguments, **options):
+    def disturbed(*arguments, **options):
         steps.append(None)
         if len(steps) == 4 and os.environ["RANK"] == str(rank):
-            if how == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise InputError("only here")
+            disturb()
         return original(*arguments, **options)
 
-    loop.training_step = failing
+    loop.training_step = disturbed
     try:
         train(config, data, out, progress=lambda *_: None, on_note=lambda _: None)
+    except Interrupted as interruption:
+        return f"Interrupted in epoch {interruption.epoch} after {interruption.step} steps"
     except InputError as error:
         return f"InputError: {error}"
-    return "done"
+    return "not disturbed"
 
 
 def failing_on_main():

@@ -12,8 +12,8 @@ from folder_contents import contents
 from xattn.data.phrases import Span
 from xattn.data.prepare import photo_checks, photo_rows
 from xattn.data.prepare.features import images as images_module
-from xattn.data.prepare.partial import RowFile
 from xattn.data.prepare.photos import write_regions
+from xattn.data.prepare.row_file import RowFile
 from xattn.data.reader import read_split
 from xattn.runtime.errors import InputError
 

@@ -15,7 +15,8 @@ from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.coverage import Coverage, coverage
 from xattn.data.prepare.image_keys import image_key
 from xattn.data.prepare.options import FloatType
-from xattn.data.prepare.partial import PartialFolder, RowFile
+from xattn.data.prepare.partial import PartialFolder
+from xattn.data.prepare.row_file import RowFile
 from xattn.data.prepare.splits import PlacedSplit, placed
 from xattn.data.prepare.tsv import Row, read_rows
 from xattn.data.reader import read_split
