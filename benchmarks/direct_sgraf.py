@@ -21,10 +21,10 @@ def direct_scores(model: SGRAF, images: Fragments, captions: Fragments) -> Tenso
     for vectors, mask, whole in zip(captions.vectors, captions.mask, captions.extras["whole"], strict=True):
         words = vectors[: int(mask.sum())]  # words dim
         content = _content(words, images.vectors, model.config.lambda_softmax)  # images words dim
-        local = _unit(model.sim_tranloc((content - words).square()))  # images words sim
-        together = _unit(model.sim_tranglo((images.extras["whole"] - whole).square()))  # images sim
+        local = unit(model.sim_tranloc((content - words).square()))  # images words sim
+        together = unit(model.sim_tranglo((images.extras["whole"] - whole).square()))  # images sim
         nodes = torch.cat([together.unsqueeze(1), local], dim=1)
-        vector = _reasoned(model.graph_steps, nodes) if model.saf is None else _filtered(model.saf, nodes)
+        vector = reasoned(model.graph_steps, nodes) if model.saf is None else filtered(model.saf, nodes)
         columns.append(model.sim_eval(vector).squeeze(1).sigmoid())
     return torch.stack(columns, dim=1)
 
@@ -34,21 +34,21 @@ def _content(words: Tensor, regions: Tensor, lambda_softmax: float) -> Tensor:
     # Not `vector_norm`, which is slow over a short dimension and would flatter whatever is compared with this.
     norm = similarity.square().sum(2, keepdim=True).sqrt() + 1e-8
     weights = (similarity * (lambda_softmax / norm)).softmax(1)
-    return _unit(torch.bmm(weights.transpose(1, 2), regions))
+    return unit(torch.bmm(weights.transpose(1, 2), regions))
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
     return vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + 1e-8)
 
 
-def _reasoned(steps: list[GraphReasoningStep], nodes: Tensor) -> Tensor:
+def reasoned(steps: list[GraphReasoningStep], nodes: Tensor) -> Tensor:
     for step in steps:
         edges = torch.bmm(step.query(nodes), step.key(nodes).transpose(1, 2)).softmax(2)
         nodes = step.graph(torch.bmm(edges, nodes)).relu()
     return nodes[:, 0]
 
 
-def _filtered(module: AttentionFiltration, nodes: Tensor) -> Tensor:
+def filtered(module: AttentionFiltration, nodes: Tensor) -> Tensor:
     gates = module.norm(module.gate(nodes).transpose(1, 2)).sigmoid()  # images 1 nodes
     weights = gates / (gates.sum(2, keepdim=True) + 1e-8)
-    return _unit(torch.bmm(weights, nodes).squeeze(1))
+    return unit(torch.bmm(weights, nodes).squeeze(1))

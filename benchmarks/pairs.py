@@ -1,321 +1,168 @@
-"""How fast are all pairs scored, and how long is a training step: the direct form, ours, and the one unavoidable matrix
-product.
+"""How many pairs of an image and a caption are scored per second: in the published programs' form, in a direct form,
+by ours, and what bound the unavoidable products set.
 
-python benchmarks/pairs.py --images 512 --captions 512 --repeats 5
+python benchmarks/pairs.py
 """
 
 import argparse
-import dataclasses
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from typing import get_args
+from functools import partial
+from pathlib import Path
 
 import torch
-from direct import direct_bfan_scores, direct_pfan_scores, direct_scores
-from direct_sgraf import direct_scores as direct_sgraf_scores
+from contests import Contest, contests
+from inputs import Sizes, random_captions, random_images
+from machine import machine
+from report import Report, Table
+from similarities import similarities_alone
+from timing import Task, interleaved
 from torch import Tensor
-from torch.nn import functional
 
-from xattn.data.batches import CaptionBatch, ImageBatch, PairBatch
-from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
-from xattn.models.base import MatchingModel
-from xattn.models.bfan import BFAN
-from xattn.models.config import BFANConfig, Direction, PFANConfig, SCANConfig, SGRAFConfig
-from xattn.models.config import Module as SimilarityModule
-from xattn.models.encoders import prefix_mask
 from xattn.models.fragments import Fragments
-from xattn.models.pfan import PFAN
-from xattn.models.registry import build_model
-from xattn.models.scan import SCAN
 from xattn.models.sgraf import SGRAF
-from xattn.runs.config import ConstraintSet, MatchingConfig, RunConfig
-from xattn.training.loss import WordWeights, batch_loss
-from xattn.training.step import training_step
 
-SHORTEST, LONGEST = 6, 16
-"""Words of a caption, `<start>` and `<end>` included."""
-LAMBDA = {"t2i": 9.0, "i2t": 4.0}
-FEATURES, VOCABULARY = 2048, 1000
-Task = Callable[[], object]
+AT_ONCE = (32, 128, 512)
+"""Images a call of the direct form; its best is the baseline."""
+SGRAF_SHARE = 4
+"""SGRAF, which takes twenty times as long as the others, scores one in so many images, unless `--full`."""
+COLUMNS = (
+    "",
+    "official",
+    "direct",
+    "images a call",
+    "ours",
+    "/ official",
+    "/ direct",
+    "bound",
+    "of the bound",
+    "difference",
+    "fastest bound",
+)
 
 
 def main() -> None:
     options = parsed_options()
+    device = torch.device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, {options.regions} regions, "
-        f"{options.dim} dimensions, "
-        f"captions of {SHORTEST} to {LONGEST} words; medians of {options.repeats} interleaved repeats"
+    report = Report(machine(device), options.json)
+    sizes = Sizes(options.dim, options.regions, 6, 16)
+    report.note(f"{sizes}; medians of {options.repeats} interleaved rounds")
+    table = report.table(
+        f"Pairs scored per second, {options.images} images x {options.captions} captions", COLUMNS, first_width=18
     )
-    print_scoring(options)
-    if not options.scores_only:
-        print_training(options)
+    torch.manual_seed(0)
+    images = random_images(max(options.images, *AT_ONCE), sizes, device)
+    captions = random_captions(options.captions, sizes, device)
+    with torch.no_grad():
+        for contest in contests(sizes, device):
+            if not options.models or any(name.lower() in contest.name.lower() for name in options.models):
+                for precision in options.precisions:
+                    measure(contest, precision, images, captions, options, report, table)
+
+
+def measure(
+    contest: Contest,
+    precision: str,
+    images: Fragments,
+    captions: Fragments,
+    options: argparse.Namespace,
+    report: Report,
+    table: Table,
+) -> None:
+    """Measure one model in one precision and print its row."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    is_reduced = isinstance(contest.model, SGRAF) and not options.full
+    ours = images[: max(1, options.images // SGRAF_SHARE) if is_reduced else options.images]
+    others = images[: max(AT_ONCE)]
+    some = captions[torch.linspace(0, len(captions) - 1, options.direct_captions).long().to(captions.mask.device)]
+    dtype = torch.bfloat16 if precision == "bf16" else None
+    bounds = similarities_alone(ours, captions, dtype)
+    direct = {f"direct, {n}": partial(contest.direct_at_once, others, some, n) for n in AT_ONCE}
+    tasks: dict[str, Task] = {
+        "official": partial(contest.official, others, some),
+        **direct,
+        "ours": partial(contest.model.score, ours, captions, dtype),
+        **bounds,
+    }
+    name = f"{contest.name} {precision}"
+    timings = interleaved(tasks, options.repeats, images.mask.device, lambda what: report.announce(f"{name}: {what}"))
+    best, fastest = timings.fastest(direct), timings.fastest(bounds)
+    of_some, of_all = len(others) * len(some), len(ours) * len(captions)
+    rates = {
+        "official": of_some / timings.median("official"),
+        "direct": of_some / timings.median(best),
+        "ours": of_all / timings.median("ours"),
+        "bound": of_all / timings.median(fastest),
+    }
+    apart = largest_difference(contest, ours, some)
+    report.record(
+        table="pairs",
+        name=name,
+        images=len(ours),
+        captions=len(captions),
+        **{f"{which}_per_second": rate for which, rate in rates.items()},
+        images_a_call=int(best.split()[1]),
+        fastest_bound=fastest,
+        difference=apart,
+        seconds=timings.seconds,
+    )
+    table.row(
+        [
+            name,
+            f"{rates['official']:,.0f}",
+            f"{rates['direct']:,.0f}",
+            best.split()[1],
+            f"{rates['ours']:,.0f}",
+            f"{rates['ours'] / rates['official']:.1f}x",
+            f"{rates['ours'] / rates['direct']:.1f}x",
+            f"{rates['bound']:,.0f}",
+            f"{rates['ours'] / rates['bound']:.0%}",
+            f"{apart:.1e}",
+            fastest,
+        ]
+    )
+
+
+def largest_difference(contest: Contest, images: Fragments, captions: Fragments) -> float:
+    """Between the scores of ours, in float32, and those of the two other forms."""
+    ours = contest.model.score(images, captions)
+    others: list[Tensor] = [contest.official(images, captions), contest.direct(images, captions)]
+    return max((ours - scores).abs().max().item() for scores in others)
 
 
 def parsed_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=512, help="images scored with every caption")
-    parser.add_argument("--captions", type=int, default=512, help="captions scored with every image")
+    parser.add_argument("--images", type=int, default=256, help="images that ours scores with every caption")
+    parser.add_argument("--captions", type=int, default=128, help="captions that ours scores with every image")
     parser.add_argument(
-        "--direct-captions", type=int, default=24, help="how many of them the direct form scores, one at a time"
+        "--direct-captions", type=int, default=6, help="how many of them the slower forms score, with 512 images each"
     )
-    parser.add_argument("--batch", type=int, default=128, help="pairs of a training step")
     parser.add_argument("--dim", type=int, default=1024, help="dimensions of the common space")
     parser.add_argument("--regions", type=int, default=36, help="regions of an image")
     parser.add_argument("--repeats", type=int, default=5, help="how often everything is measured; medians are printed")
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0 leaves its own choice")
+    parser.add_argument("--models", nargs="*", default=[], metavar="NAME", help="only these: scan pfan bfan sgraf")
     parser.add_argument(
-        "--models",
-        nargs="*",
-        default=[],
-        metavar="NAME",
-        help="score with these only: scan pfan bfan sgraf; none = all",
+        "--precisions",
+        nargs="+",
+        choices=["float32", "tf32", "bf16"],
+        help="a row each; default float32, and on CUDA tf32 as well",
     )
-    parser.add_argument("--scores-only", action="store_true", help="leave out the training steps")
-    return parser.parse_args()
-
-
-def print_scoring(options: argparse.Namespace) -> None:
-    images, captions = random_images(options.images, options), random_captions(options.captions, options)
-    some = torch.linspace(0, options.captions - 1, min(options.direct_captions, options.captions)).long()
-    pairwise_scores, some_pairs = options.images * options.captions, options.images * len(some)
-    rows = []
-    with torch.no_grad():
-        gemms = similarities_alone(images, captions)
-        for name, (model, direct_form) in contests(options).items():
-            if options.models and not any(chosen in name.lower() for chosen in options.models):
-                continue
-            seconds = interleaved(
-                {
-                    "direct": lambda f=direct_form: f(images, captions[some]),
-                    "ours": lambda m=model: m.score(images, captions),
-                    "bf16": lambda m=model: scores_in_bfloat16(m, images, captions),
-                    **gemms,
-                },
-                options.repeats,
-            )
-            fastest = min(gemms, key=lambda gemm: seconds[gemm])
-            direct, ours, gemm = (
-                some_pairs / seconds["direct"],
-                pairwise_scores / seconds["ours"],
-                pairwise_scores / seconds[fastest],
-            )
-            apart = model.score(images, captions)[:, some] - direct_form(images, captions[some])
-            rows.append(
-                [
-                    name,
-                    f"{direct:,.0f}",
-                    f"{ours:,.0f}",
-                    f"{ours / direct:.1f}x",
-                    f"{gemm:,.0f}",
-                    f"{ours / gemm:.0%}",
-                    f"{pairwise_scores / seconds['bf16'] / direct:.1f}x",
-                    f"{apart.abs().max().item():.1e}",
-                    fastest,
-                ]
-            )
-    print(f"\nPairs scored per second, {options.images} images x {options.captions} captions")
-    header = [
-        "",
-        "direct",
-        "ours",
-        "ratio",
-        "GEMM alone",
-        "ours / GEMM",
-        "ratio in bf16",
-        "largest difference",
-        "fastest GEMM",
-    ]
-    print_table(header, rows)
-
-
-def contests(options: argparse.Namespace) -> dict[str, tuple[MatchingModel, Callable[[Fragments, Fragments], Tensor]]]:
-    """Each model with its direct form."""
-    found: dict[str, tuple[MatchingModel, Callable[[Fragments, Fragments], Tensor]]] = {}
-    for direction in get_args(Direction):
-        scan = SCAN(scan_config(direction, options), FEATURES, VOCABULARY)
-        found[f"SCAN {direction}"] = (
-            scan,
-            lambda images, captions, d=direction: direct_scores(images, captions, d, LAMBDA[d]),
-        )
-    pfan = PFAN(PFANConfig(dim=options.dim), FEATURES, VOCABULARY)
-    found["PFAN t2i"] = pfan, lambda images, captions: direct_pfan_scores(images, captions, pfan.config.lambda_softmax)
-    bfan = BFAN(BFANConfig(dim=options.dim), FEATURES, VOCABULARY)
-    found["BFAN equal"] = (
-        bfan,
-        lambda images, captions: direct_bfan_scores(images, captions, bfan.config.lambda_softmax),
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--full", action="store_true", help="512 images x 512 captions, 24 in the slower forms, bf16 too"
     )
-    for module in get_args(SimilarityModule):
-        sgraf = SGRAF(SGRAFConfig(module=module, dim=options.dim, regions=options.regions), FEATURES, VOCABULARY).eval()
-        found[f"SGRAF {module}"] = sgraf, lambda images, captions, m=sgraf: direct_sgraf_scores(m, images, captions)
-    return found
-
-
-def scores_in_bfloat16(model: MatchingModel, images: Fragments, captions: Fragments) -> Tensor:
-    return model.score(images, captions, torch.bfloat16)
-
-
-def similarities_alone(images: Fragments, captions: Fragments) -> dict[str, Task]:
-    """Ways to compute nothing but the similarities of all regions with all words, without padding, into memory that is
-    there."""
-    regions, words = images.vectors.flatten(0, 1), captions.vectors[captions.mask]
-    whole = torch.zeros(len(regions) * len(words))
-
-    def product(a: Tensor, b: Tensor, rows: int, columns: int) -> None:
-        for left in a.split(rows):
-            for right in b.split(columns):
-                torch.mm(left, right.t(), out=whole[: len(left) * len(right)].view(len(left), len(right)))
-
-    tasks: dict[str, Task] = {}
-    for name, a, b in (("regions x words", regions, words), ("words x regions", words, regions)):
-        for rows, columns in ((len(a), len(b)), (288, len(b)), (1152, 704)):
-            size = "whole" if (rows, columns) == (len(a), len(b)) else f"{rows} x {min(columns, len(b))}"
-            tasks[f"{name}, {size}"] = lambda a=a, b=b, rows=rows, columns=columns: product(a, b, rows, columns)
-    return tasks
-
-
-def print_training(options: argparse.Namespace) -> None:
-    scoring, steps = [], []
-    for direction in get_args(Direction):
-        images, captions = random_images(options.batch, options), random_captions(options.batch, options)
-        leaves = [images.vectors.requires_grad_(), captions.vectors.requires_grad_()]
-        batch = random_batch(options)
-        config = run_config("none", direction, options)
-        model = build_model(config.model, FEATURES, VOCABULARY)
-
-        def gradients(loss: Tensor, leaves: list[Tensor] = leaves) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(loss, leaves)
-
-        def direct(images=images, captions=captions, batch=batch, direction=direction) -> tuple[Tensor, ...]:
-            scores = direct_scores(images, captions, direction, LAMBDA[direction])
-            return gradients(hinge_ranking_loss(scores, negative_pairs(batch.image_ids)))
-
-        def ours(images=images, captions=captions, batch=batch, model=model, config=config) -> tuple[Tensor, ...]:
-            tokens, everything = batch.captions.tokens, every_word()
-            return gradients(batch_loss(model, images, captions, tokens, batch.image_ids, config, 1, everything).loss)
-
-        seconds = interleaved({"direct": direct, "ours": ours}, options.repeats)
-        apart = max((a - b).abs().max().item() for a, b in zip(direct(), ours(), strict=True))
-        scoring.append(
-            [
-                direction,
-                *formatted(seconds, "direct", "ours"),
-                f"{seconds['direct'] / seconds['ours']:.1f}x",
-                f"{apart:.1e}",
-            ]
-        )
-
-        whole: dict[str, Task] = {"direct": direct_step(batch, config, direction)}
-        whole |= {
-            kind: our_step(batch, run_config(kind, direction, options)) for kind in ("none", "ccr", "ccs", "both")
-        }
-        seconds = interleaved(whole, options.repeats)
-        added = [f"{seconds[kind] / seconds['none'] - 1:+.0%}" for kind in ("ccr", "ccs", "both")]
-        ratio = f"{seconds['direct'] / seconds['none']:.1f}x"
-        steps.append([direction, *formatted(seconds, "direct", "none"), ratio, *formatted(seconds, "both"), *added])
-    print(f"\nScores, ranking loss and backward to the fragments, seconds, batch {options.batch}")
-    print_table(["", "direct", "ours", "ratio", "largest difference of gradients"], scoring)
-    print(f"\nWhole step: encoders, scores, losses, backward, optimiser, seconds, batch {options.batch}")
-    print_table(["", "direct", "ours", "ratio", "with CCR + CCS", "CCR adds", "CCS adds", "both add"], steps)
-
-
-def direct_step(batch: PairBatch, config: RunConfig, direction: Direction) -> Task:
-    """A whole training step without constraints, its scores in the direct form."""
-    torch.manual_seed(0)
-    model = build_model(config.model, FEATURES, VOCABULARY)
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-
-    def step() -> None:
-        images = model.encode_images(*batch.images)
-        captions = model.encode_captions(*batch.captions)
-        scores = direct_scores(images, captions, direction, config.model.lambda_softmax)
-        optimiser.zero_grad(set_to_none=True)
-        hinge_ranking_loss(scores, negative_pairs(batch.image_ids), config.matching.margin).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        optimiser.step()
-
-    return step
-
-
-def our_step(batch: PairBatch, config: RunConfig) -> Task:
-    """A whole training step of the package."""
-    torch.manual_seed(0)
-    model = build_model(config.model, FEATURES, VOCABULARY)
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    chance, everything = torch.Generator().manual_seed(0), every_word()
-    return lambda: training_step(model, optimiser, [batch], config, 1, everything, chance)
-
-
-def interleaved(tasks: dict[str, Task], repeats: int) -> dict[str, float]:
-    """Median seconds of each task, measured in turns, so that what slows the machine down slows all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for task in tasks.values():  # the first time pays for memory
-        task()
-    for _ in range(repeats):
-        for name, task in tasks.items():
-            started = time.perf_counter()
-            task()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(measured) for name, measured in seconds.items()}
-
-
-def scan_config(direction: Direction, options: argparse.Namespace) -> SCANConfig:
-    return SCANConfig(direction, "mean", LAMBDA[direction], dim=options.dim)
-
-
-def run_config(constraints: ConstraintSet, direction: Direction, options: argparse.Namespace) -> RunConfig:
-    """Hardest negatives, and constraints that act from the first step."""
-    config = RunConfig(
-        constraints=constraints, model=scan_config(direction, options), matching=MatchingConfig(all_negatives_epochs=0)
-    )
-    ccr, ccs = (dataclasses.replace(constraint, from_epoch=1) for constraint in (config.ccr, config.ccs))
-    return dataclasses.replace(config, ccr=ccr, ccs=ccs)
-
-
-def random_images(n: int, options: argparse.Namespace) -> Fragments:
-    vectors = functional.normalize(torch.randn(n, options.regions, options.dim), dim=-1)
-    return Fragments(vectors, torch.ones(n, options.regions, dtype=torch.bool), random_wholes(n, options))
-
-
-def random_captions(n: int, options: argparse.Namespace) -> Fragments:
-    mask = prefix_mask(torch.randint(SHORTEST, LONGEST + 1, (n,)), LONGEST)
-    vectors = functional.normalize(torch.randn(n, LONGEST, options.dim), dim=-1) * mask.unsqueeze(-1)
-    return Fragments(vectors, mask, random_wholes(n, options))
-
-
-def random_wholes(n: int, options: argparse.Namespace) -> dict[str, Tensor]:
-    """What SGRAF keeps for each image and caption."""
-    return {"whole": functional.normalize(torch.randn(n, options.dim), dim=-1)}
-
-
-def random_batch(options: argparse.Namespace) -> PairBatch:
-    n = options.batch
-    lengths = torch.randint(SHORTEST, LONGEST + 1, (n,))
-    tokens = torch.randint(4, VOCABULARY, (n, LONGEST)) * prefix_mask(lengths, LONGEST)
-    images = ImageBatch(torch.randn(n, options.regions, FEATURES), torch.full((n,), options.regions))
-    return PairBatch(images, CaptionBatch(tokens, lengths), torch.arange(n), torch.arange(n))
-
-
-def every_word() -> WordWeights:
-    """All words but padding count as queries, which is the most that the constraints can cost."""
-    weights = torch.ones(VOCABULARY)
-    weights[0] = 0
-    return WordWeights(weights, weights)
-
-
-def formatted(seconds: dict[str, float], *names: str) -> Iterator[str]:
-    return (f"{seconds[name]:.3f}" for name in names)
-
-
-def print_table(header: list[str], rows: list[list[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in [header, *rows]:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the machine and the rows to a file as well")
+    options = parser.parse_args()
+    if options.full:
+        options.images, options.captions, options.direct_captions = 512, 512, 24
+    if options.precisions is None:
+        options.precisions = ["float32", *(["tf32"] if options.device == "cuda" else []), *(["bf16"] * options.full)]
+    if options.device == "cpu" and "tf32" in options.precisions:
+        parser.error("tf32 is a precision of CUDA's")
+    return options
 
 
 if __name__ == "__main__":

@@ -1,13 +1,27 @@
+import importlib
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 
 from xattn.data.reader import read_split
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _programs_find_each_other(monkeypatch):
+    """As Python does for a program: the files beside it come first."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+def program(name: str) -> ModuleType:
+    return importlib.import_module(name)
 
 
 @pytest.mark.slow
@@ -40,33 +54,102 @@ def test_the_benchmark_of_memory_runs_as_a_user_types_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_benchmark_runs_as_a_user_types_it():
-    """At a tiny size, where its times mean nothing: that it runs, and that the two forms agree."""
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "benchmarks/pairs.py",
-        "--images",
-        "5",
-        "--captions",
-        "7",
-        "--repeats",
-        "1",
-    ]
-    command += ["--batch", "4", "--dim", "16", "--regions", "6", "--direct-captions", "3", "--threads", "1"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+TINY = ["--dim", "16", "--repeats", "1"]
+TINY_PAIRS = ["--images", "5", "--captions", "7", "--regions", "6", "--direct-captions", "1", "--threads", "1", *TINY]
+CONTESTS = ["SCAN t2i", "SCAN i2t", "PFAN t2i", "BFAN equal", "SGRAF sgr", "SGRAF saf"]
+
+
+def command(program: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-W", "error", f"benchmarks/{program}", *arguments]
+
+
+def test_the_benchmark_of_scores_runs_as_a_user_types_it(tmp_path):
+    """At a tiny size, where its times mean nothing: that it runs, and that the three forms agree."""
+    written = tmp_path / "rows.json"
+    arguments = command("pairs.py", *TINY_PAIRS, "--json", str(written))
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    directions = [line.split() for line in lines if line.split()[:1] in (["t2i"], ["i2t"])]
-    assert [row[0] for row in directions] == ["t2i", "i2t"] * 2
-    models = [
-        " ".join(line.split()[:2]) for line in lines if line.split()[:1] in (["SCAN"], ["PFAN"], ["BFAN"], ["SGRAF"])
-    ]
-    assert models == ["SCAN t2i", "SCAN i2t", "PFAN t2i", "BFAN equal", "SGRAF sgr", "SGRAF saf"]
-    differences = [float(number) for number in re.findall(r"\d\.\de[-+]\d+", result.stdout)]
-    assert len(differences) == 6 + 2  # of scores, and of gradients in both directions
-    assert max(differences) < 1e-5
+    assert [line.split("  ")[0] for line in lines[:2]] == ["processor", "caches"]
+    assert [line[:18].strip() for line in lines if "float32" in line] == [f"{name} float32" for name in CONTESTS]
+    assert "SGRAF saf float32: round 1 of 1" in result.stderr
+    found = json.loads(written.read_text())
+    assert found["machine"]["threads"] == "1"
+    assert max(row["difference"] for row in found["rows"]) < 1e-5
+    assert all(row["images_a_call"] in (32, 128, 512) for row in found["rows"])
+
+
+def test_a_row_is_there_before_the_next_is_measured():
+    """Whoever stops the benchmark after the first row has it, and it is the only one."""
+    with subprocess.Popen(
+        command("pairs.py", *TINY_PAIRS), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("SCAN t2i"):
+            assert process.poll() is None
+        process.kill()
+        rest = process.stdout.read()
+    assert "SGRAF saf" not in rest
+
+
+def test_the_benchmark_of_steps_runs_as_a_user_types_it(tmp_path):
+    written = tmp_path / "rows.json"
+    arguments = command("steps.py", *TINY, "--batch", "4", "--threads", "1", "--full", "--json", str(written))
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    names = ["t2i, 1 thread", "i2t, 1 thread"]
+    lines = result.stdout.splitlines()
+    assert [line[:18].strip() for line in lines if line.startswith(("t2i", "i2t"))] == names * 2
+    rows = json.loads(written.read_text())["rows"]
+    assert [row["name"] for row in rows] == names * 2
+    assert all(set(row["seconds"]) == {"none", "ccr", "ccs", "both", "products", "direct"} for row in rows)
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_the_products_of_a_step_are_those_of_its_captions_one_by_one(direction):
+    """Counted caption by caption, word by word and pair by pair, where the benchmark counts whole batches."""
+    step_products = program("step_products")
+    sizes = program("inputs").Sizes(dim=8, regions=3, shortest=4, longest=4)
+    lengths, features, word_dim = [4] * 40, 2048, 5  # of one length, so that the mean is exact
+    expected = 0
+    for words in lengths:
+        expected += 2 * sizes.regions * features * sizes.dim
+        queries, keys = (words, sizes.regions) if direction == "t2i" else (sizes.regions, words)
+        for place in range(words):
+            gate = 3 * sizes.dim
+            expected += 2 * (3 * gate * word_dim + (3 * gate * sizes.dim if place > 0 else 0))
+        similarity, gram, weighted = queries * keys * sizes.dim, keys * keys * sizes.dim, queries * keys * keys
+        expected += gram + len(lengths) * (similarity + weighted)
+        expected += 2 * gram + 3 * 3 * (similarity + weighted)
+    products = step_products.step_products(lengths, sizes, word_dim, direction)
+    assert sum(product.multiplications for product in products) == expected
+    step_products.products_alone(products, torch.device("cpu"))()
+
+
+def test_a_step_through_all_scores_has_the_same_effect_as_ours():
+    """After two steps from the same weights, the two have the same loss's gradients in their optimisers."""
+    tasks, sizes = program("step_tasks"), program("inputs").Sizes(dim=16, regions=6, shortest=3, longest=7)
+    torch.manual_seed(0)
+    batch = program("inputs").random_batch(5, sizes, torch.device("cpu"))
+    for direction in ("t2i", "i2t"):
+        config = tasks.run_config("none", direction, sizes.dim)
+        ours, direct = tasks.Step(batch, config), tasks.DirectStep(batch, config)
+        for _ in range(2):
+            ours()
+            direct()
+        for mine, other in zip(ours.model.parameters(), direct.model.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
+@pytest.mark.parametrize("arguments", [("pairs.py", *TINY_PAIRS), ("steps.py", *TINY, "--batch", "4")])
+def test_the_benchmarks_run_on_cuda_as_they_are(arguments):
+    result = subprocess.run(
+        command(*arguments, "--device", "cuda"), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "float32" in result.stdout
+    assert "tf32" in result.stdout
 
 
 @pytest.mark.slow
