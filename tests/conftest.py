@@ -89,6 +89,7 @@ def write_tiny_data(
 def _span(token, quadrant, number):
     x1, y1, x2, y2 = QUADRANTS[quadrant]
     moved = 25 if number % 4 == 3 else 4  # IoU 1/3 and less, or about 0.8
+    moved = moved if x1 == 0 else -moved  # towards the middle
     return Span(token, token + 1, ((x1 + moved, y1, x2 + moved, y2),), "thing")
 
 

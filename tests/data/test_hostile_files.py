@@ -19,7 +19,7 @@ from xattn.data.prepare.box_file import read_boxes
 from xattn.data.prepare.caption_file import Caption, read_captions
 from xattn.data.prepare.captions import captions_from
 from xattn.data.prepare.coco import read_instances
-from xattn.data.prepare.flickr30k_entities import read_entities, read_sentences
+from xattn.data.prepare.entity_files import read_entities, read_sentences
 from xattn.data.prepare.tsv_folder import write_tsv_folder
 from xattn.data.reader import check_features, read_split
 from xattn.data.vocabulary import Vocabulary

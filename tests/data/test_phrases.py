@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xattn.data.phrases import Span, read_truth, relevant_regions, write_truth
+from xattn.data.phrases import Span, on_photo, read_truth, relevant_regions, write_truth
 from xattn.runtime.errors import InputError
 
 RED_BOX = Span(0, 2, ((0.0, 0.0, 10.0, 10.0),), "shape")
@@ -28,6 +28,52 @@ def test_truth_survives_being_written(tmp_path):
     }
 
 
+def test_a_line_says_what_size_its_boxes_were_drawn_on(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(f"{sized('[10, 20]')}\n{GOOD}\n")
+    sides = (10, 20)
+    truth = {1: (Span(0, 1, ((0, 0, 10.5, 20),), size=sides),), 0: ()}
+    assert read_truth(path, 2) == truth
+    write_truth(tmp_path / "again.jsonl", truth)
+    assert json.loads((tmp_path / "again.jsonl").read_text().splitlines()[1])["size"] == [10, 20]
+    assert read_truth(tmp_path / "again.jsonl", 2) == truth
+    with pytest.raises(ValueError, match="the boxes of a caption are drawn on one picture"):
+        write_truth(path, {0: (Span(0, 1, (), size=(1, 1)), Span(1, 2, ()))})
+
+
+def test_truth_is_carried_over_to_a_squashed_photo():
+    box, whole = (50.0, 30.0, 100.0, 60.0), (0.0, 0.0, 500.0, 300.0)
+    here = Span(0, 1, ((0, 0, 9, 9),), "x")
+    drawn = Span(0, 1, (box, whole), "x", (500, 300))
+    found = on_photo([here, drawn, Span(1, 2, (), size=(500, 300))], 250, 600, "t", "a.jpg")
+    assert found == (here, Span(0, 1, ((25, 60, 50, 120), (0, 0, 250, 600)), "x"), Span(1, 2, ()))
+    assert on_photo([drawn], 500, 300, "t", "a.jpg") == (Span(0, 1, (box, whole), "x"),)
+    # A pixel beyond the border of the picture that it was drawn on is allowed there, and cut off here.
+    over = Span(0, 1, ((490.0, 0.0, 501.0, 150.0),), size=(500, 300))
+    assert on_photo([over], 250, 300, "t", "a.jpg")[0].boxes == ((245, 0, 250, 150),)
+
+
+def test_truth_that_cannot_be_of_the_photo_is_refused():
+    def complaint(span, width, height):
+        with pytest.raises(InputError) as caught:
+            on_photo([span], width, height, "t.jsonl: caption 4", "a.jpg")
+        return str(caught.value)
+
+    beyond = Span(0, 1, ((0.0, 0.0, 300.0, 100.0),))
+    assert complaint(beyond, 224, 224) == (
+        "t.jsonl: caption 4: the image a.jpg is 224 x 224 pixels, and its box [0.0, 0.0, 300.0, 100.0] is not inside "
+        'it; if the boxes were drawn on the image in another size, the line says so as "size": [width, height]'
+    )
+    assert complaint(Span(0, 1, ((-2, 0, 3, 3),)), 224, 224).startswith("t.jsonl: caption 4: the image a.jpg")
+    assert on_photo([beyond], 299, 99, "t", "a.jpg") == (beyond,)
+    turned = Span(0, 1, ((0, 0, 9, 9),), size=(375, 500))
+    assert complaint(turned, 1000, 750) == (
+        "t.jsonl: caption 4: the image a.jpg is 1000 x 750 pixels, and its truth was drawn on 375 x 500, which is the "
+        "image on its side; turn the boxes or the image"
+    )
+    assert on_photo([turned], 224, 224, "t", "a.jpg")  # a square photo has no sides to mistake
+
+
 def test_truth_is_read_with_windows_line_ends_and_no_last_one(tmp_path):
     lines = [
         json.dumps({"caption": row, "spans": [{"start": 0, "end": 1, "boxes": [], "type": None}]}) for row in (0, 1)
@@ -43,6 +89,13 @@ CAPTION = 'expected "caption" to be the row of a caption, a whole number from 0 
 ENDS = "expected a span's start and end to be whole numbers with 0 <= start < end, found"
 FINITE = "expected a box to be four finite numbers x1, y1, x2, y2, found"
 ORDER = "expected a box with x1 <= x2 and y1 <= y2, found"
+
+
+SIZE = 'expected "size" to be the width and height in pixels, found'
+
+
+def sized(size):
+    return f'{{"caption": 1, "size": {size}, "spans": [{{"start": 0, "end": 1, "boxes": [[0, 0, 10.5, 20]]}}]}}'
 
 
 def one_span(span):
@@ -78,6 +131,9 @@ def one_box(box):
         (one_box('[1, 2, 3, "4"]'), f'{FINITE} [1, 2, 3, "4"]'),
         (one_box("[5, 2, 3, 4]"), f"{ORDER} [5, 2, 3, 4]"),
         (one_box("[1, 5, 3, 4]"), f"{ORDER} [1, 5, 3, 4]"),
+        *((sized(size), f"{SIZE} {size}") for size in ("9", "[9]", "[9, 9, 9]", "[0, 9]", "[9, 1.5]", '["9", 9]')),
+        (sized("[9, 30]"), "the truth was drawn on 9 x 30 pixels, and its box [0.0, 0.0, 10.5, 20.0] is not inside it"),
+        (sized("[10, 9]"), "the truth was drawn on 10 x 9 pixels, and its box [0.0, 0.0, 10.5, 20.0] is not inside it"),
     ],
 )
 def test_what_is_no_truth_is_refused(tmp_path, line, complaint):

@@ -117,6 +117,37 @@ def test_the_other_files_are_read(tmp_path):
     np.testing.assert_array_equal(split.boxes, boxes())
 
 
+@pytest.fixture
+def at(tmp_path):
+    """A folder for each of several splits' worth of files."""
+
+    def folder(name):
+        (tmp_path / name).mkdir()
+        return tmp_path / name
+
+    return folder
+
+
+def test_truth_meets_the_image_list(at):
+    """Boxes drawn on 200 x 40 pixels, of an image that is 100 x 80 in its folder."""
+    line = {"caption": 5, "size": [200, 40], "spans": [{"start": 0, "end": 1, "boxes": [[10, 20, 200, 40]]}]}
+    sized, bare = json.dumps(line), json.dumps({**line, "size": None})
+    split = read_split(put(at("squashed"), boxes=boxes(), images=records(), truth=sized), "train")
+    assert split.truth == {5: (Span(0, 1, ((5, 40, 100, 80),)),)}
+    as_drawn = put(at("as drawn"), images=records(*[(200, 40)] * 3), truth=sized)
+    assert read_split(as_drawn, "train").truth == {5: (Span(0, 1, ((10, 20, 200, 40),)),)}
+    beyond = put(at("beyond"), images=records(), truth=bare)
+    assert complaint(beyond).startswith(
+        f"{beyond / 'train_truth.jsonl'}: caption 5: the image 2.jpg is 100 x 80 pixels, and its box [10.0, 20.0, 200.0"
+    )
+    unknown = put(at("unknown"), boxes=boxes(), truth=sized)
+    assert complaint(unknown) == (
+        f"{unknown / 'train_truth.jsonl'}: caption 5 says the size that its truth was drawn on, but without "
+        "train_images.jsonl it is not known how large the image is"
+    )
+    assert read_split(put(at("without boxes"), truth=sized), "train").truth  # there nothing is measured
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64])
 def test_boxes_of_any_type_of_number_become_float32(tmp_path, dtype):
     split = read_split(put(tmp_path, boxes=boxes().astype(dtype)), "train")

@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
+from xattn.data.phrases import Span
 from xattn.data.split import Split
 
 SAMPLED_IMAGES = 256
@@ -38,7 +40,7 @@ def split_fingerprint(split: Split, *, features: bool = True) -> bytes:
         "images": None if split.images is None else [asdict(record) for record in split.images],
         "truth": None
         if split.truth is None
-        else {row: [asdict(span) for span in split.truth[row]] for row in sorted(split.truth)},
+        else {row: [_of_span(span) for span in split.truth[row]] for row in sorted(split.truth)},
         "boxes": None if split.boxes is None else list(split.boxes.shape),
     }
     digest.update(json.dumps(about).encode())
@@ -50,6 +52,11 @@ def split_fingerprint(split: Split, *, features: bool = True) -> bytes:
         if split.boxes is not None:
             digest.update(np.ascontiguousarray(split.boxes[row]).tobytes())
     return digest.digest()
+
+
+def _of_span(span: Span) -> dict[str, Any]:
+    """A span without the size it was drawn on: its boxes are in pixels of the image."""
+    return {name: value for name, value in asdict(span).items() if name != "size"}
 
 
 def sketch(splits: Iterable[Split]) -> list[float]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,17 @@ from jaxtyping import Bool, Float
 from xattn.data.boxes import iou as box_iou
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
+from xattn.runtime.json_shapes import MOST_PIXELS
 from xattn.runtime.jsonl import is_finite, is_whole, preview, read_json_lines
 
 Box = tuple[float | int, float | int, float | int, float | int]
+Size = tuple[int, int]
+"""Width and height in pixels."""
+_SLACK = 1
+"""By how many pixels a box may stick out: sources differ on whether the last pixel's coordinate is the width or one
+less."""
+_TURNED = 1.05
+"""From what ratio of the longer side to the shorter a picture can be told from the same on its side."""
 
 
 @dataclass(frozen=True)
@@ -26,30 +34,34 @@ class Span:
         end: one past its last token.
         boxes: x1, y1, x2, y2 in pixels of the image; none when the phrase names nothing that can be boxed.
         type: the kind of thing named (`people`, `shape`), where known.
+        size: the width and height that the image had when the boxes were drawn on it; None: those of the photo that
+            stands beside the truth. `on_photo` carries the boxes over.
     """
 
     start: int
     end: int
     boxes: tuple[Box, ...]
     type: str | None = None
+    size: Size | None = None
 
 
 def read_truth(path: Path | str, n_captions: int) -> dict[int, tuple[Span, ...]]:
     """Read a truth file, JSON lines of the form below.
 
-    `{"caption": 12, "spans": [{"start": 1, "end": 3, "boxes": [[x1, y1, x2, y2]], "type": "shape"}]}`
+    `{"caption": 12, "size": [500, 375], "spans": [{"start": 1, "end": 3, "boxes": [[x1, y1, x2, y2]], "type": "dog"}]}`
 
     `caption` is the row of a caption in the captions file, from 0; captions without a line have no truth. `type` may be
-    absent.
+    absent, and so may `size`, the width and height of the picture that the boxes were drawn on.
 
     Raises:
         InputError: naming the file and the line, if it is not of this form, a caption's row is not below `n_captions`
-            or comes twice, a span is empty or starts below 0, or a box is not four finite numbers or is inverted.
+            or comes twice, a span is empty or starts below 0, or a box is not four finite numbers, is inverted, or lies
+            outside the `size` of its line.
     """
     truth: dict[int, tuple[Span, ...]] = {}
     for number, record in enumerate(read_json_lines(path), start=1):
         where = f"{path}, line {number}"
-        caption, spans = record.get("caption"), record.get("spans")
+        caption = record.get("caption")
         if not is_whole(caption) or not 0 <= caption < n_captions:
             raise InputError(
                 f'{where}: expected "caption" to be the row of a caption, a whole number from 0 to {n_captions - 1}, '
@@ -57,9 +69,7 @@ def read_truth(path: Path | str, n_captions: int) -> dict[int, tuple[Span, ...]]
             )
         if caption in truth:
             raise InputError(f"{where}: caption {caption} has a line already; expected one line a caption")
-        if not isinstance(spans, list):
-            raise InputError(f'{where}: expected "spans" to be a list, found {preview(spans)}')
-        truth[caption] = tuple(span_from_json(span, where) for span in spans)
+        truth[caption] = spans_from_json(record, where)
     return truth
 
 
@@ -67,8 +77,47 @@ def write_truth(path: Path | str, truth: Mapping[int, Sequence[Span]]) -> None:
     """Write a truth file in the form that `read_truth` reads, captions in ascending order; it is complete or absent."""
     with atomic.replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for caption in sorted(truth):
-            spans = [span_as_json(span) for span in truth[caption]]
-            file.write(json.dumps({"caption": caption, "spans": spans}, ensure_ascii=False) + "\n")
+            line = {"caption": caption, **spans_as_json(truth[caption])}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def on_photo(spans: Sequence[Span], width: int, height: int, where: str, name: str) -> tuple[Span, ...]:
+    """The spans with boxes in pixels of a photo of `width` by `height`, and without a size.
+
+    A span with a size has each box multiplied by `width / size[0]` across and by `height / size[1]` down, so that a
+    photo that was squashed takes its truth along, and cut at the photo's borders. A span without one is as it was.
+
+    Raises:
+        InputError: a box without a size lies more than a pixel outside the photo, or the size is that of the photo on
+            its side. It begins with `where` and calls the photo `name`.
+
+    Example:
+        >>> on_photo([Span(0, 1, ((0, 0, 250, 375),), size=(500, 375))], 224, 224, "truth.jsonl", "a.jpg")[0].boxes
+        ((0.0, 0.0, 112.0, 224.0),)
+    """
+    carried = []
+    for span in spans:
+        if span.size is None:
+            _check_inside(
+                span.boxes,
+                (width, height),
+                f"{where}: the image {name} is",
+                '; if the boxes were drawn on the image in another size, the line says so as "size": [width, height]',
+            )
+            carried.append(span)
+            continue
+        across, down = width / span.size[0], height / span.size[1]
+        long, wide = width / height, span.size[0] / span.size[1]
+        if max(long, 1 / long) > _TURNED and abs(long * wide - 1) < (_TURNED - 1) / 2:
+            raise InputError(
+                f"{where}: the image {name} is {width} x {height} pixels, and its truth was drawn on {span.size[0]} x "
+                f"{span.size[1]}, which is the image on its side; turn the boxes or the image"
+            )
+        limits = np.array([width, height] * 2)
+        boxes = np.array(span.boxes, np.float64).reshape(-1, 4) * [across, down, across, down]
+        moved = span.boxes if (across, down) == (1, 1) else tuple(map(tuple, np.clip(boxes, 0, limits).tolist()))
+        carried.append(replace(span, boxes=moved, size=None))
+    return tuple(carried)
 
 
 def relevant_regions(
@@ -100,17 +149,40 @@ def relevant_regions(
     return relevant, annotated
 
 
-def span_as_json(span: Span) -> dict[str, Any]:
-    """The JSON object of a span, in the form that `span_from_json` reads."""
-    return {"start": span.start, "end": span.end, "boxes": span.boxes} | (
-        {} if span.type is None else {"type": span.type}
-    )
+def spans_as_json(spans: Sequence[Span]) -> dict[str, Any]:
+    """The keys `spans` and, where there is one, `size` of a caption's JSON object, in the form that `spans_from_json`
+    reads.
 
-
-def span_from_json(value: Any, where: str) -> Span:
-    """A span from its JSON object, `{"start", "end", "boxes", "type"}`; `InputError` that begins with `where` if it is
-    none.
+    Raises:
+        ValueError: the spans are of different sizes.
     """
+    sizes = {span.size for span in spans}
+    if len(sizes) > 1:
+        raise ValueError(f"the boxes of a caption are drawn on one picture, not on pictures of the sizes {sizes}")
+    size = next(iter(sizes), None)
+    written = [
+        {"start": span.start, "end": span.end, "boxes": span.boxes} | ({} if span.type is None else {"type": span.type})
+        for span in spans
+    ]
+    return ({} if size is None else {"size": size}) | {"spans": written}
+
+
+def spans_from_json(record: Mapping[str, Any], where: str) -> tuple[Span, ...]:
+    """The spans of a caption from its JSON object with the keys `spans`, a list of `{"start", "end", "boxes", "type"}`,
+    and optionally `size`; `InputError` that begins with `where` if it is none.
+    """
+    spans, size = record.get("spans"), record.get("size")
+    if not isinstance(spans, list):
+        raise InputError(f'{where}: expected "spans" to be a list, found {preview(spans)}')
+    if size is not None and not (
+        isinstance(size, list) and len(size) == 2 and all(is_whole(side) and 1 <= side <= MOST_PIXELS for side in size)
+    ):
+        raise InputError(f'{where}: expected "size" to be the width and height in pixels, found {preview(size)}')
+    drawn_on = None if size is None else (size[0], size[1])
+    return tuple(_span(span, drawn_on, where) for span in spans)
+
+
+def _span(value: Any, size: Size | None, where: str) -> Span:
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a span to be an object with start, end and boxes, found {preview(value)}")
     start, end, boxes, kind = value.get("start"), value.get("end"), value.get("boxes"), value.get("type")
@@ -124,7 +196,18 @@ def span_from_json(value: Any, where: str) -> Span:
         raise InputError(f"{where}: expected a span's boxes to be a list, found {preview(boxes)}")
     if kind is not None and not isinstance(kind, str):
         raise InputError(f"{where}: expected a span's type to be text, found {preview(kind)}")
-    return Span(start, end, tuple(_box(box, where) for box in boxes), kind)
+    span = Span(start, end, tuple(_box(box, where) for box in boxes), kind, size)
+    if size is not None:
+        _check_inside(span.boxes, size, f"{where}: the truth was drawn on")
+    return span
+
+
+def _check_inside(boxes: Sequence[Box], size: Size, begin: str, advice: str = "") -> None:
+    for box in boxes:
+        if min(box) < -_SLACK or box[2] > size[0] + _SLACK or box[3] > size[1] + _SLACK:
+            raise InputError(
+                f"{begin} {size[0]} x {size[1]} pixels, and its box {preview(list(box))} is not inside it{advice}"
+            )
 
 
 def _box(value: Any, where: str) -> Box:

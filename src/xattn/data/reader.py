@@ -9,7 +9,7 @@ from shlex import quote
 import numpy as np
 from jaxtyping import Bool, Int
 
-from xattn.data.phrases import read_truth
+from xattn.data.phrases import Span, on_photo, read_truth
 from xattn.data.repeated_rows import RowSamples, row_chunks
 from xattn.data.split import ImageRecord, Split, split_file
 from xattn.data.writer import SplitWriter
@@ -45,8 +45,8 @@ def read_split(folder: Path | str, name: str) -> Split:
     Raises:
         InputError: the folder, the split or one of its two necessary files is missing; a file is not of the form the
             module's table gives; two files disagree on the number of images or captions; a caption is empty; a box is
-            not finite, is inverted, or lies more than a pixel outside its image. The message names the file and the
-            line or row.
+            not finite, is inverted, or lies more than a pixel outside its image; or the truth cannot be that of its
+            image, see `on_photo`. The message names the file and the line or row.
     """
     folder = Path(folder)
     names = split_names(folder)
@@ -70,6 +70,10 @@ def read_split(folder: Path | str, name: str) -> Split:
         raise InputError(f"{caps}: expected at least one caption, found none")
     counts = _read_counts(split_file(folder, name, "counts.npy"), n_images, n_regions)
     images = _read_images(split_file(folder, name, "images.jsonl"), n_images)
+    caption_image = _read_caption_image(
+        split_file(folder, name, "caption_image.txt"), n_images, ims, len(captions), caps
+    )
+    boxes = _read_boxes(split_file(folder, name, "boxes.npy"), n_regions, counts, images)
     truth = split_file(folder, name, "truth.jsonl")
     return Split(
         name=name,
@@ -77,12 +81,10 @@ def read_split(folder: Path | str, name: str) -> Split:
         features=features,
         counts=counts,
         captions=captions,
-        caption_image=_read_caption_image(
-            split_file(folder, name, "caption_image.txt"), n_images, ims, len(captions), caps
-        ),
-        boxes=_read_boxes(split_file(folder, name, "boxes.npy"), n_regions, counts, images),
+        caption_image=caption_image,
+        boxes=boxes,
         images=images,
-        truth=read_truth(truth, len(captions)) if truth.exists() else None,
+        truth=_read_truth(truth, caption_image, images, boxes) if truth.exists() else None,
         caption_ids=_read_caption_ids(split_file(folder, name, "caption_ids.txt"), len(captions), caps),
     )
 
@@ -293,6 +295,28 @@ def _read_boxes(path: Path, n_regions: int, counts: np.ndarray, images: list[Ima
             outside = (chunk[..., :2] < -1).any(axis=2) | (chunk[..., 2:] > sizes + 1).any(axis=2)
             _refuse_boxes(valid & outside, path, rows, chunk, "a box inside its image", images)
     return boxes
+
+
+def _read_truth(
+    path: Path, caption_image: np.ndarray, images: list[ImageRecord] | None, boxes: np.ndarray | None
+) -> dict[int, tuple[Span, ...]]:
+    """The truth in pixels of the images; without an image list, which says how large they are, in those it was drawn
+    on.
+    """
+    truth = read_truth(path, len(caption_image))
+    if images is None:
+        sized = [row for row, spans in truth.items() if any(span.size for span in spans)]
+        if sized and boxes is not None and boxes.shape[2] == 4:
+            raise InputError(
+                f"{path}: caption {sized[0]} says the size that its truth was drawn on, but without "
+                f"{path.name.removesuffix('truth.jsonl')}images.jsonl it is not known how large the image is"
+            )
+        return truth
+    found = {}
+    for row, spans in truth.items():
+        image = images[caption_image[row]]
+        found[row] = on_photo(spans, image.width, image.height, f"{path}: caption {row}", image.file)
+    return found
 
 
 def _refuse_boxes(

@@ -55,7 +55,8 @@ class Split:
         boxes: x1, y1, x2, y2 in pixels (or block ids and overlaps, when there are 30 columns) of each region, where
             known.
         images: one record an image, where known.
-        truth: the spans of each annotated caption, by its row; None when the split has no truth at all.
+        truth: the spans of each annotated caption, by its row, their boxes in pixels of the image; None when the split
+            has no truth at all.
         caption_ids: what the data's own annotations call each caption, where known.
     """
 

@@ -124,6 +124,16 @@ def test_spans_become_truth(tmp_path, images):
     assert read_split(tmp_path / "out", "train").truth == {1: (Span(1, 3, ((1.0, 2.0, 30.0, 20.0),), "animals"),)}
 
 
+def test_truth_that_was_drawn_on_a_larger_photo_meets_the_squashed_one(tmp_path, images):
+    """Photo a.png is 40 x 30; its boxes were drawn where it was 80 x 120: halved across, a quarter down."""
+    spans = [{"start": 1, "end": 3, "boxes": [[2, 4, 60, 80], [79, 0, 80.5, 120]]}]
+    line = {"image": "a.png", "caption": "A red dog .", "size": [80, 120], "spans": spans}
+    captions = csv_file(tmp_path, json.dumps(line), "c.jsonl")
+    summary = written(images, captions, tmp_path / "out")
+    assert read_split(tmp_path / "out", "train").truth == {0: (Span(1, 3, ((1, 1, 30, 20), (39.5, 0, 40, 30))),)}
+    assert summary.coverage["train"].phrases == 1
+
+
 def test_without_splits_a_tenth_each_is_held_out(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
@@ -276,7 +286,8 @@ def test_no_folder_of_images(tmp_path):
         (
             "captions.jsonl",
             '{"image": "a.png", "caption": "A dog.", "spans": [{"start": 0, "end": 2, "boxes": [[0, 0, 50, 5]]}]}',
-            ", line 1: the image a.png is 40 x 30 pixels, and the box [0.0, 0.0, 50.0, 5.0] is not inside it",
+            ", line 1: the image a.png is 40 x 30 pixels, and its box [0.0, 0.0, 50.0, 5.0] is not inside it; "
+            'if the boxes were drawn on the image in another size, the line says so as "size": [width, height]',
         ),
     ],
 )

@@ -11,10 +11,17 @@ from hypothesis import strategies as st
 from source_files import karpathy_image, write_coco_captions, write_entities, write_instances, write_karpathy
 from xattn.data.phrases import Span
 from xattn.data.prepare.caption_file import Caption, read_captions
-from xattn.data.prepare.caption_matching import letters, spans_on_other_tokens, tokens_covering
+from xattn.data.prepare.caption_matching import (
+    letters,
+    nearest_caption,
+    same_words,
+    spans_on_other_tokens,
+    tokens_covering,
+)
 from xattn.data.prepare.coco import read_instances, with_category_truth
 from xattn.data.prepare.coco_categories import CATEGORIES, named_categories
-from xattn.data.prepare.flickr30k_entities import read_entities, read_sentences, with_entity_truth
+from xattn.data.prepare.entity_files import read_entities, read_sentences
+from xattn.data.prepare.flickr30k_entities import with_entity_truth
 from xattn.data.prepare.preparing import prepare_coco, prepare_entities
 from xattn.data.tokenizer import tokenize
 from xattn.runtime.errors import InputError
@@ -108,8 +115,9 @@ def test_coco_truth_by_hand(instances):
     found = read_instances([instances])
     assert (found.crowds, found.without_area) == (1, 1)
     first, second = with_category_truth(captions, found)
-    assert first.spans == (Span(1, 2, dogs, "animal"), Span(7, 9, hot_dog, "food"))  # no span for the man: only a crowd
-    assert second.spans == (Span(4, 5, ((1.0, 1.0, 11.0, 11.0),), "vehicle"),)  # no dog there
+    size = (100, 80)
+    assert first.spans == (Span(1, 2, dogs, "animal", size), Span(7, 9, hot_dog, "food", size))  # the man: only a crowd
+    assert second.spans == (Span(4, 5, ((1.0, 1.0, 11.0, 11.0),), "vehicle", (50, 50)),)  # no dog there
 
 
 def test_preparing_coco(tmp_path, instances):
@@ -212,22 +220,89 @@ def test_entities_by_hand(entities):
         "dog",
         ".",
     ]
+    size = (100, 80)
     assert found[0].spans == (
-        Span(0, 2, man, "people"),
-        Span(3, 8, shirt, "clothing"),
-        Span(9, 11, (shared, *four), "animals"),
-        Span(12, 14, (shared,), "animals"),  # the second dog of the sentence
+        Span(0, 2, man, "people", size),
+        Span(3, 8, shirt, "clothing", size),
+        Span(9, 11, (shared, *four), "animals", size),
+        Span(12, 14, (shared,), "animals", size),  # the second dog of the sentence
     )
     assert found[1].spans == (
-        Span(0, 3, man, "people/other"),  # the man again, in another caption
-        Span(6, 8, (), "scene"),
-        Span(9, 11, (), "other"),
-        Span(11, 12, (), "notvisual"),
+        Span(0, 3, man, "people/other", size),  # the man again, in another caption
+        Span(6, 8, (), "scene", size),
+        Span(9, 11, (), "other", size),
+        Span(11, 12, (), "notvisual", size),
     )
     assert str(summary).splitlines() == [
         "9 phrases: 5 with boxes; without: 1 scenes, 1 that cannot be boxed, 1 not visible, 1 of punctuation only",
         "with boxes by type: people 2, animals 2, clothing 1, other 1",
     ]
+
+
+def test_flickr8k_names_its_photos_by_their_numbers_too(tmp_path, entities):
+    """`36979_693b08cb0e.jpg` is photo 36979; where a source has files of the whole name, those are its."""
+    plain, _ = with_entity_truth(captions_of(CAPTIONS), entities)
+    found, _ = with_entity_truth(captions_of(CAPTIONS, "images/36979_693b08cb0e.jpg"), entities)
+    assert [caption.spans for caption in found] == [caption.spans for caption in plain]
+    assert [caption.image_id for caption in (*plain, *found)] == [None, None, "36979", "36979"]
+    write_entities(tmp_path / "entities", "36979_693b08cb0e", [SENTENCES[1]], [])
+    own, _ = with_entity_truth(captions_of(CAPTIONS[1:], "36979_693b08cb0e.jpg"), entities)
+    assert own[0].image_id is None
+    assert not own[0].spans[0].boxes
+
+
+SPELT = [
+    "[/EN#1/people A blond-haired man] and [/EN#2/animals two gray dogs] stand in [/EN#3/other a field of grass] .",
+    "[/EN#1/people A man] feeds [/EN#2/animals his dogs] in [/EN#3/other a green field] .",
+]
+
+
+def test_captions_whose_spelling_was_mended_are_matched(tmp_path):
+    """A phrase is taken if all its words are in the caption, one after another, but for a slip in a word."""
+    objects = [([str(number)], (number, 1, number + 9, 9), False) for number in (1, 2, 3)]
+    folder = write_entities(tmp_path, "1", SPELT, objects)
+    boxes = [((number - 1, 0, number + 9, 9),) for number in (1, 2, 3)]
+    said = [
+        "A MAN feeds his cats, in a green filed",
+        "A blonde haired man, and 2 grey dogs stand in a filed of grass .",
+    ]
+    found, summary = with_entity_truth(captions_of(said, "1.jpg"), folder)
+    assert [[(span.start, span.end, span.boxes) for span in caption.spans] for caption in found] == [
+        [(0, 2, boxes[0]), (7, 10, boxes[2])],  # no cat is his dog
+        [(0, 4, boxes[0]), (11, 15, boxes[2])],  # nor are dogs known of which the number is written otherwise
+    ]
+    assert tokenize(said[1])[11:15] == ["a", "filed", "of", "grass"]
+    assert str(summary).splitlines()[-1] == (
+        "2 captions have a sentence of other spelling; 2 of its phrases have words that the caption has not, and were "
+        "left out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "places"),
+    [
+        ("a big dog", "a big dog", [0, 1, 2]),
+        ("a dog runs", "a dogs run", [0, 1, 2]),
+        ("stripped filed seating", "striped field sitting", [0, 1]),
+        ("3 dogs i", "2 dogs a", [None, 1, 2]),
+        ("a dog", "a big dog", [0, 2]),
+        ("a big dog", "a dog", [0, None, 1]),
+        ("a man", "the woman", []),
+        ("", "a", []),
+    ],
+)
+def test_words_that_are_the_same_but_for_a_slip(one, other, places):
+    expected = {place: there for place, there in enumerate(places) if there is not None}
+    assert same_words(one.split(), other.split()) == expected
+
+
+def test_a_caption_between_two_sentences_is_of_neither():
+    said, sand, ice = (["a", "dog", "runs", "on", last] for last in ("grass", "sand", "ice"))
+    cat = ["a", "cat", "runs", "on", "sand"]
+    assert nearest_caption(said, [sand]) == (0, {place: place for place in range(4)})
+    assert nearest_caption(said, [sand, ice]) is None
+    assert nearest_caption(said, [cat]) is None
+    assert nearest_caption(said, []) is None
 
 
 def test_the_order_of_the_captions_does_not_matter_and_equal_ones_have_each_their_own(tmp_path):
@@ -245,7 +320,7 @@ def test_a_caption_of_other_words_has_no_truth_and_is_told(entities):
     found, summary = with_entity_truth(captions_of([CAPTIONS[1], "A woman in a park"]), entities)
     assert found[1].spans == ()
     assert str(summary).endswith(
-        "1 captions have no sentence of the same words and so no truth, the first: 'A woman in a park' of 36979.jpg"
+        "1 captions have no sentence of the same words and so no truth: 'A woman in a park' of 36979.jpg"
     )
 
 
@@ -323,7 +398,7 @@ def test_boxes_at_and_beyond_the_border(tmp_path):
         tmp_path, "1", ["[/EN#1/other x]"], [(["1"], outside, False), (["1"], across, False), (["1"], pixel, False)]
     )
     found, summary = with_entity_truth(captions_of(["x"], "1.jpg"), tmp_path)
-    assert found[0].spans == (Span(0, 1, ((89, 0, 100, 9), (4, 4, 5, 5)), "other"),)
+    assert found[0].spans == (Span(0, 1, ((89, 0, 100, 9), (4, 4, 5, 5)), "other", (100, 80)),)
     assert str(summary).splitlines()[-1] == "1 boxes have no area inside their image and were left out"
 
 

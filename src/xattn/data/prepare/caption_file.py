@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xattn.data.phrases import Span, span_as_json, span_from_json
+from xattn.data.phrases import Span, spans_as_json, spans_from_json
 from xattn.data.tokenizer import tokenize
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
@@ -32,7 +32,7 @@ class Caption:
 
 
 _COLUMNS = ("image", "caption", "split", "image_id", "caption_id")
-_KEYS = (*_COLUMNS, "spans")
+_KEYS = (*_COLUMNS, "spans", "size")
 _SPLITS = {"train": "train", "dev": "dev", "test": "test", "val": "dev", "valid": "dev", "validation": "dev"}
 """What the usual splits are called here, by their names in small letters."""
 _BYTES = re.compile(r"""b(["']).*\1""", re.DOTALL)
@@ -44,7 +44,8 @@ def read_captions(path: Path | str) -> list[Caption]:
     Columns, or keys, are `image` and `caption`, and optionally `split`, in which `val`, `valid` and `validation` mean
     `dev`; the case of letters of columns, keys and these splits does not matter. An object may also have `spans`,
     a list of `{"start", "end", "boxes", "type"}` in the form that `xattn.data.phrases` describes: what the words of
-    this caption name, and where; and `image_id` and `caption_id`. Other columns are ignored.
+    this caption name, and where; `size`, the width and height of the picture that their boxes were drawn on, where that
+    is not the photo itself; and `image_id` and `caption_id`. Other columns are ignored.
 
     Raises:
         InputError: naming the file and the line, if it cannot be read as such a file, a column is missing, a caption or
@@ -73,7 +74,7 @@ def write_captions(path: Path | str, captions: Iterable[Caption]) -> None:
                 if getattr(caption, name) is not None:
                     record[name] = getattr(caption, name)
             if caption.spans:
-                record["spans"] = [span_as_json(span) for span in caption.spans]
+                record |= spans_as_json(caption.spans)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
@@ -141,7 +142,7 @@ def _caption(row: dict[str, Any], where: str, line: int) -> Caption:
             )
         split = _SPLITS.get(split.casefold(), split)
     image_id, caption_id = (_id(row, name, where) for name in ("image_id", "caption_id"))
-    return Caption(image, text, line, split, _spans(row.get("spans", []), text, where), image_id, caption_id)
+    return Caption(image, text, line, split, _spans(row, text, where), image_id, caption_id)
 
 
 def _id(row: dict[str, Any], name: str, where: str) -> str | None:
@@ -153,10 +154,8 @@ def _id(row: dict[str, Any], name: str, where: str) -> str | None:
     return str(value).strip()
 
 
-def _spans(value: Any, text: str, where: str) -> tuple[Span, ...]:
-    if not isinstance(value, list):
-        raise InputError(f'{where}: expected "spans" to be a list, found {preview(value)}')
-    spans = tuple(span_from_json(span, where) for span in value)
+def _spans(row: dict[str, Any], text: str, where: str) -> tuple[Span, ...]:
+    spans = spans_from_json(row, where) if "spans" in row else ()
     tokens = tokenize(text) if spans else []
     for span in spans:
         if span.end > len(tokens):

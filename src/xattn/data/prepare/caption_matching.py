@@ -1,14 +1,20 @@
 """Captions that two sources space and quote differently: the same words, the same image, the same tokens, by letters
-and digits alone.
+and digits alone; and captions of which one source has mended the spelling.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import SequenceMatcher
 
 from xattn.data.phrases import Span
 from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.image_keys import image_key
 from xattn.data.split import Split
+
+_WORD = re.compile(r"[^\W_]+")
+_LEAST_ALIKE = 0.75
+"""Which part of the words of two captions has to be the same for them to be one caption in two spellings."""
 
 
 def letters(text: str) -> str:
@@ -39,6 +45,86 @@ def paired(texts: Sequence[str], captions: Sequence[Caption]) -> list[Caption | 
     for caption in captions:
         rest.setdefault(letters(caption.text), []).append(caption)
     return [same.pop(0) if (same := rest.get(letters(text))) else None for text in texts]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, which are its runs of letters and digits, in lower case.
+
+    >>> words_of("A blond-haired girl 's T-shirt")
+    ['a', 'blond', 'haired', 'girl', 's', 't', 'shirt']
+    """
+    return _WORD.findall(text.lower())
+
+
+def same_words(one: Sequence[str], other: Sequence[str]) -> dict[int, int]:
+    """Which word of `other` each word of `one` is, by their places, where two captions say nearly the same.
+
+    Words are the same if they stand in the same order and are equal or, where others have their places on both sides,
+    differ by one slip: a letter more, less or another, or two neighbours exchanged. Numbers in digits have to be equal.
+
+    >>> same_words("two grey dogs fight".split(), "two gray dogs on grass".split())
+    {0: 0, 1: 1, 2: 2}
+    """
+    found = {}
+    for kind, start, end, first, last in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+        if kind == "equal" or (kind == "replace" and end - start == last - first):
+            pairs = zip(range(start, end), range(first, last), strict=True)
+            found |= {place: there for place, there in pairs if _is_slip(one[place], other[there])}
+    return found
+
+
+def nearest_caption(said: Sequence[str], others: Sequence[Sequence[str]]) -> tuple[int, dict[int, int]] | None:
+    """The one of several captions, as words, that says nearly what `said` does, and `same_words` from it to `said`.
+
+    It has three quarters of the words of the longer of the two in common with `said`, and more than any other; None
+    where there is no such caption.
+    """
+    found = [same_words(other, said) for other in others]
+    if not found:
+        return None
+    best = max(range(len(found)), key=lambda place: len(found[place]))
+    most = len(found[best])
+    enough = most >= _LEAST_ALIKE * max(len(said), len(others[best]))
+    return (best, found[best]) if enough and [len(one) for one in found].count(most) == 1 else None
+
+
+def _is_slip(word: str, other: str) -> bool:
+    """Whether two words are equal, or one becomes the other by adding, dropping, changing or exchanging one letter."""
+    if word == other:
+        return True
+    if not (word.isalpha() and other.isalpha()) or abs(len(word) - len(other)) > 1:
+        return False
+    same = next((place for place, pair in enumerate(zip(word, other, strict=False)) if pair[0] != pair[1]), None)
+    if same is None:
+        return True  # one letter more at the end
+    rest, others_rest = word[same:], other[same:]
+    if len(word) != len(other):
+        return rest[1:] == others_rest or rest == others_rest[1:]
+    exchanged = rest[:2] == others_rest[1::-1] and rest[2:] == others_rest[2:]
+    return rest[1:] == others_rest[1:] or exchanged
+
+
+def tokens_of_same_words(
+    place: Mapping[int, int], words: Sequence[str], start: int, end: int, tokens: Sequence[str]
+) -> tuple[int, int] | None:
+    """The tokens of a caption, first and one past the last, that hold a phrase of another spelling of it.
+
+    Args:
+        place: where the other spelling's words are among those of the caption, see `same_words`.
+        words: those of the caption.
+        start: first word of the phrase, among the other spelling's.
+        end: one past its last.
+        tokens: those of the caption.
+
+    Returns:
+        None if a word of the phrase is not in the caption, or other words are between them.
+    """
+    there = [place.get(word) for word in range(start, end)]
+    first = there[0] if there else None
+    if first is None or there != list(range(first, first + len(there))):
+        return None
+    before = sum(map(len, words[:first]))
+    return tokens_covering(tokens, before, before + sum(map(len, words[first : first + len(there)])))
 
 
 def tokens_covering(tokens: Sequence[str], start: int, end: int) -> tuple[int, int] | None:

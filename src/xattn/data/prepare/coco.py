@@ -6,14 +6,14 @@ et al., ECCV 2014.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xattn.data.boxes import area, clip
-from xattn.data.phrases import Box, Span
+from xattn.data.phrases import Box, Size, Span
 from xattn.data.prepare.caption_file import Caption
 from xattn.data.prepare.coco_categories import CATEGORIES, named_categories
 from xattn.data.prepare.image_keys import image_key
@@ -57,6 +57,7 @@ class Instances:
         files: what was read.
         crowds: how many annotations of crowds there were.
         without_area: how many boxes had no area inside their image.
+        sizes: the width and height of each image that the boxes were drawn on.
     """
 
     boxes: dict[str, dict[str, list[Box]]]
@@ -64,6 +65,7 @@ class Instances:
     files: tuple[Path, ...] = ()
     crowds: int = 0
     without_area: int = 0
+    sizes: dict[str, Size] = field(default_factory=dict)
 
 
 def read_instances(paths: Sequence[Path]) -> Instances:
@@ -92,8 +94,9 @@ def read_instances(paths: Sequence[Path]) -> Instances:
                 f"{path}: categories: expected COCO's 80 categories, found none of them; this is another data set's "
                 "file"
             )
-        for image in sizes:
+        for image, size in sizes.items():
             found.boxes.setdefault(image_key(image), {})
+            found.sizes[image_key(image)] = size
         for where, annotation in shapes.entries(path, dataset, "annotations"):
             image, category = (shapes.identifier(where, annotation, key) for key in ("image_id", "category_id"))
             if image not in sizes or category not in names:
@@ -133,7 +136,7 @@ def with_category_truth(captions: Iterable[Caption], instances: Instances) -> li
             boxes = tuple(box for category in categories for box in here.get(category, ()))
             if boxes:
                 kind = next(instances.kinds[category] for category in categories if category in here)
-                spans.append(Span(start, end, boxes, kind))
+                spans.append(Span(start, end, boxes, kind, instances.sizes[key]))
         annotated.append(replace(caption, spans=tuple(spans)))
     return annotated
 

@@ -5,6 +5,7 @@ import unicodedata
 from pathlib import PurePosixPath
 
 _COCO = re.compile(r"(?:COCO_\w+_)?(\d+)", re.ASCII)
+_FLICKR = re.compile(r"(\d{5,})_[0-9a-f]{10}", re.ASCII)
 _ENDING = re.compile(r"\.(?:jpe?g|png)\Z", re.IGNORECASE)
 
 
@@ -24,6 +25,17 @@ def image_key(name: str | int) -> str:
     stem = _ENDING.sub("", PurePosixPath(spelt).name)
     number = _COCO.fullmatch(stem)
     return number[1].lstrip("0") or "0" if number else stem
+
+
+def flickr_number(key: str) -> str | None:
+    """The number of a photo on Flickr, by which Flickr30K calls it, from a key that is the name of its file there; None
+    if it is none.
+
+    >>> flickr_number("1000268201_693b08cb0e"), flickr_number("1000268201")
+    ('1000268201', None)
+    """
+    named = _FLICKR.fullmatch(key)
+    return named[1] if named else None
 
 
 def photo_key(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
+from xattn.data.phrases import on_photo
 from xattn.data.prepare.box_file import boxes_inside, read_boxes
 from xattn.data.prepare.caption_file import Caption, read_captions
 from xattn.data.prepare.features.windows import windows
@@ -84,9 +85,9 @@ def checked_plan(
             line, found = given[name]
             regions = boxes_inside(found, photo.width, photo.height, f"{boxes}, line {line}", name)
         for caption in of_image:
-            for span in caption.spans:
+            where = f"{captions}, line {caption.line}"
+            for span in on_photo(caption.spans, photo.width, photo.height, where, name):
                 if span.boxes:
-                    where = f"{captions}, line {caption.line}"
                     boxes_inside(np.array(span.boxes), photo.width, photo.height, where, name)
         splits.setdefault(split_of[name], []).append(Picture(name, photo, regions, tuple(of_image)))
     were_chosen = next(iter(by_image.values()))[0].split is None
