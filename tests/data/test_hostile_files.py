@@ -57,6 +57,9 @@ def data_folder(folder: Path) -> Path:
     (folder / "train_images.jsonl").write_text("".join(json.dumps({"id": n, **record}) + "\n" for n in range(3)))
     span = {"start": 1, "end": 2, "boxes": [[0, 0, 9, 9]], "type": "animals"}
     (folder / "train_truth.jsonl").write_text(json.dumps({"caption": 1, "spans": [span]}) + "\n")
+    np.save(folder / "train_region_scores.npy", np.full((3, 4), 0.5, np.float32))
+    np.save(folder / "train_region_labels.npy", np.zeros((3, 4), np.int32))
+    (folder / "train_label_names.txt").write_text("dog\n")
     (folder / "train_ids.txt").write_text("1\n2\n3\n")
     return folder
 
@@ -71,6 +74,8 @@ FOLDER = [
     "train_every.txt",
     "train_images.jsonl",
     "train_truth.jsonl",
+    "train_region_scores.npy",
+    "train_region_labels.npy",
 ]
 READERS: dict[str, Callable[[Path], object]] = {
     **{f"data/{name}": read_folder for name in FOLDER},

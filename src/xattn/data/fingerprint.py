@@ -25,7 +25,8 @@ def split_fingerprint(split: Split, *, features: bool = True) -> bytes:
     """A SHA-256 of all that training and measuring take of a split: captions with their images, truth, image list,
     regions.
 
-    Captions, counts, truth and image list go in whole, features and boxes of up to `SAMPLED_IMAGES` images.
+    Captions, counts, truth, image list and the regions' scores go in whole, features and boxes of up to
+    `SAMPLED_IMAGES` images.
 
     Args:
         split: the split.
@@ -46,6 +47,9 @@ def split_fingerprint(split: Split, *, features: bool = True) -> bytes:
     digest.update(json.dumps(about).encode())
     digest.update(split.caption_image.tobytes())
     digest.update(split.counts.tobytes())
+    if split.region_scores is not None:
+        valid = np.arange(split.n_regions) < split.counts[:, None]  # images regions
+        digest.update(split.region_scores[valid].tobytes())
     for row in _sampled_rows(split):
         if features:
             digest.update(np.ascontiguousarray(split.features[row]).tobytes())

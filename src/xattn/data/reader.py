@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from xattn.data.phrases import Span, on_photo, read_truth
+from xattn.data.region_scores import read_region_labels, read_region_scores
 from xattn.data.repeated_rows import RowSamples, row_chunks
 from xattn.data.split import ImageRecord, Split, split_file
 from xattn.data.writer import SplitWriter
@@ -45,8 +46,9 @@ def read_split(folder: Path | str, name: str) -> Split:
     Raises:
         InputError: the folder, the split or one of its two necessary files is missing; a file is not of the form the
             module's table gives; two files disagree on the number of images or captions; a caption is empty; a box is
-            not finite, is inverted, or lies more than a pixel outside its image; or the truth cannot be that of its
-            image, see `on_photo`. The message names the file and the line or row.
+            not finite, is inverted, or lies more than a pixel outside its image; a score is not above 0 and at most 1;
+            a label has no name; or the truth cannot be that of its image, see `on_photo`. The message names the file
+            and the line or row.
     """
     folder = Path(folder)
     names = split_names(folder)
@@ -75,6 +77,7 @@ def read_split(folder: Path | str, name: str) -> Split:
     )
     boxes = _read_boxes(split_file(folder, name, "boxes.npy"), n_regions, counts, images)
     truth = split_file(folder, name, "truth.jsonl")
+    labels, label_names = read_region_labels(folder, name, counts, n_regions) or (None, None)
     return Split(
         name=name,
         folder=folder,
@@ -86,6 +89,9 @@ def read_split(folder: Path | str, name: str) -> Split:
         images=images,
         truth=_read_truth(truth, caption_image, images, boxes) if truth.exists() else None,
         caption_ids=_read_caption_ids(split_file(folder, name, "caption_ids.txt"), len(captions), caps),
+        region_scores=read_region_scores(folder, name, counts, n_regions),
+        region_labels=labels,
+        label_names=label_names,
     )
 
 

@@ -8,6 +8,8 @@
 order |
 | `{split}_counts.npy` | valid regions of each image, the first of its row; absent: all |
 | `{split}_boxes.npy` | x1 y1 x2 y2 in pixels, or PFAN's 15 block ids and 15 overlaps (last dimension 30) |
+| `{split}_region_scores.npy`, `{split}_region_labels.npy` with `{split}_label_names.txt` | what the source of the boxes
+says of each, see `xattn.data.region_scores` |
 | `{split}_images.jsonl` | id, file name, width and height of each image |
 | `{split}_truth.jsonl` | word-to-box truth, see `xattn.data.phrases` |
 | `{split}_caption_ids.txt` | what the data's own annotations call each caption, one id a line (COCO's numbers); absent:
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 
 from xattn.data.phrases import Span
 
@@ -58,6 +60,9 @@ class Split:
         truth: the spans of each annotated caption, by its row, their boxes in pixels of the image; None when the split
             has no truth at all.
         caption_ids: what the data's own annotations call each caption, where known.
+        region_scores: how sure the source of the boxes is of each region, above 0 and at most 1, where known.
+        region_labels: the place in `label_names` of what each region shows, -1 for none, where known.
+        label_names: the names of the labels.
     """
 
     name: str
@@ -70,6 +75,9 @@ class Split:
     images: list[ImageRecord] | None = None
     truth: dict[int, tuple[Span, ...]] | None = None
     caption_ids: list[str] | None = None
+    region_scores: Float32[np.ndarray, "images regions"] | None = None
+    region_labels: Int32[np.ndarray, "images regions"] | None = None
+    label_names: list[str] | None = None
 
     @property
     def n_images(self) -> int:

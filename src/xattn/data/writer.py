@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int32
 
 from xattn.data.phrases import Span, write_truth
+from xattn.data.region_scores import NO_LABEL
 from xattn.data.split import ImageRecord, split_file
 from xattn.runtime.errors import InputError
 
@@ -23,25 +24,34 @@ class SplitWriter:
         split.add_image(features, boxes, ImageRecord("17", "17.jpg", 640, 480))
         split.add_caption("a dog runs", 0)
     ```
-    Files that would say nothing are not written: counts where every image has all its regions, boxes and records where
-    none was given, truth where no caption has spans. The files go straight into `folder`; the caller makes it all or
-    nothing.
+    Files that would say nothing are not written: counts where every image has all its regions, boxes, scores, labels
+    and records where none was given, truth where no caption has spans. The files go straight into `folder`; the caller
+    makes it all or nothing.
 
     Args:
         n_images: how many images will be added; known from the start, because the file's header comes first.
         n_regions: the most regions an image has; images with fewer are padded with zeros and counted.
         dtype: of the features on disk, float16 or float32.
+        label_names: what the labels of regions are called, if they have some.
     """
 
     def __init__(
-        self, folder: Path | str, name: str, n_images: int, n_regions: int, feature_size: int, dtype: Any = np.float16
+        self,
+        folder: Path | str,
+        name: str,
+        n_images: int,
+        n_regions: int,
+        feature_size: int,
+        dtype: Any = np.float16,
+        label_names: Sequence[str] = (),
     ):
         self.folder, self.name = Path(folder), name
         self.shape, self.dtype = (n_images, n_regions, feature_size), np.dtype(dtype)
         if self.dtype not in (np.float16, np.float32):
             raise ValueError(f"features are written as float16 or float32, not {self.dtype}")
         self._counts: list[int] = []
-        self._boxes: list[np.ndarray] = []
+        self._of_regions: dict[str, list[np.ndarray]] = {"boxes": [], "region_scores": [], "region_labels": []}
+        self._label_names = label_names
         self._records: list[ImageRecord] = []
         self._captions: list[str] = []
         self._caption_image: list[int] = []
@@ -66,21 +76,28 @@ class SplitWriter:
         features: Float[np.ndarray, "r dim"],
         boxes: Float[np.ndarray, "r 4"] | None = None,
         record: ImageRecord | None = None,
+        scores: Float32[np.ndarray, "r"] | None = None,
+        labels: Int32[np.ndarray, "r"] | None = None,
     ) -> None:
-        """Add the next image: its regions' features (1 to `n_regions` of them), their boxes in pixels, and its record.
+        """Add the next image: its regions' features (1 to `n_regions` of them), their boxes in pixels, its record, and
+        the regions' scores and labels, see `xattn.data.region_scores`.
 
         Raises:
             InputError: a feature is NaN or infinite, or becomes infinite in the type it is written in.
-            ValueError: the shapes do not fit, or boxes or records are given for some images only.
+            ValueError: the shapes do not fit, or boxes, records, scores or labels are given for some images only.
         """
         assert self._features is not None, "a SplitWriter is used in a with statement"
         row, (n_images, n_regions, feature_size) = len(self._counts), self.shape
         if row == n_images or not 1 <= len(features) <= n_regions or features.shape[1] != feature_size:
             raise ValueError(f"image row {row} of shape {features.shape} does not fit in a split of shape {self.shape}")
-        if boxes is not None and len(boxes) != len(features):
-            raise ValueError(f"image row {row}: {len(boxes)} boxes for {len(features)} regions")
-        if row and ((boxes is None) == bool(self._boxes) or (record is None) == bool(self._records)):
-            raise ValueError(f"image row {row}: boxes and records are given for all images of a split or for none")
+        of_regions = {"boxes": boxes, "region_scores": scores, "region_labels": labels}
+        for kind, values in of_regions.items():
+            if values is not None and len(values) != len(features):
+                raise ValueError(f"image row {row}: {len(values)} {kind} for {len(features)} regions")
+            if row and (values is None) == bool(self._of_regions[kind]):
+                raise ValueError(f"image row {row}: {kind} are given for all images of a split or for none")
+        if row and (record is None) == bool(self._records):
+            raise ValueError(f"image row {row}: records are given for all images of a split or for none")
         padded = np.zeros((n_regions, feature_size), dtype=self.dtype)
         with np.errstate(over="ignore"):
             padded[: len(features)] = features
@@ -92,9 +109,13 @@ class SplitWriter:
             )
         self._features.write(padded.tobytes())
         self._counts.append(len(features))
-        if boxes is not None:
-            self._boxes.append(np.zeros((n_regions, 4), dtype=np.float32))
-            self._boxes[-1][: len(boxes)] = boxes
+        for kind, values in of_regions.items():
+            if values is not None:
+                padding = NO_LABEL if kind == "region_labels" else 0
+                dtype = np.int32 if kind == "region_labels" else np.float32
+                row_of_split = np.full((n_regions, *values.shape[1:]), padding, dtype)
+                row_of_split[: len(values)] = values
+                self._of_regions[kind].append(row_of_split)
         if record is not None:
             self._records.append(record)
 
@@ -127,8 +148,11 @@ class SplitWriter:
             raise ValueError(f"{len(self._counts)} images were added to a split of {n_images}")
         if min(self._counts, default=n_regions) < n_regions:
             np.save(self._path("counts.npy"), np.array(self._counts, dtype=np.int64))
-        if self._boxes:
-            np.save(self._path("boxes.npy"), np.stack(self._boxes))
+        for kind, rows in self._of_regions.items():
+            if rows:
+                np.save(self._path(f"{kind}.npy"), np.stack(rows))
+        if self._of_regions["region_labels"]:
+            write_label_names(self.folder, self.name, self._label_names)
         write_texts(
             self.folder, self.name, self._captions, self._caption_image, self._records, self._truth, self._caption_ids
         )
@@ -167,6 +191,11 @@ def write_about(
         _write_lines(split_file(folder, name, "images.jsonl"), lines)
     if truth:
         write_truth(split_file(folder, name, "truth.jsonl"), truth)
+
+
+def write_label_names(folder: Path, name: str, label_names: Sequence[str]) -> None:
+    """Write what the labels of a split's regions are called."""
+    _write_lines(split_file(folder, name, "label_names.txt"), label_names)
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
