@@ -131,10 +131,11 @@ class EncodedCaptions:
 def read_regions(split: Split, rows: np.ndarray) -> ImageBatch:
     """The regions of some images, read from disk as float32."""
     features = np.asarray(split.features[rows], dtype=np.float32)
-    return ImageBatch(torch.from_numpy(features), torch.from_numpy(split.counts[rows]), _relative_boxes(split, rows))
+    return ImageBatch(torch.from_numpy(features), torch.from_numpy(split.counts[rows]), relative_boxes(split, rows))
 
 
-def _relative_boxes(split: Split, rows: np.ndarray) -> Tensor | None:
+def relative_boxes(split: Split, rows: np.ndarray) -> Float[Tensor, "n regions columns"] | None:
+    """The boxes of some images as in `ImageBatch`."""
     if split.boxes is None:
         return None
     boxes = np.asarray(split.boxes[rows], dtype=np.float32)

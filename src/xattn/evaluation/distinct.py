@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -69,9 +70,10 @@ class Chunk:
     """Which of `first` each of `rows` equals."""
 
 
-def digest(*arrays: Tensor) -> bytes:
-    """16 bytes that stand for the numbers of some tensors: equal for equal tensors, and in practice for no others."""
+def digest(*arrays: Tensor | np.ndarray) -> bytes:
+    """16 bytes that stand for the numbers of some arrays: equal for equal arrays, and in practice for no others."""
     hashed = hashlib.sha256()
     for array in arrays:
-        hashed.update(array.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        numbers = array.cpu().numpy() if isinstance(array, Tensor) else array
+        hashed.update(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data)
     return hashed.digest()[:16]

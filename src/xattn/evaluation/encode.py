@@ -14,16 +14,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xattn.data.batches import EncodedCaptions, read_regions
+from xattn.data.batches import EncodedCaptions, read_regions, relative_boxes
 from xattn.data.split import Split
-from xattn.evaluation.distinct import Distinct, digest
+from xattn.evaluation.distinct import Chunk, Distinct, digest
 from xattn.models.base import MatchingModel
 from xattn.models.fragments import Fragments
 from xattn.runtime.memory import release_mapped_pages
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from xattn.runtime.progress import ProgressCallback
+from xattn.runtime.threads import mapped_on_threads
 
-IMAGES_AT_ONCE = 128
+IMAGES_AT_ONCE = 64
+CAPTIONS_ENCODED_AT_ONCE = 256
+"""Of nearly one length, since they are sorted by it; few, so that every thread has some."""
 CAPTIONS_AT_ONCE = 1024
 BLOCK_IMAGES = 256
 """Images of a block of scores; its captions are `CAPTIONS_AT_ONCE`."""
@@ -35,20 +38,22 @@ def encode_images(model: MatchingModel, split: Split, progress: ProgressCallback
     back.
     """
     device = next(model.parameters()).device
-    whole: Fragments | None = None
-    done = 0
-    for chunk in _distinct_images(split, progress).chunks(IMAGES_AT_ONCE):
+    first = read_regions(split, np.zeros(1, dtype=np.int64)).to(device)
+    whole = _room_for(split.n_images, model.encode_images(*first))
+
+    def encoded(chunk: Chunk) -> int:
         part = model.encode_images(*read_regions(split, chunk.first.numpy()).to(device))
-        if whole is None:
-            whole = _room_for(split.n_images, part)
         rows, source = chunk.rows.to(device), chunk.source.to(device)
         whole.vectors[rows], whole.mask[rows] = part.vectors[source], part.mask[source]
         for name, extra in part.extras.items():
             whole.extras[name][rows] = extra[source]
         release_mapped_pages(split.features)
-        done += len(rows)
+        return len(rows)
+
+    done = 0
+    for n in mapped_on_threads(encoded, _distinct_images(split, progress).chunks(IMAGES_AT_ONCE), device):
+        done += n
         progress("encoding images", done, split.n_images)
-    assert whole is not None
     return whole
 
 
@@ -101,25 +106,28 @@ def store_captions(
     device = next(model.parameters()).device
     lengths = torch.tensor([len(ids) for ids in captions.ids], device=device)
     ends = lengths.cumsum(0)
-    vectors: Tensor | None = None
-    extras: dict[str, Tensor] = {}
-    done = 0
-    for chunk in Distinct.of([(len(ids), *ids) for ids in captions.ids]).chunks(CAPTIONS_AT_ONCE):
-        batch = captions.batch(chunk.first.numpy())
-        part = model.encode_captions(batch.tokens.to(device), batch.lengths.to(device))
+    begins = ends - lengths
+    shortest = captions.batch(lengths.argmin(0, keepdim=True).cpu().numpy())
+    like = model.encode_captions(*(tensor.to(device) for tensor in shortest))
+    vectors = like.vectors.new_empty(int(ends[-1]), like.vectors.shape[2])
+    extras = {name: _rows_like(extra, len(captions)) for name, extra in like.extras.items()}
+
+    def encoded(chunk: Chunk) -> int:
+        part = model.encode_captions(*(tensor.to(device) for tensor in captions.batch(chunk.first.numpy())))
         rows, source = chunk.rows.to(device), chunk.source.to(device)
-        if vectors is None:
-            vectors = part.vectors.new_empty(int(ends[-1]), part.vectors.shape[2])
-            extras = {name: _rows_like(extra, len(captions)) for name, extra in part.extras.items()}
         mask = part.mask[source]
-        places = (ends - lengths)[rows, None] + torch.arange(mask.shape[1], device=device)
+        places = begins[rows, None] + torch.arange(mask.shape[1], device=device)
         vectors[places[mask]] = part.vectors[source][mask]
         for name, extra in part.extras.items():
             extras[name][rows] = extra[source]
-        done += len(rows)
+        return len(rows)
+
+    done = 0
+    distinct = Distinct.of([(len(ids), *ids) for ids in captions.ids])
+    for n in mapped_on_threads(encoded, distinct.chunks(CAPTIONS_ENCODED_AT_ONCE), device):
+        done += n
         progress("encoding captions", done, len(captions))
-    assert vectors is not None
-    return StoredCaptions(vectors, ends - lengths, lengths, extras)
+    return StoredCaptions(vectors, begins, lengths, extras)
 
 
 @torch.no_grad()
@@ -220,14 +228,21 @@ def _shared_scores(
 
 def _distinct_images(split: Split, progress: ProgressCallback) -> Distinct:
     """The images of a split that differ in their regions or boxes."""
-    contents: list[tuple[int, bytes]] = []
-    for start in range(0, split.n_images, IMAGES_AT_ONCE):
-        rows = np.arange(start, min(start + IMAGES_AT_ONCE, split.n_images))
-        features, counts, boxes = read_regions(split, rows)
-        for place, count in enumerate(counts.tolist()):
-            known = [features] if boxes is None else [features, boxes]
-            contents.append((count, digest(*(array[place, :count] for array in known))))
+
+    def identified(rows: np.ndarray) -> list[tuple[int, bytes]]:
+        boxes = relative_boxes(split, rows)
+        found = []
+        for place, row in enumerate(rows):
+            count = int(split.counts[row])
+            known = [np.ascontiguousarray(split.features[row, :count])]  # where it is mapped, no copy
+            found.append((count, digest(*known, *([] if boxes is None else [boxes[place, :count]]))))
         release_mapped_pages(split.features)
+        return found
+
+    contents: list[tuple[int, bytes]] = []
+    starts = range(IMAGES_AT_ONCE, split.n_images, IMAGES_AT_ONCE)
+    for some in mapped_on_threads(identified, np.split(np.arange(split.n_images), starts)):
+        contents += some
         progress("reading images", len(contents), split.n_images)
     return Distinct.of(contents)
 
