@@ -141,6 +141,20 @@ def test_a_step_through_all_scores_has_the_same_effect_as_ours():
             torch.testing.assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_two_checkouts_are_compared_as_a_user_types_it(tmp_path):
+    """Each with its own package: a folder that has none is told."""
+    sizes = ["--images", "5", "--captions", "4", "--threads", "1", "--repeats", "1"]
+    arguments = command("compare_checkouts.py", ".", ".", *sizes, "--tasks", "SCAN t2i", "--commands", "presets")
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = [line for line in result.stdout.splitlines() if line.endswith("x")]
+    assert [row[:24].strip() for row in rows] == ["SCAN t2i", "presets"]
+    arguments = command("compare_checkouts.py", str(tmp_path), ".", *sizes, "--tasks", "SCAN t2i")
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert f"expected the package of {tmp_path}, but" in result.stderr
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
 @pytest.mark.parametrize("arguments", [("pairs.py", *TINY_PAIRS), ("steps.py", *TINY, "--batch", "4")])
 def test_the_benchmarks_run_on_cuda_as_they_are(arguments):
