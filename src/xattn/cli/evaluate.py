@@ -14,7 +14,8 @@ from xattn.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run on a split: retrieval in both directions and, where the data has truth, attention against boxes.
+    """Measure a run on a split: retrieval in both directions and, where the data has truth, attention against boxes, by
+    word and by phrase.
 
     Of several runs, each is measured, and then the ensemble that averages their scores: SGRAF is its sgr and saf, SCAN
     its t2i and i2t.

@@ -118,7 +118,7 @@ def _evaluated(
 
     captions = EncodedCaptions(split, run.vocabulary)
     captions.warn()
-    measured = measure(run.model, split, captions, options, progress, keep)
+    measured = measure(run.model, split, captions, options, progress, keep, phrases=True)
     return Evaluation(
         run=str(run.folder),
         name=run.name,
@@ -127,6 +127,8 @@ def _evaluated(
         attention_by_iou=measured.attention_by_iou if len(options.iou) > 1 else {},
         attention_by_type=measured.attention_by_type,
         attention_metrics=measured.attention_metrics,
+        phrases=measured.phrases,
+        phrases_by_type=measured.phrases_by_type,
         eccv=_eccv(judge, ranked),
         **about,
     )

@@ -87,7 +87,7 @@ def grounding_batches(
             truth, known = word_relevance(split, int(row), n_words, iou)
             relevant[place, : n_words + 2] = torch.from_numpy(truth)
             annotated[place, : n_words + 2] = torch.from_numpy(known)
-            for span in _seen(split.truth[row]):
+            for span in seen_spans(split.truth[row]):
                 for kind in filter(None, span.type.split("/")) if span.type and span.boxes else ():
                     word_types.setdefault(kind, torch.zeros_like(annotated))[place, span.start + 1 : span.end + 1] = (
                         True
@@ -133,7 +133,7 @@ def word_relevance(
     count = int(split.counts[image])
     try:
         relevant, annotated = relevant_regions(
-            _seen(split.truth[row]), n_tokens, np.asarray(split.boxes[image][:count], np.float64), iou
+            seen_spans(split.truth[row]), n_tokens, np.asarray(split.boxes[image][:count], np.float64), iou
         )
     except InputError as error:
         raise InputError(f"{split_file(split.folder, split.name, 'truth.jsonl')}: caption {row}: {error}") from error
@@ -142,5 +142,16 @@ def word_relevance(
     return padded, np.concatenate([[False], annotated, [False]])
 
 
-def _seen(spans: Sequence[Span]) -> list[Span]:
+def received_by_words(weights: Float[Tensor, "pairs regions words"]) -> Float[Tensor, "pairs words regions"]:
+    """What each word receives from each region, `w_jq / sum_j w_jq`, where regions attend to words.
+
+    A word's weights then sum to 1 over the regions, as they do where words attend. A word that no region attends to has
+    zeros.
+    """
+    received = weights.transpose(1, 2)
+    return received / received.sum(2, keepdim=True).clamp_min(torch.finfo(received.dtype).tiny)
+
+
+def seen_spans(spans: Sequence[Span]) -> list[Span]:
+    """The spans among the words that models see of a caption."""
     return [span for span in spans if span.end <= MAX_TOKENS]

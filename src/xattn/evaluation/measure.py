@@ -10,6 +10,7 @@ from xattn.data.split import Split
 from xattn.evaluation.encode import ScoreBlock, StoredCaptions, encode_images, score_blocks, store_captions
 from xattn.evaluation.grounding import GroundingBatch, grounding_batches
 from xattn.evaluation.options import EvaluationOptions
+from xattn.evaluation.phrases import PhraseMeter, PhraseReports
 from xattn.evaluation.protocols import PROTOCOLS
 from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.retrieval import RetrievalReport, folds_of, mean_report
@@ -33,6 +34,9 @@ class Measured(NamedTuple):
     attention_by_type: dict[str, dict[str, AttentionReport]]
     attention_metrics: dict[Direction, AttentionMetrics]
     """By direction, the measured queries behind `attention`, for other thresholds, curves and histograms."""
+    phrases: PhraseReports
+    """Phrase grounding, see `xattn.evaluation.phrases`; empty where it was not asked for or there is no truth."""
+    phrases_by_type: dict[str, PhraseReports]
 
 
 def measure(
@@ -43,6 +47,7 @@ def measure(
     progress: ProgressCallback = lambda *_: None,
     on_scores: Callable[[ScoreBlock], object] = lambda _: None,
     process_group: ProcessGroup = SINGLE_PROCESS,
+    phrases: bool = False,
 ) -> Measured:
     """Score the images of a split with its captions, and measure retrieval and attention.
 
@@ -57,6 +62,7 @@ def measure(
         progress: called as it goes on.
         on_scores: called with each block of scores, every pair once.
         process_group: the processes that share out the scores; all of them get all.
+        phrases: whether phrase grounding is measured too, at the first IoU threshold.
     """
     options = options or EvaluationOptions()
     folds = PROTOCOLS[options.protocol].folds if options.protocol else 1
@@ -74,10 +80,19 @@ def measure(
                 ranks.add(block.rows - rows.start, place[block.columns], block.scores)
                 on_scores(block)
             reports.append(ranks.report())
-        attention = _attention(model, split, captions, images, encoded, options)
+        meter = PhraseMeter(split, captions, options.iou[0]) if phrases else None
+        attention = _attention(model, split, captions, images, encoded, options, meter)
     retrieval = mean_report(reports) if folds > 1 else reports[0]
     first = attention.by_iou.get(options.iou[0])
-    return Measured(retrieval, first, attention.by_iou, attention.by_type, attention.metrics)
+    return Measured(
+        retrieval,
+        first,
+        attention.by_iou,
+        attention.by_type,
+        attention.metrics,
+        meter.reports() if meter else {},
+        meter.reports_by_type() if meter and options.by_type else {},
+    )
 
 
 class _AttentionReports(NamedTuple):
@@ -93,15 +108,18 @@ def _attention(
     images: Fragments,
     encoded: StoredCaptions,
     options: EvaluationOptions,
+    meter: PhraseMeter | None,
 ) -> _AttentionReports:
-    """The reports at each threshold and, at the first, of each type; empty where there is no truth with which a region
-    agrees.
+    """The reports at each threshold and, at the first, of each type, and the phrases of the first in the meter; empty
+    where there is no truth with which a region agrees.
     """
     found = _AttentionReports({}, {}, {})
     for iou in options.iou if split.truth else ():
         # None stands for all phrases: a type may be any text.
         metrics: dict[str | None, dict[Direction, AttentionMetrics]] = {None: {}}
         for batch in grounding_batches(model, split, captions, images, encoded, iou):
+            if meter and iou == options.iou[0]:
+                meter.add(batch)
             parts: dict[str | None, GroundingBatch] = {None: batch}
             if options.by_type and iou == options.iou[0]:
                 parts |= {kind: batch.of_type(kind) for kind in batch.word_types}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from xattn.evaluation.phrases import PhraseReports
 from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.retrieval import RetrievalReport
 from xattn.models.config import Direction
@@ -33,6 +34,11 @@ class Evaluation:
     attention_by_type: dict[str, dict[str, AttentionReport]] = field(default_factory=dict)
     """By type of phrase and direction, at the first IoU threshold, where asked for; types of which no region is
     relevant are left out."""
+    phrases: PhraseReports = field(default_factory=dict)
+    """Phrase grounding at the first IoU threshold: by direction, who ranks the regions of a phrase (its words by `mean`
+    or `max`, or `caption_mean`), and as `word_blind` the rules that read no word; empty without truth."""
+    phrases_by_type: dict[str, PhraseReports] = field(default_factory=dict)
+    """The same for each type of phrase, where asked for."""
     eccv: dict[str, dict[str, float]] | None = None
     """The figures of ECCV Caption and CxC, in percent, where asked for."""
     attention_metrics: dict[Direction, AttentionMetrics] = field(default_factory=dict, compare=False, repr=False)
@@ -55,6 +61,10 @@ class Evaluation:
             numbers["attention_by_iou"] = {f"{iou:g}": reports for iou, reports in self.attention_by_iou.items()}
         if self.attention_by_type:
             numbers["attention_by_type"] = self.attention_by_type
+        if self.phrases:
+            numbers["phrases"] = self.phrases
+        if self.phrases_by_type:
+            numbers["phrases_by_type"] = self.phrases_by_type
         if self.eccv is not None:
             numbers["eccv"] = self.eccv
         return plain(numbers)

@@ -1,4 +1,4 @@
-"""Evaluations as tables: retrieval in one, attention in the other, a row for each run."""
+"""Evaluations as tables: retrieval, attention and phrase grounding, a row for each run."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,8 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xattn.evaluation.phrases import POINTERS, WORD_BLIND, PhraseReports
 from xattn.evaluation.result import Evaluation
 from xattn.metrics.attention import AttentionReport
+from xattn.metrics.phrase_grounding import PhraseReport
 from xattn.metrics.retrieval import RetrievalDirection
 from xattn.plots.labels import distinct_labels
 from xattn.runtime.printable import printable
@@ -17,6 +19,10 @@ PLAIN_WIDTH = 100
 """Columns of a table that is not printed on a terminal."""
 _MEASURED = "R@K: percent of the queries with rank K or better. rsum: the sum of the six."
 _ATTENTION = "AP: average precision. Left out: queries without any relevant key."
+_PHRASES = (
+    "R@K: share of the phrases of which one of the first K regions overlaps a box of the phrase. Centre: of which the "
+    "first region has its middle in such a box. Rows without a run read no word."
+)
 _ECCV = {
     "eccv_map_at_r": "mAP@R",
     "eccv_rprecision": "R-P",
@@ -97,6 +103,55 @@ def attention_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
     return [table for table in tables if table is not None]
 
 
+def phrase_table(
+    evaluations: Sequence[Evaluation], reports_of: Callable[[Evaluation], PhraseReports] | None = None, title: str = ""
+) -> Table | None:
+    """Phrase grounding: R@1, R@5, R@10 and pointing by the region's centre, as shares of the phrases that have a box.
+
+    Rows for each run and direction, by who ranks the regions of a phrase, and below them the rules that read no word.
+    Where no run has any there is no table.
+
+    Args:
+        evaluations: of the runs.
+        reports_of: which reports are shown; by default `phrases`.
+        title: what they are about, put before the legend.
+    """
+    reports_shown = reports_of or (lambda evaluation: evaluation.phrases)
+    rows, blind = [], {}
+    for label, evaluation in zip(_labels(evaluations), evaluations, strict=True):
+        for name, reports in reports_shown(evaluation).items():
+            for pointer, report in reports.items():
+                if name == WORD_BLIND:
+                    blind[pointer, report] = ("", "", POINTERS[pointer], report)  # once for all runs of one split
+                else:
+                    rows.append((label, name, POINTERS[pointer], report))
+    if not rows:
+        return None
+    counted = " ".join(dict.fromkeys(_counted(report) for _, _, _, report in rows))
+    table = _table(
+        [evaluation for evaluation in evaluations if reports_shown(evaluation)], f"{title}{counted}", _PHRASES
+    )
+    for name in ("run", "", "regions ranked by"):
+        table.add_column(name, no_wrap=name != "run")
+    for name in ("R@1", "R@5", "R@10", "centre"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, direction, pointer, report in [*rows, *blind.values()]:
+        figures = (f"{figure:.3f}" for figure in (report.r1, report.r5, report.r10, report.pointing))
+        table.add_row(Text(label), direction, pointer, *figures)
+    return table
+
+
+def phrase_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
+    """The tables of phrase grounding there are: of all phrases, then one for each type."""
+    kinds = sorted({kind for evaluation in evaluations for kind in evaluation.phrases_by_type})
+    tables = [phrase_table(evaluations)]
+    for kind in kinds:
+        tables.append(
+            phrase_table(evaluations, lambda each, kind=kind: each.phrases_by_type.get(kind, {}), f"Type {kind}. ")
+        )
+    return [table for table in tables if table is not None]
+
+
 def eccv_table(evaluations: Sequence[Evaluation]) -> Table | None:
     """ECCV Caption and CxC, in percent, where they were measured."""
     measured = [evaluation for evaluation in evaluations if evaluation.eccv is not None]
@@ -119,13 +174,18 @@ def print_tables(evaluations: Sequence[Evaluation], console: Console | None = No
     if console is None:
         console = Console()
         console = console if console.is_terminal else Console(width=PLAIN_WIDTH)
-    for table in (evaluation_table(evaluations), *attention_tables(evaluations), eccv_table(evaluations)):
+    for table in (
+        evaluation_table(evaluations),
+        *attention_tables(evaluations),
+        *phrase_tables(evaluations),
+        eccv_table(evaluations),
+    ):
         if table is not None:
             console.print(table)
 
 
-def _table(evaluations: Sequence[Evaluation], legend: str) -> Table:
-    caption = Text("\n".join(map(printable, [*_evaluated(evaluations), legend])))
+def _table(evaluations: Sequence[Evaluation], *legend: str) -> Table:
+    caption = Text("\n".join(map(printable, [*_evaluated(evaluations), *legend])))
     return Table(
         box=box.SIMPLE_HEAD,
         caption=caption,
@@ -167,3 +227,13 @@ def _figures(report: RetrievalDirection) -> str:
 def _attended(report: AttentionReport) -> str:
     threshold = "uniform (1/n)" if report.threshold == "uniform" else f"{report.threshold:g}"
     return f"Threshold {threshold}" + ("" if report.iou is None else f", IoU {report.iou:g}")
+
+
+def _counted(report: PhraseReport) -> str:
+    """What the shares of a report are of, and what they can be at most."""
+    iou = "" if report.iou is None else f" at IoU {report.iou:g}"
+    apart = f"; {report.without_box} without a box are not counted" if report.without_box else ""
+    return (
+        f"{report.phrases} phrases with a box, of which {report.upper_bound:.3f} have a region{iou}, the most that R@K "
+        f"can be{apart}."
+    )

@@ -22,6 +22,7 @@ from xattn.data.stopwords import is_content
 from xattn.data.vocabulary import Vocabulary
 from xattn.evaluation.compatibility import check_compatible, check_same_features
 from xattn.evaluation.encode import encode_captions, encode_images, score_all
+from xattn.evaluation.grounding import received_by_words
 from xattn.models.base import MatchingModel, evaluating
 from xattn.models.config import Direction
 from xattn.models.fragments import Fragments
@@ -135,8 +136,7 @@ def word_weights(
     attentions = model.attentions(images, same)
     if "t2i" in attentions:
         return "t2i", attentions["t2i"].weights.float().cpu()
-    received = attentions["i2t"].weights.float().cpu().transpose(1, 2)  # images words regions
-    return "i2t", received / received.sum(2, keepdim=True).clamp_min(torch.finfo(received.dtype).tiny)
+    return "i2t", received_by_words(attentions["i2t"].weights.float().cpu())
 
 
 def _check_drawable(split: Split, n_drawn: int, photos: Path | None) -> None:
