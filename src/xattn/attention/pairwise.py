@@ -152,6 +152,11 @@ def _sums(similarity: Tensor, keys: _KeyBlock, attention_fn: Callable[..., Tenso
     return _Sums(dot, content_square, product[:, length], weights.max(1).values if with_largest_weight else None)
 
 
+ROW_MULTIPLE = 16
+"""Rows of a product begin a multiple of this many floats apart, a cache line of float32: where rows begin within lines,
+the product takes 1.3 to 1.5 times as long."""
+
+
 class _Product:
     """`keys queries^T`; without gradient into one and the same memory, so the next product overwrites the last."""
 
@@ -161,10 +166,11 @@ class _Product:
     def __call__(self, keys: Tensor, queries: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return keys @ queries.t()
-        size = len(keys) * len(queries)
+        width = -(-len(queries) // ROW_MULTIPLE) * ROW_MULTIPLE
+        size = len(keys) * width
         if self.memory is None or self.memory.numel() < size:
             self.memory = keys.new_empty(size)
-        return torch.mm(keys, queries.t(), out=self.memory[:size].view(len(keys), len(queries)))
+        return torch.mm(keys, queries.t(), out=self.memory[:size].view(len(keys), width)[:, : len(queries)])
 
 
 def _concatenated(parts: list[_Sums]) -> _Sums:
