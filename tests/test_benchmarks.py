@@ -26,31 +26,17 @@ def program(name: str) -> ModuleType:
 
 @pytest.mark.slow
 def test_the_benchmark_of_memory_runs_as_a_user_types_it(tmp_path):
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "benchmarks/memory.py",
-        "--images",
-        "10",
-        "--regions",
-        "4",
-        "--features",
-        "8",
-        "--dim",
-        "8",
-    ]
-    command += ["--folds", "5", "--threads", "1", "--scratch", str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    sizes = ["--images", "10", "--regions", "4", "--features", "8", "--dim", "8", "--batch", "4", "--folds", "5"]
+    arguments = command("memory.py", *sizes, "--threads", "1", "--scratch", str(tmp_path))
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert [line.split("  ")[0] for line in lines[1:]] == [
-        "most resident memory",
-        "whole evaluation",
-        "bare matrix product",
-    ]
-    assert "10 images x 4 regions x 8 features in float32, 50 captions" in lines[0]
-    assert 0.05 < float(lines[1].split()[3]) < 4
+    step, evaluation, whole, product = result.stdout.splitlines()[-4:]
+    assert [line.split("  ")[0] for line in (step, evaluation)] == ["a training step", "an evaluation"]
+    assert "scan-t2i-avg, 10 images of 4 x 8 in float32, 50 captions, 5 fold(s)" in evaluation
+    for line in (step, evaluation):
+        assert 0.05 < float(line[22:].split()[0]) < 4
+    assert "of which scoring and ranking" in whole
+    assert product.strip().startswith("bare matrix product")
     assert list(tmp_path.iterdir()) == []
 
 
