@@ -20,6 +20,12 @@ REPORT = {
 }  # fmt: skip
 
 
+PHRASES = {
+    pointer: {"r1": r1, "r5": 0.4, "r10": 0.6, "pointing": 0.5, "upper_bound": 0.8, "phrases": 90, "without_box": 7}
+    for pointer, r1 in {"mean": 0.3, "max": 0.2, "caption_mean": 0.1, "chance": 0.05, "largest": 0.15}.items()
+}
+
+
 def made_record(
     model="scan-t2i-avg",
     constraints="none",
@@ -28,16 +34,18 @@ def made_record(
     f1=0.6,
     directions=("t2i",),
     fields: dict[str, Any] | None = None,
+    phrase_r1: float | None = None,
     **changes: Any,
 ):
-    """A finished record; `fields` are those of the configuration by section, `changes` those of the record."""
+    """A finished record; `fields` are those of the configuration by section, `changes` those of the record. With
+    `phrase_r1` it has phrases, of which that is R@1 by the mean."""
     config = dataclasses.replace(preset(model.split(" ")[0]), constraints=constraints, seed=seed).as_dict()
     for section, values in (fields or {}).items():
         config[section] = config[section] | values if isinstance(values, dict) else values
     sides = {
         side: {"r1": rsum / 6 - 10, "r5": rsum / 6, "r10": rsum / 6 + 10} for side in ("image_to_text", "text_to_image")
     }
-    attention = {
+    attention: dict[str, Any] = {
         direction: {
             "uniform": REPORT | {"f1": f1},
             "chosen": REPORT | {"f1": f1 + 0.05, "threshold": 0.11},
@@ -46,6 +54,8 @@ def made_record(
         }
         for direction in directions
     }
+    for part in attention.values() if phrase_r1 is not None else ():
+        part["phrases"] = PHRASES | {"mean": PHRASES["mean"] | {"r1": phrase_r1}}
     log = {"epoch": [1, 2], "loss": [0.4, 0.3], "dev_rsum": [rsum - 60, rsum - 5]}
     if constraints in ("ccr", "both"):
         log["ccr_t2i_active"] = [None, 0.9]

@@ -18,6 +18,7 @@ from xattn.runtime.errors import InputError
     [
         made_record(),
         made_record(directions=()),
+        made_record(phrase_r1=0.25),
         failed(),
         made_record(
             "sgraf-sgr + sgraf-saf",
@@ -115,6 +116,24 @@ def test_attention_that_could_not_be_drawn(tmp_path, change, said):
     with pytest.raises(InputError) as caught:
         read_record(path)
     assert str(caught.value).startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["r1"], 'expected attention.t2i.phrases to be an object of reports, found ["r1"]'),
+        ({"luck": {}}, 'expected attention.t2i.phrases to be an object of reports, found {"luck": {}}'),
+        ({"mean": {"r1": 0.5}}, "expected attention.t2i.phrases.mean.r5 to be a number, found null"),
+    ],
+)
+def test_phrases_of_which_no_table_could_be_made(tmp_path, change, said):
+    path = write_record(made_record(phrase_r1=0.3), tmp_path)
+    values = json.loads(path.read_text())
+    values["attention"]["t2i"]["phrases"] = change
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError) as caught:
+        read_record(path)
+    assert str(caught.value) == f"{path}: {said}"
 
 
 def test_files_that_are_no_json(tmp_path):

@@ -91,6 +91,14 @@ def test_every_trial_leaves_a_run_and_a_record(finished, tiny_data):
         assert load_run(folder).config.as_dict() == record.configuration
         measured = evaluate(folder, tiny_data, "test")
         assert record.retrieval["rsum"] == pytest.approx(measured.retrieval.rsum, abs=1e-5)
+        assert list(record.attention["t2i"]["phrases"]) == [
+            "mean",
+            "max",
+            "caption_mean",
+            "chance",
+            "largest",
+            "middle",
+        ]
         assert record.attention["t2i"]["uniform"] == pytest.approx(measured.attention["t2i"].as_dict(), abs=1e-5)
         dev = evaluate(folder, tiny_data, "dev")
         assert record.dev["retrieval"]["rsum"] == pytest.approx(dev.retrieval.rsum, abs=1e-5)
@@ -133,6 +141,7 @@ def test_a_record_holds_what_measuring_anew_gives(tiny_data, tmp_path):
     (record,) = run_here(two_directions, tiny_data, tmp_path)
     run = load_run(tmp_path / "runs" / record.trial)
     test, dev = (attention_of(run, tiny_data, name) for name in ("test", "dev"))
+    phrases = evaluate(run, tiny_data, "test").phrases
     assert set(record.attention) == set(record.dev["attention"]) == set(test) == {"t2i", "i2t"}
     for direction, metrics in test.items():
         tuned = metrics.at_threshold(dev[direction].best_threshold()).compute()
@@ -142,6 +151,7 @@ def test_a_record_holds_what_measuring_anew_gives(tiny_data, tmp_path):
                 "chosen": tuned,
                 "curve": precision_recall_curve(metrics),
                 "histogram": weight_histogram(metrics),
+                "phrases": phrases[direction] | phrases["word_blind"],
             },
             6,
         )

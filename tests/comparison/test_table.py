@@ -67,6 +67,32 @@ def test_the_figures_of_a_record():
     assert len(found) == 7 + 2 * 8
 
 
+def test_phrases_stand_beside_the_rules_that_read_no_word():
+    alone = [made_record(seed=seed, phrase_r1=r1) for seed, r1 in ((0, 0.25), (1, 0.35))]
+    both = [made_record(constraints="both", seed=seed, phrase_r1=r1) for seed, r1 in ((0, 0.45), (1, 0.5))]
+    assert figures(alone[0])["t2i.phrases_mean_r1"] == 0.25
+    assert len(figures(alone[0])) == 7 + 8 + 3 * 4, "by mean, by max and by the caption"
+    comparison = compared([*alone, *both])
+    found = {block.title: block for block in blocks(comparison)}
+    assert found["Phrase grounding"].columns == ("", "", "n", "regions ranked by", "R@1", "R@5", "R@10", "centre")
+    zero, name = " ± 0.000", "scan-t2i-avg alone"
+    assert found["Phrase grounding"].rows[:3] == [
+        (name, "t2i", "2", "mean of its words", "0.300 ± 0.071", f"0.400{zero}", f"0.600{zero}", f"0.500{zero}"),
+        (name, "t2i", "2", "largest of its words", f"0.200{zero}", f"0.400{zero}", f"0.600{zero}", f"0.500{zero}"),
+        (name, "t2i", "2", "mean of its caption", f"0.100{zero}", f"0.400{zero}", f"0.600{zero}", f"0.500{zero}"),
+    ]
+    assert found["Phrase grounding"].rows[6:] == [
+        ("", "", "", "chance", "0.050", "0.400", "0.600", "0.500"),
+        ("", "", "", "largest region", "0.150", "0.400", "0.600", "0.500"),
+    ]
+    difference = found["Phrase grounding, difference to no constraints"].rows
+    assert [row[3] for row in difference] == ["mean of its words", "largest of its words", "mean of its caption"]
+    assert difference[0][4].startswith("+0.175 [")
+    assert any("shares of the 90 phrases with a box, of which 0.800 have a region at IoU 0.5" in line
+               for line in legend(comparison))  # fmt: skip
+    assert "Phrase grounding" not in {block.title for block in blocks(compared([made_record()]))}
+
+
 def test_a_swept_field_of_a_constraint_shares_one_base():
     records = [made_record(seed=seed) for seed in (0, 1)]
     records += [

@@ -20,6 +20,9 @@ BASE = "none"
 THRESHOLDED = ("precision", "recall", "f1")
 ATTENTION = (*THRESHOLDED, *(f"chosen_{name}" for name in THRESHOLDED), "average_precision", "pointing")
 """Of each direction: at the uniform threshold, at the one chosen on dev, and without a threshold."""
+BY_WORDS = ("mean", "max", "caption_mean")
+"""Who ranks the regions of a phrase by attention; other reports of a record's phrases are the same for all models."""
+PHRASE_FIGURES = ("r1", "r5", "r10", "pointing")
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,9 @@ def compared(records: Sequence[Record]) -> Comparison:
 
 
 def figures(record: Record) -> dict[str, float]:
-    """The figures of a finished record by name: `image_to_text.r1`, `rsum`, `t2i.f1`, `t2i.chosen_f1` and so on."""
+    """The figures of a finished record by name: `image_to_text.r1`, `rsum`, `t2i.f1`, `t2i.chosen_f1`,
+    `t2i.phrases_mean_r1` and so on.
+    """
     assert record.retrieval is not None
     values = {f"{side}.{name}": record.retrieval[side][name] for side in SIDES for name in RECALLS}
     values["rsum"] = record.retrieval["rsum"]
@@ -127,6 +132,9 @@ def figures(record: Record) -> dict[str, float]:
             values[f"{direction}.{name}"] = uniform[name]
         for name in THRESHOLDED if chosen else ():
             values[f"{direction}.chosen_{name}"] = chosen[name]
+        for pointer, report in attention.get("phrases", {}).items():
+            for name in PHRASE_FIGURES if pointer in BY_WORDS else ():
+                values[f"{direction}.phrases_{pointer}_{name}"] = report[name]
     return values
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from xattn.data.fingerprint import PROJECTIONS
+from xattn.evaluation.phrases import POINTERS, WORD_BLIND, PhraseReports
 from xattn.metrics.attention import AttentionMetrics
 from xattn.metrics.attention_curve import precision_recall_curve, weight_histogram
 from xattn.metrics.retrieval import RetrievalReport
@@ -31,6 +32,8 @@ RECALLS = ("r1", "r5", "r10")
 SIDES = ("image_to_text", "text_to_image")
 REPORT = ("precision", "recall", "f1", "micro_precision", "micro_recall", "average_precision", "pointing")
 """What an attention report in a record holds at least."""
+PHRASES = ("r1", "r5", "r10", "pointing", "upper_bound", "phrases")
+"""What a report of phrase grounding in a record holds at least."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class Record:
     retrieval: dict[str, Any] | None = None
     """`RetrievalReport.as_dict()` of the measured split; `record_figures` makes this and the next two fields."""
     attention: dict[str, Any] | None = None
-    """By direction, the report at the `uniform` threshold and at the one `chosen` on dev, the precision-recall `curve`
-    and the `histogram` of the weights; None where the split has no truth, and for an ensemble."""
+    """By direction, the report at the `uniform` threshold and at the one `chosen` on dev, the precision-recall `curve`,
+    the `histogram` of the weights and, where they were measured, the reports of `phrases` by who ranks their regions,
+    see `xattn.evaluation.phrases`; None where the split has no truth, and for an ensemble."""
     dev: dict[str, Any] | None = None
     """`retrieval` and `attention` (by direction, the report at the uniform threshold) of dev; None where there is
     none."""
@@ -87,7 +91,7 @@ class Measured(Protocol):
         ...
 
 
-def record_figures(measured: Measured, dev: Measured | None) -> dict[str, Any]:
+def record_figures(measured: Measured, dev: Measured | None, phrases: PhraseReports | None = None) -> dict[str, Any]:
     """The fields `retrieval`, `attention` and `dev` of a record.
 
     Attention is reported at the uniform threshold and, for each direction by itself, at the one with the best macro F1
@@ -96,10 +100,11 @@ def record_figures(measured: Measured, dev: Measured | None) -> dict[str, Any]:
     Args:
         measured: the split that the record is of.
         dev: the development split, the same object if that is what is measured; None where there is none.
+        phrases: phrase grounding on the split that the record is of, as an `Evaluation` has it.
     """
     best = {direction: metrics.best_threshold() for direction, metrics in dev.attention_metrics.items()} if dev else {}
     attention = {
-        direction: _attention_summary(metrics, best.get(direction))
+        direction: _attention_summary(metrics, best.get(direction)) | _phrases(phrases or {}, direction)
         for direction, metrics in measured.attention_metrics.items()
     }
     of_dev = dev and {
@@ -114,6 +119,11 @@ def _attention_summary(metrics: AttentionMetrics, threshold: float | None) -> di
     if threshold is not None:
         summary["chosen"] = metrics.at_threshold(threshold).compute()
     return summary | {"curve": precision_recall_curve(metrics), "histogram": weight_histogram(metrics)}
+
+
+def _phrases(phrases: PhraseReports, direction: Direction) -> dict[str, Any]:
+    """The reports of a direction, the rules that read no word among them."""
+    return {"phrases": phrases[direction] | phrases.get(WORD_BLIND, {})} if direction in phrases else {}
 
 
 def record_path(folder: Path, trial: str) -> Path:
@@ -201,6 +211,9 @@ def _check_figures(record: shapes.Value) -> None:
             summary[kind].expect(shapes.is_object, "an object")
             for name in REPORT:
                 summary[kind][name].expect(is_finite, "a number")
+        for pointer in summary["phrases"].expect(_is_phrases, "an object of reports") or {}:
+            for name in PHRASES:
+                summary["phrases"][pointer][name].expect(is_finite, "a number")
         for kind, names in (("curve", ("precision", "recall")), ("histogram", ("edges", "relevant", "irrelevant"))):
             summary[kind].expect(partial(_is_lists, names=names), f"lists of numbers {', '.join(names)}")
         summary.expect(_fits, "a curve of equally long lists and a histogram with a bar more than edges")
@@ -210,6 +223,10 @@ def _is_sketch(features: Any) -> bool:
     return features is None or (
         shapes.is_numbers(features) and None not in features and len(features) == 1 + PROJECTIONS
     )
+
+
+def _is_phrases(reports: Any) -> bool:
+    return reports is None or (isinstance(reports, dict) and set(reports) <= set(POINTERS))
 
 
 def _is_lists(part: Any, names: tuple[str, ...]) -> bool:

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xattn.comparison.comparison import Comparison, Row, figures
+from xattn.comparison.comparison import BY_WORDS, Comparison, Row, figures
+from xattn.comparison.phrases import PHRASE_COLUMNS, about_phrases, word_blind_rows
 from xattn.comparison.statistics import CONFIDENCE, Difference, Summary
+from xattn.evaluation.phrases import POINTERS
 from xattn.evaluation.tables import PLAIN_WIDTH
 from xattn.runtime import atomic
 from xattn.runtime.printable import printable, printable_lines
@@ -56,9 +58,11 @@ def blocks(comparison: Comparison) -> list[Block]:
             _block(f"{what}Retrieval", rows, RETRIEVAL, _summarised),
             _attention_block("Attention", rows, UNIFORM, _summarised),
             _attention_block(f"Attention{_AT_DEVS}", rows, CHOSEN, _summarised),
+            _phrase_block("Phrase grounding", rows, _summarised, word_blind_rows(rows)),
             _block(f"{what}Retrieval{difference}", constrained, RETRIEVAL, _differing),
             _attention_block(f"Attention{difference}", constrained, UNIFORM, _differing),
             _attention_block(f"Attention{_AT_DEVS}{difference}", constrained, CHOSEN, _differing),
+            _phrase_block(f"Phrase grounding{difference}", constrained, _differing, []),
         ]
     if comparison.failed:
         found.append(
@@ -77,7 +81,7 @@ def legend(comparison: Comparison) -> list[str]:
     is_spread = any(len(row.records) > 1 for row in comparison.rows)
     spread = "mean ± standard deviation over the seeds, whose number is n" if is_spread else "of one seed"
     lines.append(f"R@K: percent of the queries with rank K or better; rsum: the sum of the six. Figures are {spread}.")
-    lines += [_about_attention(comparison), _about_differences(comparison)]
+    lines += [_about_attention(comparison), *about_phrases(comparison), _about_differences(comparison)]
     made = {
         key: _all_of(record.about.get(key, "?") for record in records)
         for key in ("xattn", "torch", "threads", "processes")
@@ -173,6 +177,22 @@ def _attention_block(
         if any(f"{direction}.{name}" in row.summaries for name in columns)
     ]
     return Block(title, ("", "", "n", *columns.values()), cells)
+
+
+def _phrase_block(
+    title: str, rows: Sequence[Row], text: Callable[[Row, str, int], str], below: Sequence[tuple[str, ...]]
+) -> Block:
+    """A row for each direction in which a model attends and each way to rank the regions by it, and others below."""
+    cells = [
+        (row.label, direction, _n(row, text), POINTERS[pointer], *(text(row, name, 3) for name in names))
+        for row in rows
+        for direction in row.directions
+        for pointer in BY_WORDS
+        if set(names := [f"{direction}.phrases_{pointer}_{name}" for name in PHRASE_COLUMNS]) <= set(row.summaries)
+    ]
+    return Block(
+        title, ("", "", "n", "regions ranked by", *PHRASE_COLUMNS.values()), [*cells, *(below if cells else ())]
+    )
 
 
 def _n(row: Row, text: Callable[[Row, str, int], str]) -> str:

@@ -160,7 +160,8 @@ def _figures(task: Task) -> dict[str, Any]:
     names = dict.fromkeys([task.identity.split, *({"dev"} & set(split_names(task.data)))])
     options = EvaluationOptions((task.iou,))
     measured = {name: evaluate_all(runs, task.data, name, options)[-1] for name in names}
-    return record_figures(measured[task.identity.split], measured.get("dev"))
+    of_split = measured[task.identity.split]
+    return record_figures(of_split, measured.get("dev"), of_split.phrases)
 
 
 def failed_record(task: Task, reason: str) -> Record:
