@@ -26,18 +26,31 @@ class Photos:
     """The data folder to write."""
     boxes: Path | None = None
     """JSONL with the boxes of each image, {"image": "a.jpg", "boxes": [[x1, y1, x2, y2], ...]} in pixels, in place of
-    windows."""
+    windows; with "scores" and "labels", one a box, they are detections."""
     n_boxes: int = 36
-    """How many of the 36 multi-scale windows to take of each image; without meaning when --boxes is given."""
+    """How many of the 36 multi-scale windows to take of each image; without meaning with --boxes or --detector."""
+    n_detections: int = 26
+    """Of detections: the most to take of each image, the best by score."""
+    n_windows: int = 10
+    """Of detections: how many windows to add for what they miss; places that they leave free are windows too."""
+    nms: float = 0.45
+    """Of detections: of two that overlap by a larger IoU the lesser is left out."""
     skip_bad: bool = False
     """Leave images out that cannot be read, with their captions, and list them in left_out.txt."""
 
     def run(self) -> None:
         """Call `xattn.data.prepare.photos.write_regions`."""
+        from xattn.data.prepare.features.mixing import Mix
         from xattn.data.prepare.photos import write_regions
 
         summary = write_regions(
-            self.images, self.captions, self.out, boxes=self.boxes, n_boxes=self.n_boxes, skip_bad=self.skip_bad
+            self.images,
+            self.captions,
+            self.out,
+            boxes=self.boxes,
+            n_boxes=self.n_boxes,
+            skip_bad=self.skip_bad,
+            mix=Mix(self.n_detections, self.n_windows, self.nms),
         )
         print_lines(summary)
 

@@ -134,5 +134,4 @@ def _given_boxes(
     if not names:
         raise InputError(f"{boxes}: has no boxes for {image.name}")
     name = max(names, key=lambda name: len(Path(name).parts))
-    line, found = given[name]
-    return boxes_inside(found, width, height, f"{boxes}, line {line}", name)
+    return boxes_inside(given[name].boxes, width, height, f"{boxes}, line {given[name].line}", name)

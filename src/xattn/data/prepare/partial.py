@@ -48,7 +48,7 @@ class RowFolder:
         for file in self._files:
             file.close()
 
-    def rows(self, name: str, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> "RowFile":
+    def rows(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "RowFile":
         """A file of rows in the folder: the one of the earlier try that is taken up, or a new one."""
         self._files.append(RowFile(self.folder / name, shape, dtype, is_new=name not in self._noted))
         return self._files[-1]

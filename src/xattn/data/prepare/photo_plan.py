@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
 
 from xattn.data.phrases import on_photo
-from xattn.data.prepare.box_file import boxes_inside, read_boxes
+from xattn.data.prepare.box_file import GivenBoxes, boxes_inside, read_boxes
 from xattn.data.prepare.caption_file import Caption, read_captions
+from xattn.data.prepare.features.detector import Regions
+from xattn.data.prepare.features.mixing import Mix, mixed
 from xattn.data.prepare.features.windows import windows
 from xattn.data.prepare.photo_checks import BadPhoto, Photo, bad_photos, checked_photos, first_of_same_bytes
 from xattn.data.prepare.photo_names import photo_paths
+from xattn.data.region_scores import NO_LABEL
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback
 
@@ -22,11 +24,12 @@ _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".w
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image that can be read, its boxes, all inside it, and its captions."""
+    """An image that can be read, its regions, and its captions."""
 
     name: str
     photo: Photo
-    boxes: Float32[np.ndarray, "r 4"]
+    regions: Regions | None
+    """None where a detector is to find them."""
     captions: tuple[Caption, ...]
 
 
@@ -41,6 +44,8 @@ class Plan:
     """Photos that are left out."""
     bad_captions: int = 0
     """How many captions go with them."""
+    label_names: tuple[str, ...] = ()
+    """What the labels of regions that a file gives are called."""
 
     @property
     def n_images(self) -> int:
@@ -49,8 +54,9 @@ class Plan:
 
     @property
     def n_regions(self) -> int:
-        """The most boxes of a picture."""
-        return max(len(picture.boxes) for pictures in self.splits.values() for picture in pictures)
+        """The most regions of a picture, of those whose regions are known."""
+        known = [p.regions for pictures in self.splits.values() for p in pictures if p.regions is not None]
+        return max((len(regions.boxes) for regions in known), default=0)
 
 
 def checked_plan(
@@ -60,9 +66,11 @@ def checked_plan(
     n_boxes: int,
     progress: ProgressCallback,
     skip_bad: bool = False,
+    mix: Mix | None = None,
+    is_detected: bool = False,
 ) -> Plan:
     """Read the captions and boxes and look at every image: all that `write_regions` has to complain about in its
-    input.
+    input. `is_detected`: regions are found later.
     """
     if not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, but there is no folder of this name")
@@ -77,13 +85,17 @@ def checked_plan(
     split_of = _splits(photos, by_image, captions)
 
     splits: dict[str, list[Picture]] = {}
+    label_names = sorted({label for name in by_image for label in given[name].labels or ()}) if given else []
+    label_ids = {label: number for number, label in enumerate(label_names)}
     for name, of_image in by_image.items():
         photo = photos[name]
-        if given is None:
-            regions = windows(photo.width, photo.height, n_boxes)
+        if is_detected:
+            regions = None
+        elif given is None:
+            regions = Regions(windows(photo.width, photo.height, n_boxes))
         else:
-            line, found = given[name]
-            regions = boxes_inside(found, photo.width, photo.height, f"{boxes}, line {line}", name)
+            where = f"{boxes}, line {given[name].line}"
+            regions = _given_regions(given[name], photo, label_ids, mix or Mix(), where, name)
         for caption in of_image:
             where = f"{captions}, line {caption.line}"
             for span in on_photo(caption.spans, photo.width, photo.height, where, name):
@@ -91,7 +103,19 @@ def checked_plan(
                     boxes_inside(np.array(span.boxes), photo.width, photo.height, where, name)
         splits.setdefault(split_of[name], []).append(Picture(name, photo, regions, tuple(of_image)))
     were_chosen = next(iter(by_image.values()))[0].split is None
-    return Plan(splits, _count_unused(images, set(paths.values())), were_chosen, bad, bad_captions)
+    unused = _count_unused(images, set(paths.values()))
+    return Plan(splits, unused, were_chosen, bad, bad_captions, tuple(label_names))
+
+
+def _given_regions(
+    given: GivenBoxes, photo: Photo, label_ids: Mapping[str, int], mix: Mix, where: str, name: str
+) -> Regions:
+    """The boxes as they are, or mixed with windows where they have scores."""
+    boxes = boxes_inside(given.boxes, photo.width, photo.height, where, name)
+    if given.scores is None:
+        return Regions(boxes)
+    labels = [label_ids[label] for label in given.labels] if given.labels else [NO_LABEL] * len(boxes)
+    return mixed(Regions(boxes, given.scores, np.array(labels, np.int32)), photo.width, photo.height, mix)
 
 
 def _splits(photos: Mapping[str, Photo], by_image: Mapping[str, list[Caption]], captions: Path) -> dict[str, str]:

@@ -4,15 +4,21 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
-from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0
+from xattn.data.made_by import MadeBy
+from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0, identity_of
+from xattn.data.prepare.features.detector import Detector, Regions, detected_regions
 from xattn.data.prepare.features.extract import available_cores, features_in_order
+from xattn.data.prepare.features.mixing import Mix, mixed
 from xattn.data.prepare.partial import RowFolder
 from xattn.data.prepare.photo_plan import Picture, Plan
 from xattn.data.split import ImageRecord, split_file
-from xattn.data.writer import write_texts
+from xattn.data.writer import write_label_names, write_texts
 from xattn.runtime.errors import InputError
 from xattn.runtime.files import resolved
+from xattn.runtime.npy import read_array
 from xattn.runtime.progress import ProgressCallback
 
 IMAGES_A_SAVE = 100
@@ -26,30 +32,58 @@ class PhotoRows:
     Args:
         plan: what is to be written.
         backbone: what makes the features; EfficientNet-Lite0 by default.
-        threads: how many pictures are computed at a time; by default one a core, or 1 with a backbone of your own.
+        threads: how many pictures are computed at a time; by default one a core, or 1 with a backbone or detector of
+            your own.
+        detector: what finds the regions of the pictures for which the plan has none.
+        mix: how detections and windows share the regions.
     """
 
-    def __init__(self, plan: Plan, backbone: Backbone | None, threads: int | None) -> None:
-        self.plan = plan
-        self.threads = threads or (available_cores() if backbone is None else 1)
+    def __init__(
+        self,
+        plan: Plan,
+        backbone: Backbone | None,
+        threads: int | None,
+        detector: Detector | None = None,
+        mix: Mix | None = None,
+    ) -> None:
+        self.plan, self.detector, self.mix = plan, detector, mix or Mix()
+        self.threads = threads or (available_cores() if backbone is None and detector is None else 1)
         self.backbone = backbone or EfficientNetLite0()
-        self.shape = plan.n_regions, self.backbone.feature_size
+        self.shape = self.mix.n_regions if detector else plan.n_regions, self.backbone.feature_size
+        self.label_names = detector.label_names if detector else plan.label_names
+        pictures = [picture for of_split in plan.splits.values() for picture in of_split]
+        self.has_scores = bool(detector) or any(p.regions and p.regions.scores is not None for p in pictures)
         self.resumed = self.changed = 0
         """How many images were there already, and how many more of which the files have changed since."""
 
     def asked(self, boxes_are_given: bool, n_boxes: int) -> dict[str, list[object]]:
         """What the work is made of, for `PartialFolder`."""
         pictures = [(split, picture) for split, pictures in self.plan.splits.items() for picture in pictures]
-        kind = type(self.backbone)
-        made_by = [kind.__module__, kind.__qualname__, getattr(self.backbone, "size", None), *self.shape]
+        made_by = [identity_of(self.backbone), identity_of(self.detector) if self.detector else None, *self.shape]
+        given = [picture.regions for _, picture in pictures if picture.regions is not None and boxes_are_given]
+        is_mixed = self.has_scores
         return {
             "photos": [(split, picture.name, str(resolved(picture.photo.path))) for split, picture in pictures],
             "captions": [
                 (c.text, c.spans, c.image_id, c.caption_id) for _, picture in pictures for c in picture.captions
             ],
-            "boxes": [picture.boxes.tobytes() for _, picture in pictures] if boxes_are_given else [],
-            "options": [made_by, None if boxes_are_given else n_boxes],
+            "boxes": [
+                *(None if values is None else values.tobytes() for regions in given for values in regions),
+                *self.label_names,
+            ],
+            "options": [made_by, self.mix if is_mixed else None if boxes_are_given else n_boxes],
         }
+
+    def made_by(self, boxes_are_given: bool) -> MadeBy:
+        """What the data folder says of its making."""
+        mixed = f"{self.mix.n_detections} detections at an IoU of {self.mix.nms} and {self.mix.n_windows} windows"
+        if self.detector:
+            regions = f"{mixed}, by {identity_of(self.detector)}"
+        elif boxes_are_given:
+            regions = f"{mixed}, by a file" if self.has_scores else "boxes of a file"
+        else:
+            regions = f"{self.plan.n_regions} windows"
+        return MadeBy(identity_of(self.backbone), regions)
 
     def fill(self, folder: RowFolder, progress: ProgressCallback) -> None:
         """Write the splits; in a `PartialFolder` from where an earlier try has stopped."""
@@ -80,16 +114,30 @@ class PhotoRows:
         for split, pictures in self.plan.splits.items():
             features = folder.rows(f"{split}_ims.npy", (len(pictures), n_regions, feature_size), _DTYPE)
             boxes = folder.rows(f"{split}_boxes.npy", (len(pictures), n_regions, 4), np.dtype(np.float32))
-            asked = ((pictures[row].photo.path, pictures[row].boxes) for row in missing[split])
+            scores = labels = None
+            if self.has_scores:
+                of_regions = (len(pictures), n_regions)
+                scores = folder.rows(f"{split}_region_scores.npy", of_regions, np.dtype(np.float32))
+                if self.label_names:
+                    labels = folder.rows(f"{split}_region_labels.npy", of_regions, np.dtype(np.int32))
+            asked = ((pictures[row].photo.path, pictures[row].regions or self._detected) for row in missing[split])
             with closing(features_in_order(asked, self.backbone, self.threads)) as computed:
-                for row, vectors in zip(missing[split].tolist(), computed, strict=True):
+                for row, (regions, vectors) in zip(missing[split].tolist(), computed, strict=True):
                     features.put(row, self._finite(vectors, pictures[row].photo.path))
-                    boxes.put(row, pictures[row].boxes)
+                    boxes.put(row, regions.boxes)
+                    for file, values in ((scores, regions.scores), (labels, regions.labels)):
+                        if file is not None and values is not None:
+                            file.put(row, values)
                     states[split][row] = wanted[split][row]
                     done += 1
                     if done % IMAGES_A_SAVE == 0:
                         folder.save({"begun": True}, states)
                     progress("features of images", done, total)
+            boxes.flush()  # they are read again, to be counted
+
+    def _detected(self, image: Float[Tensor, "3 height width"]) -> Regions:
+        assert self.detector is not None
+        return mixed(detected_regions(self.detector, image), image.shape[2], image.shape[1], self.mix)
 
     def _finite(self, vectors: np.ndarray, path: Path) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -100,9 +148,12 @@ class PhotoRows:
         return stored
 
     def _write_the_rest(self, folder: Path, split: str, pictures: list[Picture]) -> None:
-        counts = np.array([len(picture.boxes) for picture in pictures], dtype=np.int64)
-        if counts.min() < self.plan.n_regions:
+        boxes = read_array(split_file(folder, split, "boxes.npy"))  # images regions 4; padding has no area
+        counts = (boxes[..., 2] > boxes[..., 0]).sum(axis=1, dtype=np.int64)
+        if counts.min() < self.shape[0]:
             np.save(split_file(folder, split, "counts.npy"), counts)
+        if self.has_scores and self.label_names:
+            write_label_names(folder, split, self.label_names)
         captions = [(row, caption) for row, picture in enumerate(pictures) for caption in picture.captions]
         records = [
             ImageRecord(

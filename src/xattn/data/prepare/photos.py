@@ -7,6 +7,8 @@ from pathlib import Path
 
 from xattn.data.prepare.coverage import Coverage, coverage
 from xattn.data.prepare.features.backbone import Backbone
+from xattn.data.prepare.features.detector import Detector
+from xattn.data.prepare.features.mixing import Mix
 from xattn.data.prepare.features.windows import N_WINDOWS
 from xattn.data.prepare.partial import PartialFolder
 from xattn.data.prepare.photo_checks import BadPhoto, listed
@@ -14,6 +16,7 @@ from xattn.data.prepare.photo_plan import checked_plan
 from xattn.data.prepare.photo_rows import PhotoRows
 from xattn.data.reader import read_split
 from xattn.runtime import atomic
+from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
 LEFT_OUT = "left_out.txt"
@@ -85,6 +88,8 @@ def write_regions(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     skip_bad: bool = False,
+    detector: Detector | None = None,
+    mix: Mix | None = None,
 ) -> RegionsSummary:
     """Compute the region features of captioned images and write them, with all else that is known, as a precomp folder.
 
@@ -100,33 +105,41 @@ def write_regions(
             three images or more, at least one each), the rest train.
         out: the folder to be written; absent or empty. Images keep the order in which the captions first name them.
         boxes: a JSONL file of `{"image": "a.jpg", "boxes": [[x1, y1, x2, y2], ...]}`, in pixels of the upright image;
-            by default windows.
-        n_boxes: how many of the 36 `windows` to take, without a file of boxes.
+            by default windows. Where it gives scores too, see `read_boxes`, the boxes are detections, of which `mix`
+            takes the best.
+        n_boxes: how many of the 36 `windows` to take, with neither boxes nor detector.
         backbone: what makes the features; EfficientNet-Lite0 by default.
         threads: how many pictures are computed at a time; by default one a core, or 1 with a backbone of your own,
             which then need not be safe to call from several threads.
         progress: called as it goes on; by default it is shown on stderr, as `progress_bars` says.
         skip_bad: whether images that cannot be read are left out with their captions, counted and listed in the file
             `left_out.txt`, and not refused.
+        detector: what finds the regions, in place of a file of boxes.
+        mix: how detections and windows share the regions.
 
     Raises:
-        InputError: the input cannot be used, `out` cannot be written, or `OUT.partial` holds work on other photos,
-            captions, boxes or options; the message says what and where.
+        InputError: both boxes and a detector are given, the input cannot be used, `out` cannot be written, or
+            `OUT.partial` holds work on other photos, captions, boxes or options; the message says what and where.
         KeyboardInterrupt: on Ctrl-C, saying how to go on.
 
     """
     started, out = time.perf_counter(), Path(out)
     atomic.check_absent(out)
+    if boxes is not None and detector is not None:
+        raise InputError(f"{boxes}: regions come from a file of boxes or from a detector; give one of the two")
     with progress_bars(progress) as shown_on, warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", module=r"PIL\."
         )  # an oddity in an image's metadata is no concern of the reader's
+        box_file = None if boxes is None else Path(boxes)
+        is_detected = detector is not None
         plan = checked_plan(
-            Path(images), Path(captions), None if boxes is None else Path(boxes), n_boxes, shown_on, skip_bad
+            Path(images), Path(captions), box_file, n_boxes, shown_on, skip_bad, mix=mix, is_detected=is_detected
         )
-        rows = PhotoRows(plan, backbone, threads)
+        rows = PhotoRows(plan, backbone, threads, detector, mix)
         with PartialFolder(out, rows.asked(boxes is not None, n_boxes)) as partial:
             rows.fill(partial, shown_on)
+            rows.made_by(boxes is not None).write(partial.folder)
             if plan.bad:
                 report = "".join(f"{photo}\n" for photo in plan.bad)
                 (partial.folder / LEFT_OUT).write_text(report, encoding="utf-8")

@@ -1,5 +1,5 @@
-"""A file of rows of features or boxes that is written in any order and may be half done: `.npy` with its size from the
-start.
+"""A file of rows of features, boxes or scores that is written in any order and may be half done: `.npy` with its size
+from the start.
 """
 
 import math
@@ -14,7 +14,7 @@ from xattn.runtime.errors import InputError
 
 
 class RowFile:
-    """An `.npy` file of float rows that are written in any order, and are zeros until then.
+    """An `.npy` file of rows that are written in any order, and are zeros until then.
 
     Args:
         path: the file.
@@ -26,7 +26,7 @@ class RowFile:
         InputError: a file that is to be kept has another size than it was given.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], is_new: bool) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], is_new: bool) -> None:
         self.path, self.shape, self.dtype = path, shape, dtype
         self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
         if is_new:

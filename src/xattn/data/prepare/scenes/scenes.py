@@ -67,6 +67,7 @@ def write_scenes(
         rows = PhotoRows(plan, backbone, threads)
         with RowFolder(folder) as files:
             rows.fill(files, shown_on)
+        rows.made_by(boxes_are_given=True).write(folder)
     return summary(out, rows, time.perf_counter() - started)
 
 
