@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from xattn.data.batches import EncodedCaptions, read_regions, relative_boxes
@@ -33,16 +33,21 @@ BLOCK_IMAGES = 256
 
 
 @torch.no_grad()
-def encode_images(model: MatchingModel, split: Split, progress: ProgressCallback = lambda *_: None) -> Fragments:
-    """Encode every image of a split, once; the features are read a few images at a time, and what was read is given
-    back.
+def encode_images(
+    model: MatchingModel,
+    split: Split,
+    progress: ProgressCallback = lambda *_: None,
+    rows: Int64[np.ndarray, "images"] | None = None,
+) -> Fragments:
+    """Encode every image of a split, or those of some rows, once; the features are read a few images at a time, and
+    what was read is given back.
     """
     device = next(model.parameters()).device
-    first = read_regions(split, np.zeros(1, dtype=np.int64)).to(device)
-    whole = _room_for(split.n_images, model.encode_images(*first))
+    chosen = np.arange(split.n_images) if rows is None else rows
+    whole = _room_for(len(chosen), model.encode_images(*read_regions(split, chosen[:1]).to(device)))
 
     def encoded(chunk: Chunk) -> int:
-        part = model.encode_images(*read_regions(split, chunk.first.numpy()).to(device))
+        part = model.encode_images(*read_regions(split, chosen[chunk.first.numpy()]).to(device))
         rows, source = chunk.rows.to(device), chunk.source.to(device)
         whole.vectors[rows], whole.mask[rows] = part.vectors[source], part.mask[source]
         for name, extra in part.extras.items():
@@ -51,9 +56,9 @@ def encode_images(model: MatchingModel, split: Split, progress: ProgressCallback
         return len(rows)
 
     done = 0
-    for n in mapped_on_threads(encoded, _distinct_images(split, progress).chunks(IMAGES_AT_ONCE), device):
+    for n in mapped_on_threads(encoded, _distinct_images(split, chosen, progress).chunks(IMAGES_AT_ONCE), device):
         done += n
-        progress("encoding images", done, split.n_images)
+        progress("encoding images", done, len(chosen))
     return whole
 
 
@@ -226,8 +231,8 @@ def _shared_scores(
     return scores.cpu()
 
 
-def _distinct_images(split: Split, progress: ProgressCallback) -> Distinct:
-    """The images of a split that differ in their regions or boxes."""
+def _distinct_images(split: Split, chosen: Int64[np.ndarray, "images"], progress: ProgressCallback) -> Distinct:
+    """Those of some images of a split that differ in their regions or boxes."""
 
     def identified(rows: np.ndarray) -> list[tuple[int, bytes]]:
         boxes = relative_boxes(split, rows)
@@ -240,10 +245,10 @@ def _distinct_images(split: Split, progress: ProgressCallback) -> Distinct:
         return found
 
     contents: list[tuple[int, bytes]] = []
-    starts = range(IMAGES_AT_ONCE, split.n_images, IMAGES_AT_ONCE)
-    for some in mapped_on_threads(identified, np.split(np.arange(split.n_images), starts)):
+    starts = range(IMAGES_AT_ONCE, len(chosen), IMAGES_AT_ONCE)
+    for some in mapped_on_threads(identified, np.split(chosen, starts)):
         contents += some
-        progress("reading images", len(contents), split.n_images)
+        progress("reading images", len(contents), len(chosen))
     return Distinct.of(contents)
 
 

@@ -37,6 +37,11 @@ class CrossAttentionModel(MatchingModel):
         self.words = words
         self._attention_fn = attention_fn
 
+    @property
+    def attention_fn(self) -> Callable[..., Tensor]:
+        """What turns similarities into weights, see `pairwise_scores`."""
+        return self._attention_fn
+
     @abstractmethod
     def aggregate(
         self,

@@ -1,0 +1,22 @@
+"""Telling a trained model from every other one, so that what it made is not taken for what another made."""
+
+import hashlib
+import json
+
+import numpy as np
+
+from xattn.runs.folder import Run
+
+
+def run_fingerprint(run: Run) -> str:
+    """The SHA-256, in hexadecimal digits, of a run's model: its configuration, its vocabulary and its weights.
+
+    Where the run lies, and how it was trained to its weights, makes no difference.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps([repr(run.config.model), run.feature_size, run.vocabulary.words]).encode())
+    for name, tensor in sorted(run.model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().reshape(-1).numpy()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(values.view(np.uint8).data)
+    return digest.hexdigest()
