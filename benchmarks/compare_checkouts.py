@@ -117,7 +117,8 @@ def command_seconds(text: str, checkout: Path, options: argparse.Namespace) -> f
 
 def environment(checkout: Path) -> dict[str, str]:
     """That of this process, but for the package, which is the checkout's."""
-    return os.environ | {"PYTHONPATH": str(checkout / "src")}
+    places = [str(checkout / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(places)}
 
 
 def parsed_options() -> argparse.Namespace:

@@ -4,14 +4,16 @@ import os
 import platform
 import re
 import subprocess
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).parents[1]
 _SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "neon", "sve")
-_LIMITS = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS")
-"""Variables that change which instructions or how many threads are used."""
+_LIMITS = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "XATTN_FUSED")
+"""Variables that change which instructions, how many threads or which form are used."""
 
 
 def machine(device: torch.device) -> dict[str, str]:
@@ -69,10 +71,11 @@ def _caches() -> str:
 
 def _libraries() -> list[str]:
     built = torch.__config__.show()
-    blas = re.search(r"BLAS_INFO=(\w+)", built)
-    versions = re.findall(r"(?:Math Kernel Library|MKL-DNN) (?:Version )?(v?[\d.]+)", built)
-    names = ["MKL", "oneDNN"] if len(versions) == 2 else []
-    return [
-        f"BLAS {blas[1] if blas else 'unknown'}",
-        *map(" ".join, zip(names, versions, strict=True) if names else []),
-    ]
+    patterns = {
+        "BLAS": r"BLAS_INFO=(\w+)",
+        "MKL": r"Math Kernel Library Version ([\d.]+)",
+        "oneDNN": r"MKL-DNN v([\d.]+)",
+    }
+    versions = {name: re.search(pattern, built) for name, pattern in patterns.items()}
+    found = [f"{name} {version[1]}" for name, version in versions.items() if version]
+    return [*found, f"numba {metadata.version('numba')}" if find_spec("numba") else "no numba"]

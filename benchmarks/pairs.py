@@ -5,6 +5,7 @@ python benchmarks/pairs.py
 """
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,7 @@ COLUMNS = (
     "/ direct",
     "bound",
     "of the bound",
+    "without numba",
     "difference",
     "fastest bound",
 )
@@ -82,6 +84,7 @@ def measure(
         "official": partial(contest.official, others, some),
         **direct,
         "ours": partial(contest.model.score, ours, captions, dtype),
+        "plain": without_numba(partial(contest.model.score, ours, captions, dtype)),
         **bounds,
     }
     name = f"{contest.name} {precision}"
@@ -92,6 +95,7 @@ def measure(
         "official": of_some / timings.median("official"),
         "direct": of_some / timings.median(best),
         "ours": of_all / timings.median("ours"),
+        "plain": of_all / timings.median("plain"),
         "bound": of_all / timings.median(fastest),
     }
     apart = largest_difference(contest, ours, some)
@@ -117,10 +121,25 @@ def measure(
             f"{rates['ours'] / rates['direct']:.1f}x",
             f"{rates['bound']:,.0f}",
             f"{rates['ours'] / rates['bound']:.0%}",
+            f"{rates['plain'] / rates['bound']:.0%}",
             f"{apart:.1e}",
             fastest,
         ]
     )
+
+
+def without_numba(task: Task) -> Task:
+    """The task as it is where the extra `fast` is not installed."""
+
+    def plain() -> None:
+        before = os.environ.get("XATTN_FUSED")
+        os.environ["XATTN_FUSED"] = "0"
+        task()
+        del os.environ["XATTN_FUSED"]
+        if before is not None:
+            os.environ["XATTN_FUSED"] = before
+
+    return plain
 
 
 def largest_difference(contest: Contest, images: Fragments, captions: Fragments) -> float:
