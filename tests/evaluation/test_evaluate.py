@@ -232,7 +232,7 @@ def test_the_names_of_the_numbers(case, tiny_data):
     """As `evaluate --json` writes them."""
     direction, run = case
     numbers = json.loads(json.dumps(evaluated(run, tiny_data).as_dict()))
-    assert set(numbers) == {"evaluated", "image_to_text", "text_to_image", "rsum", "attention", "phrases"}
+    assert set(numbers) == {"evaluated", "image_to_text", "text_to_image", "rsum", "attention", "rules", "phrases"}
     assert set(numbers["phrases"]) == {direction, "word_blind"}
     for side in ("image_to_text", "text_to_image"):
         assert set(numbers[side]) == {"r1", "r5", "r10", "median_rank", "mean_rank"}

@@ -6,6 +6,7 @@ whole, a corner, and its middle. Its caption is `sky kite red`: the sky is what 
 a corner where no region is, and `red` is nothing that could be boxed. A region's feature is the weight of a word on it.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,7 @@ class ByFeature(MatchingModel):
 
 def write_photos(folder, has_scores=True, has_sizes=True, boxes_b=BOXES_B):
     sides = [(100, 100), (100, 50)]
+    folder.mkdir(exist_ok=True)
     with SplitWriter(folder, "test", 2, 4, len(VOCABULARY), dtype=np.float32) as split:
         for row, (boxes, weights) in enumerate([(BOXES_A, WEIGHTS_A), (boxes_b, WEIGHTS_B)]):
             features = np.zeros((len(boxes), len(VOCABULARY)))
@@ -125,6 +127,44 @@ def test_two_photos_by_eye(tmp_path, directions):
     numbers = found.as_dict()
     assert numbers["phrases"]["word_blind"]["largest"]["r1"] == 1 / 4
     assert numbers["phrases_by_type"]["animals"][directions[0]]["max"]["r1"] == 1 / 2
+
+
+# Average precision of the words `red`, `dog`, `ball` and `sky`, and which of them have a relevant region on top; no
+# region is relevant to the kite.
+WORDS_BY_EYE = {
+    "chance": ([25 / 48, 25 / 48, 25 / 48, 11 / 18], [1 / 4, 1 / 4, 1 / 4, 1 / 3]),
+    "caption_mean": ([1 / 2, 1 / 2, 1, 1 / 3], [0, 0, 1, 0]),
+    "order": ([1 / 2, 1 / 2, 1, 1 / 2], [0, 0, 1, 0]),
+    "largest": ([1 / 3, 1 / 3, 1 / 4, 1], [0, 0, 0, 1]),
+    "middle": ([1 / 3, 1 / 3, 1 / 4, 1 / 2], [0, 0, 0, 0]),
+}
+
+
+def test_rules_on_words_by_eye(tmp_path, capsys):
+    found = evaluate(a_run("t2i", "i2t"), write_photos(tmp_path), "test")
+    assert {rule: (report.average_precision, report.pointing) for rule, report in found.rules["t2i"].items()} == {
+        rule: pytest.approx((sum(precision) / 4, sum(first) / 4)) for rule, (precision, first) in WORDS_BY_EYE.items()
+    }
+    # Of five words, `<start>` and `<end>` among them, two are right for the dog, and one for the ball and the whole.
+    precision = [(137 / 60 + (5 - 137 / 60) / 4) / 5, *[137 / 60 / 5] * 2]
+    assert list(found.rules["i2t"]) == ["chance"]
+    chance = found.rules["i2t"]["chance"]
+    assert (chance.average_precision, chance.pointing) == pytest.approx((sum(precision) / 3, (2 / 5 + 2 / 5) / 3))
+    assert found.as_dict()["rules"]["t2i"]["largest"]["pointing"] == 1 / 4
+    print_tables([found], Console(width=100))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["largest", "region", "t2i", "-", "-", "-", "0.479", "0.250"] in lines
+    assert ["chance", "i2t", "-", "-", "-", "0.502", "0.267"] in lines
+
+
+def test_rules_stand_beside_the_table_that_they_are_of(tmp_path, capsys):
+    options = EvaluationOptions(iou=(0.5, 0.3), by_type=True)
+    runs = [a_run("t2i"), dataclasses.replace(a_run("t2i"), folder=Path("other"))]
+    found = [evaluate(run, write_photos(tmp_path / run.folder.name), "test", options) for run in runs]
+    print_tables(found, Console(width=100))
+    said = capsys.readouterr().out
+    assert len([line for line in said.splitlines() if line.startswith("largest region")]) == 1, "once for all runs"
+    assert len([line for line in said.splitlines() if line.startswith("mean of its caption, ")]) == 1, "equal figures"
 
 
 def test_the_table(tmp_path, capsys):

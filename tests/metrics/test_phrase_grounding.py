@@ -14,7 +14,14 @@ from xattn.metrics.phrase_grounding import (
     pointing_by_centre,
     recall_at,
 )
-from xattn.metrics.word_blind import area_levels, chance_levels, middle_levels, points_inside, region_centres
+from xattn.metrics.word_blind import (
+    area_levels,
+    chance_average_precision,
+    chance_levels,
+    middle_levels,
+    points_inside,
+    region_centres,
+)
 from xattn.runtime.errors import InputError
 
 
@@ -108,6 +115,15 @@ def test_batches_together_are_one_and_merge_and_reset():
 def test_levels_that_cannot_be_ranked_are_refused(wrong):
     with pytest.raises(InputError, match="a region's level is NaN or infinite, so the regions cannot be ranked"):
         PhraseGrounding().update(torch.tensor([[0.5, wrong]]), *[torch.tensor([[True, False]])] * 2)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 1), (4, 1), (4, 3), (5, 2), (5, 5)])
+def test_average_precision_of_chance_is_the_mean_over_all_orders(n, m):
+    relevant, mask = torch.arange(6) < m, torch.arange(6) < n
+    tried = [[region < m for region in order] for order in permutations(range(n))]
+    each = [sum(sum(right[: place + 1]) / (place + 1) for place in range(n) if right[place]) / m for right in tried]
+    assert chance_average_precision(relevant[None], mask).item() == pytest.approx(sum(each) / len(each))
+    assert chance_average_precision(torch.zeros(1, 6, dtype=torch.bool), mask).isnan().all()
 
 
 def test_rules_that_read_no_word_by_hand():

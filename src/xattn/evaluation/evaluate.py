@@ -129,6 +129,7 @@ def _evaluated(
         attention_metrics=measured.attention_metrics,
         phrases=measured.phrases,
         phrases_by_type=measured.phrases_by_type,
+        rules=measured.rules,
         eccv=_eccv(judge, ranked),
         **about,
     )

@@ -1,6 +1,6 @@
 """A model on a split: retrieval in both directions and, where there is truth, its attention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from xattn.evaluation.grounding import GroundingBatch, grounding_batches
 from xattn.evaluation.options import EvaluationOptions
 from xattn.evaluation.phrases import PhraseMeter, PhraseReports
 from xattn.evaluation.protocols import PROTOCOLS
+from xattn.evaluation.word_rules import RuleMeter, RuleReports
 from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.retrieval import RetrievalReport, folds_of, mean_report
 from xattn.metrics.streaming import StreamingRanks
@@ -37,6 +38,8 @@ class Measured(NamedTuple):
     phrases: PhraseReports
     """Phrase grounding, see `xattn.evaluation.phrases`; empty where it was not asked for or there is no truth."""
     phrases_by_type: dict[str, PhraseReports]
+    rules: RuleReports
+    """What rules that read no word reach on the queries of `attention`, where phrases were asked for."""
 
 
 def measure(
@@ -62,7 +65,7 @@ def measure(
         progress: called as it goes on.
         on_scores: called with each block of scores, every pair once.
         process_group: the processes that share out the scores; all of them get all.
-        phrases: whether phrase grounding is measured too, at the first IoU threshold.
+        phrases: whether phrase grounding and rules that read no word are measured too, at the first IoU threshold.
     """
     options = options or EvaluationOptions()
     folds = PROTOCOLS[options.protocol].folds if options.protocol else 1
@@ -81,7 +84,9 @@ def measure(
                 on_scores(block)
             reports.append(ranks.report())
         meter = PhraseMeter(split, captions, options.iou[0]) if phrases else None
-        attention = _attention(model, split, captions, images, encoded, options, meter)
+        rules = RuleMeter(split, captions) if phrases else None
+        meters = [each for each in (meter, rules) if each]
+        attention = _attention(model, split, captions, images, encoded, options, meters)
     retrieval = mean_report(reports) if folds > 1 else reports[0]
     first = attention.by_iou.get(options.iou[0])
     return Measured(
@@ -92,6 +97,7 @@ def measure(
         attention.metrics,
         meter.reports() if meter else {},
         meter.reports_by_type() if meter and options.by_type else {},
+        rules.reports() if rules else {},
     )
 
 
@@ -108,9 +114,9 @@ def _attention(
     images: Fragments,
     encoded: StoredCaptions,
     options: EvaluationOptions,
-    meter: PhraseMeter | None,
+    meters: Sequence[PhraseMeter | RuleMeter],
 ) -> _AttentionReports:
-    """The reports at each threshold and, at the first, of each type, and the phrases of the first in the meter; empty
+    """The reports at each threshold and, at the first, of each type, and the batches of the first in the meters; empty
     where there is no truth with which a region agrees.
     """
     found = _AttentionReports({}, {}, {})
@@ -118,7 +124,7 @@ def _attention(
         # None stands for all phrases: a type may be any text.
         metrics: dict[str | None, dict[Direction, AttentionMetrics]] = {None: {}}
         for batch in grounding_batches(model, split, captions, images, encoded, iou):
-            if meter and iou == options.iou[0]:
+            for meter in meters if iou == options.iou[0] else ():
                 meter.add(batch)
             parts: dict[str | None, GroundingBatch] = {None: batch}
             if options.by_type and iou == options.iou[0]:

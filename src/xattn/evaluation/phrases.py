@@ -1,11 +1,11 @@
 """Phrase grounding of a model on a split, beside rules that read no word on the same phrases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from xattn.data.batches import EncodedCaptions
@@ -81,6 +81,31 @@ def phrase_truth(split: Split, captions: Sequence[int], length: int, iou: float)
     return PhraseTruth(pairs, words, overlaps, inside, middle_inside, types, len(spans) - len(boxed))
 
 
+def caption_weights(
+    weights: Float[Tensor, "pairs words regions"], rows: Sequence[int], captions: EncodedCaptions
+) -> Float[Tensor, "pairs regions"]:
+    """The mean weight of all words of each caption, `<start>` and `<end>` left out."""
+    lengths, places = torch.tensor([len(captions.words[row]) for row in rows]), torch.arange(weights.shape[1])
+    return phrase_weights(weights, (places > 0) & (places <= lengths[:, None]), "mean")
+
+
+def word_blind_levels(split: Split, captions: Sequence[int]) -> dict[str, Float[Tensor, "pairs regions"]]:
+    """How the rules that read no word rank the regions of the image of each caption: the rules for which the split has
+    what they need.
+    """
+    assert split.boxes is not None
+    images = split.caption_image[captions]
+    boxes = torch.from_numpy(np.asarray(split.boxes[images], np.float64))  # pairs regions 4
+    levels = {"chance": chance_levels(boxes)}
+    if split.region_scores is not None:
+        levels["order"] = torch.from_numpy(split.region_scores[images]).double()
+    levels["largest"] = area_levels(boxes)
+    if split.images is not None:
+        sizes = torch.tensor([[split.images[image].width, split.images[image].height] for image in images])
+        levels["middle"] = middle_levels(boxes, sizes.double())
+    return levels
+
+
 class PhraseMeter:
     """`PhraseGrounding` of all who rank the regions of the phrases of a split, from the batches of its attention.
 
@@ -101,19 +126,16 @@ class PhraseMeter:
         if not len(truth.pairs):
             return
         is_first = next(iter(self._metrics), batch.direction) == batch.direction
-        lengths = torch.tensor([len(self.captions.words[row]) for row in batch.captions])
-        places = torch.arange(weights.shape[1])
-        own = (places > 0) & (places <= lengths[:, None])  # pairs words
         of_phrase = weights[truth.pairs]  # phrases words regions
         levels = {
             "mean": phrase_weights(of_phrase, truth.words, "mean"),
             "max": phrase_weights(of_phrase, truth.words, "max"),
-            "caption_mean": phrase_weights(weights, own, "mean")[truth.pairs],
+            "caption_mean": caption_weights(weights, batch.captions, self.captions)[truth.pairs],
         }
         for pointer, level in levels.items():
             self._add(batch.direction, pointer, level, truth, batch.captions)
-        for pointer, level in (self._word_blind(truth, batch.captions) if is_first else {}).items():
-            self._add(WORD_BLIND, pointer, level, truth, batch.captions)
+        for pointer, level in (word_blind_levels(self.split, batch.captions) if is_first else {}).items():
+            self._add(WORD_BLIND, pointer, level[truth.pairs], truth, batch.captions)
 
     def reports(self) -> PhraseReports:
         """The reports of all phrases; nothing where none has a box."""
@@ -130,20 +152,6 @@ class PhraseMeter:
                 for kind, report in metric.by_type().items():
                     found.setdefault(kind, {}).setdefault(name, {})[pointer] = report
         return dict(sorted(found.items()))
-
-    def _word_blind(self, truth: PhraseTruth, captions: Sequence[int]) -> Mapping[str, Tensor]:
-        images = self.split.caption_image[captions]
-        assert self.split.boxes is not None
-        boxes = torch.from_numpy(np.asarray(self.split.boxes[images], np.float64))  # pairs regions 4
-        levels = {"chance": chance_levels(boxes)}
-        if self.split.region_scores is not None:
-            levels["order"] = torch.from_numpy(self.split.region_scores[images])
-        levels["largest"] = area_levels(boxes)
-        if self.split.images is not None:
-            records = [self.split.images[image] for image in images]
-            sizes = torch.tensor([[record.width, record.height] for record in records], dtype=torch.double)
-            levels["middle"] = middle_levels(boxes, sizes)
-        return {pointer: level[truth.pairs] for pointer, level in levels.items()}
 
     def _add(self, name: str, pointer: str, levels: Tensor, truth: PhraseTruth, captions: Sequence[int]) -> None:
         metric = self._metrics.setdefault(name, {}).setdefault(pointer, PhraseGrounding(self.iou))

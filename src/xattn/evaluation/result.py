@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xattn.evaluation.phrases import PhraseReports
+from xattn.evaluation.word_rules import RuleReports
 from xattn.metrics.attention import AttentionMetrics, AttentionReport
 from xattn.metrics.retrieval import RetrievalReport
 from xattn.models.config import Direction
@@ -39,6 +40,8 @@ class Evaluation:
     or `max`, or `caption_mean`), and as `word_blind` the rules that read no word; empty without truth."""
     phrases_by_type: dict[str, PhraseReports] = field(default_factory=dict)
     """The same for each type of phrase, where asked for."""
+    rules: RuleReports = field(default_factory=dict)
+    """What rules that read no word reach on the queries of `attention`."""
     eccv: dict[str, dict[str, float]] | None = None
     """The figures of ECCV Caption and CxC, in percent, where asked for."""
     attention_metrics: dict[Direction, AttentionMetrics] = field(default_factory=dict, compare=False, repr=False)
@@ -61,6 +64,8 @@ class Evaluation:
             numbers["attention_by_iou"] = {f"{iou:g}": reports for iou, reports in self.attention_by_iou.items()}
         if self.attention_by_type:
             numbers["attention_by_type"] = self.attention_by_type
+        if self.rules:
+            numbers["rules"] = self.rules
         if self.phrases:
             numbers["phrases"] = self.phrases
         if self.phrases_by_type:

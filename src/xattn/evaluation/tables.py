@@ -9,6 +9,7 @@ from rich.text import Text
 
 from xattn.evaluation.phrases import POINTERS, WORD_BLIND, PhraseReports
 from xattn.evaluation.result import Evaluation
+from xattn.evaluation.word_rules import RuleReport
 from xattn.metrics.attention import AttentionReport
 from xattn.metrics.phrase_grounding import PhraseReport
 from xattn.metrics.retrieval import RetrievalDirection
@@ -19,6 +20,7 @@ PLAIN_WIDTH = 100
 """Columns of a table that is not printed on a terminal."""
 _MEASURED = "R@K: percent of the queries with rank K or better. rsum: the sum of the six."
 _ATTENTION = "AP: average precision. Left out: queries without any relevant key."
+_RULES = "Rows without queries are rules that do not read the word."
 _PHRASES = (
     "R@K: share of the phrases of which one of the first K regions overlaps a box of the phrase. Centre: of which the "
     "first region has its middle in such a box. Rows without a run read no word."
@@ -66,6 +68,7 @@ def attention_table(
         title: what they are about, put before the legend.
     """
     reports_shown = reports_of or (lambda evaluation: evaluation.attention or {})
+    rules = {} if title else _rules(evaluations, reports_shown)
     rows = [
         (label, direction, report)
         for label, evaluation in zip(_labels(evaluations), evaluations, strict=True)
@@ -74,7 +77,7 @@ def attention_table(
     if not rows:
         return None
     measured = dict.fromkeys(_attended(report) for _, _, report in rows)
-    legend = f"{title}{'; '.join(measured)}. {_ATTENTION}"
+    legend = f"{title}{'; '.join(measured)}. {_ATTENTION}" + (f" {_RULES}" if rules else "")
     table = _table([evaluation for evaluation in evaluations if reports_shown(evaluation)], legend)
     table.add_column("\nrun")
     table.add_column("", no_wrap=True)
@@ -85,7 +88,26 @@ def attention_table(
         table.add_row(
             Text(label), direction, *(f"{figure:.3f}" for figure in figures), str(report.queries), str(report.skipped)
         )
+    for (direction, rule, report), label in rules.items():
+        name = POINTERS[rule] + (f", {label}" if label else "")
+        table.add_row(
+            Text(name), direction, *"---", f"{report.average_precision:.3f}", f"{report.pointing:.3f}", "", ""
+        )
     return table
+
+
+def _rules(evaluations: Sequence[Evaluation], shown: Reports) -> dict[tuple[str, str, RuleReport], str]:
+    """The rules that read no word, for reports that are the ones they belong to, and where one is of a run of several,
+    its label.
+    """
+    found = {}
+    for label, evaluation in zip(_labels(evaluations), evaluations, strict=True):
+        if shown(evaluation) == evaluation.attention:
+            for direction, reports in evaluation.rules.items():
+                for rule, report in reports.items():
+                    own = rule == "caption_mean" and sum(bool(each.rules) for each in evaluations) > 1
+                    found[direction, rule, report] = label if own else ""
+    return dict(sorted(found.items(), key=lambda each: list(POINTERS).index(each[0][1])))
 
 
 def attention_tables(evaluations: Sequence[Evaluation]) -> list[Table]:

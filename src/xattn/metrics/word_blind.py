@@ -14,6 +14,33 @@ def chance_levels(boxes: Float[Tensor, "*batch k 4"]) -> Float[Tensor, "*batch k
     return torch.zeros_like(boxes[..., 0])
 
 
+def chance_average_precision(
+    relevant: Bool[Tensor, "*batch q k"], key_mask: Bool[Tensor, "*#batch k"]
+) -> Float[Tensor, "*batch q"]:
+    """The mean of `xattn.metrics.attention.average_precision` over all orders of the valid keys.
+
+    With `m` of `n` keys relevant and `H_n = sum_{i=1}^n 1 / i`: `(H_n + (m - 1) / (n - 1) (n - H_n)) / n`, for the key
+    at rank `i` is relevant with probability `m / n`, and `(i - 1) (m - 1) / (n - 1)` relevant ones are then expected
+    above it.
+
+    Args:
+        relevant: which keys are right for which query; padding is ignored.
+        key_mask: the valid keys.
+
+    Returns:
+        One value for each query, NaN where it has no relevant key.
+
+    Example:
+        >>> chance_average_precision(torch.tensor([[True, False]]), torch.tensor([True, True])).item()
+        0.75
+    """
+    valid = key_mask.unsqueeze(-2).expand(relevant.shape)
+    n, m = valid.sum(-1), (relevant & valid).sum(-1)  # *batch q
+    harmonic = (valid.cumsum(-1).clamp(min=1).double().reciprocal() * valid).sum(-1)
+    value = (harmonic + (m - 1) / (n - 1).clamp(min=1) * (n - harmonic)) / n.clamp(min=1)
+    return value.masked_fill(m == 0, torch.nan)
+
+
 def area_levels(boxes: Float[Tensor, "*batch k 4"]) -> Float[Tensor, "*batch k"]:
     """The area of each region, in square pixels: the largest is first.
 
