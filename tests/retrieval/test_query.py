@@ -21,8 +21,10 @@ from xattn.evaluation.attend import attention_of
 from xattn.models.base import Match, MatchingModel
 from xattn.models.fragments import Fragments
 from xattn.plots.contact_sheet import contact_sheet
-from xattn.retrieval import query as search_module
-from xattn.retrieval.query import Hit, search, word_weights
+from xattn.retrieval import query, sheet
+from xattn.retrieval.hit import Hit
+from xattn.retrieval.query import search
+from xattn.retrieval.sheet import word_weights
 from xattn.runs.config import RunConfig
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.errors import InputError
@@ -46,7 +48,7 @@ def drawn(monkeypatch):
         calls.append((args, options))
         return contact_sheet(*args, **options)
 
-    monkeypatch.setattr(search_module, "contact_sheet", recorded)
+    monkeypatch.setattr(sheet, "contact_sheet", recorded)
     return calls
 
 
@@ -323,7 +325,7 @@ def test_what_is_asked_for_must_make_sense(stub_data, tmp_path, monkeypatch):
     assert "holds features of size 2, but the run stub was trained on features of size 5" in refusal(
         stub_data, run=other
     )
-    monkeypatch.setattr(search_module, "MOST_ON_A_SHEET", 4)
+    monkeypatch.setattr(sheet, "MOST_ON_A_SHEET", 4)
     assert refusal(stub_data, tmp_path / "a.png", top=9) == (
         "a picture shows at most 4 images, but 6 were asked for; choose a lower --top, or no --out"
     )
@@ -342,3 +344,36 @@ def test_hits_can_be_written_as_json(tiny_run, tiny_data):
     hits = search(tiny_run, tiny_data, SENTENCE, top=2)
     read = json.loads(json.dumps([dataclasses.asdict(hit) for hit in hits]))
     assert list(read[0]) == ["rank", "row", "file", "score"]
+
+
+def test_a_second_search_reads_what_the_first_has_stored(tiny_run, tiny_data, tmp_path, monkeypatch):
+    plain = search(tiny_run, tiny_data, SENTENCE, top=6, out=tmp_path / "plain.png")
+    first = search(tiny_run, tiny_data, SENTENCE, top=6, encoded=tmp_path / "encoded")
+    assert sorted(hit.row for hit in first) == sorted(hit.row for hit in plain)
+    exact = {hit.row: hit.score for hit in plain}
+    for hit in first:
+        assert hit.score == pytest.approx(exact[hit.row], abs=0.05)
+        assert hit.file == f"pictures/test{hit.row}.png"
+    monkeypatch.setattr(query, "check_features", None)
+    monkeypatch.setattr(query, "encode_images", None)
+    assert search(tiny_run, tiny_data, SENTENCE, top=6, encoded=tmp_path / "encoded") == first
+    search(tiny_run, tiny_data, SENTENCE, top=6, out=tmp_path / "stored.png", encoded=tmp_path / "encoded")
+    assert (tmp_path / "stored.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_sheet_of_stored_images_shows_the_same_weights(tiny_run, tiny_data, tmp_path, drawn):
+    for options in ({}, {"encoded": tmp_path / "encoded"}):
+        search(tiny_run, tiny_data, SENTENCE, top=6, out=tmp_path / "sheet.png", **options)
+    plain, stored = ({cell.name: cell for cell in cells} for ((cells, *_), _) in drawn)
+    for name, cell in plain.items():
+        np.testing.assert_allclose(stored[name].weights, cell.weights, atol=0.05)
+        np.testing.assert_array_equal(stored[name].boxes, cell.boxes)
+
+
+def test_stored_images_of_another_run_or_of_data_that_changed_are_refused(tiny_run, tiny_i2t_run, data, tmp_path):
+    encoded = tmp_path / "encoded"
+    search(tiny_run, data, SENTENCE, encoded=encoded)
+    assert refusal(data, run=tiny_i2t_run, encoded=encoded).startswith(f"{encoded}: holds images that another model")
+    features = np.load(data / "test_ims.npy")
+    np.save(data / "test_ims.npy", 2 * features)
+    assert "files that have changed since" in refusal(data, run=tiny_run, encoded=encoded)

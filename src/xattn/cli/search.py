@@ -30,6 +30,9 @@ class Search:
     image files."""
     images: Path | None = None
     """With --out: the folder where the image files are now, if they have moved since the data folder was made."""
+    encoded: Path | None = None
+    """A folder for the encoded images: the first search writes it, the next ones read it and answer at once. Scores are
+    then those of regions in int8."""
     json: Path | None = None
     """Write the same list here."""
 
@@ -40,8 +43,10 @@ class Search:
         from xattn.runs.folder import load_run
         from xattn.runtime.device import best_device
 
-        run = load_run(self.run_folder, best_device())
-        hits = search(run, self.data, self.sentence, self.split, self.top, self.out, images=self.images)
+        run = load_run(self.run_folder, best_device() if self.encoded is None else "cpu")
+        hits = search(
+            run, self.data, self.sentence, self.split, self.top, self.out, images=self.images, encoded=self.encoded
+        )
         unknown = unknown_words(self.sentence, run.vocabulary)
         for line in (f"{self.sentence}{unknown_note(unknown)}", *hits, *([self.out] if self.out else [])):
             print_line(line)

@@ -90,6 +90,11 @@ def store_images(
     return open_stored(folder, run)
 
 
+def has_all_images(folder: Path, n_images: int) -> bool:
+    """Whether a folder holds so many encoded images, by the file that is written last."""
+    return images_file(folder, (n_images - 1) // IMAGES_OF_A_FILE * IMAGES_OF_A_FILE).is_file()
+
+
 def image_source(split: Split) -> str:
     """What tells the images of a split from those that were there before: the names, sizes and times of the files that
     hold them. No file is read, so a copy of a data folder counts as another one.
