@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from xattn.models.gru import Packing, bidirectional_gru
+
 NORM_EPSILON = 1e-8
 """Added to a norm before dividing by it, as the published code of all four models does."""
 
@@ -58,14 +60,15 @@ class WordEncoder(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "n words"], mask: Bool[Tensor, "n words"]) -> Float[Tensor, "n words dim"]:
         """Unit vectors at valid tokens, zero vectors at padding; `mask` is true on a prefix of each row."""
-        lengths = mask.sum(1).cpu()
-        embedded = self.dropout(self.embed(tokens))
-        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-        hidden, _ = nn.utils.rnn.pad_packed_sequence(
-            self.rnn(packed)[0], batch_first=True, total_length=tokens.shape[1]
-        )
-        mean = (hidden[..., : self.dim] + hidden[..., self.dim :]) / 2
-        return l2_normalise(mean) * mask.unsqueeze(-1)
+        packing = Packing.of(mask)
+        at = packing.rows, packing.places
+        embedded = self.dropout(self.embed(tokens)).flatten(0, 1)
+        words = embedded.index_select(0, packing.rows * tokens.shape[1] + packing.places)
+        states = bidirectional_gru(words, packing, self.rnn)
+        found = l2_normalise((states.forward + states.backward) / 2)
+        vectors = found.new_zeros(*tokens.shape, self.dim)
+        vectors[at] = found
+        return vectors
 
 
 def prefix_mask(counts: Int[Tensor, "n"], length: int) -> Bool[Tensor, "n length"]:
