@@ -351,6 +351,7 @@ def test_measuring_leaves_the_model_in_its_mode(tiny_run, tiny_data):
 def test_progress_is_told(tiny_run, tiny_data, monkeypatch):
     monkeypatch.setattr("xattn.evaluation.encode.IMAGES_AT_ONCE", 4)
     monkeypatch.setattr("xattn.evaluation.encode.CAPTIONS_AT_ONCE", 8)
+    monkeypatch.setattr("xattn.evaluation.encode.CAPTIONS_ENCODED_AT_ONCE", 8)
     calls = []
     evaluate(tiny_run, tiny_data, progress=lambda *call: calls.append(call))
     images = [(doing, done, 6) for doing in ("reading images", "encoding images") for done in (4, 6)]
