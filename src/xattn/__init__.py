@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from xattn.evaluation.score import score_image
     from xattn.losses.constraints import CCR, CCS, ccr_loss, ccs_loss
     from xattn.metrics.attention import AttentionMetrics
+    from xattn.metrics.phrase_grounding import PhraseGrounding
     from xattn.metrics.retrieval import RetrievalMetrics
     from xattn.models.bfan import BFAN
     from xattn.models.pfan import PFAN
@@ -61,6 +62,7 @@ __all__ = [
     "AttentionMetrics",
     "Grid",
     "InputError",
+    "PhraseGrounding",
     "RetrievalMetrics",
     "RunConfig",
     "ccr_loss",
@@ -85,6 +87,7 @@ _MODULES = {
     "AttentionMetrics": "metrics.attention",
     "Grid": "comparison.grid",
     "InputError": "runtime.errors",
+    "PhraseGrounding": "metrics.phrase_grounding",
     "RetrievalMetrics": "metrics.retrieval",
     "RunConfig": "runs.config",
     "ccr_loss": "losses.constraints",
