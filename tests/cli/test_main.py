@@ -360,15 +360,16 @@ def test_options_of_scenes_regions_and_demo_are_passed_on(monkeypatch, tmp_path)
     main(["regions", "--images", "i", "--captions", "c.csv", "--out", "o", "--boxes", "b.jsonl", "--n-boxes", "12"])
     mix = ["--n-detections", "20", "--n-windows", "16", "--nms", "0.5"]
     main(["regions", "--images", "i", "--captions", "c.csv", "--out", "o", "--skip-bad", *mix])
+    by_default = {"detector": None, "backbone": None}
     assert calls == [
         ((Path("s"),), {"n_images": 30, "seed": 2}),
         (
             (Path("i"), Path("c.csv"), Path("o")),
-            {"boxes": Path("b.jsonl"), "n_boxes": 12, "skip_bad": False, "mix": Mix()},
+            {"boxes": Path("b.jsonl"), "n_boxes": 12, "skip_bad": False, "mix": Mix()} | by_default,
         ),
         (
             (Path("i"), Path("c.csv"), Path("o")),
-            {"boxes": None, "n_boxes": 36, "skip_bad": True, "mix": Mix(20, 16, 0.5)},
+            {"boxes": None, "n_boxes": 36, "skip_bad": True, "mix": Mix(20, 16, 0.5)} | by_default,
         ),
     ]
 

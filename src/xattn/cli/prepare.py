@@ -27,6 +27,15 @@ class Photos:
     boxes: Path | None = None
     """JSONL with the boxes of each image, {"image": "a.jpg", "boxes": [[x1, y1, x2, y2], ...]} in pixels, in place of
     windows; with "scores" and "labels", one a box, they are detections."""
+    detector: str | None = None
+    """What finds the regions: torchvision:MODEL or transformers:MODEL (or a folder), in place of windows."""
+    queries: tuple[str, ...] = ()
+    """What to look for, for detectors that are asked in words, such as OWLv2."""
+    backbone: str | None = None
+    """What makes the features, in place of EfficientNet-Lite0: timm:MODEL or transformers:MODEL (or a folder)."""
+    size: int | None = None
+    """The longer side of the photo that EfficientNet-Lite0 sees (320), or the side of the square that another backbone
+    does (that with which it was trained)."""
     n_boxes: int = 36
     """How many of the 36 multi-scale windows to take of each image; without meaning with --boxes or --detector."""
     n_detections: int = 26
@@ -40,6 +49,7 @@ class Photos:
 
     def run(self) -> None:
         """Call `xattn.data.prepare.photos.write_regions`."""
+        from xattn.data.prepare.features.by_name import backbone_by_name, detector_by_name
         from xattn.data.prepare.features.mixing import Mix
         from xattn.data.prepare.photos import write_regions
 
@@ -50,6 +60,8 @@ class Photos:
             boxes=self.boxes,
             n_boxes=self.n_boxes,
             skip_bad=self.skip_bad,
+            detector=None if self.detector is None else detector_by_name(self.detector, self.queries),
+            backbone=backbone_by_name(self.backbone, self.size),
             mix=Mix(self.n_detections, self.n_windows, self.nms),
         )
         print_lines(summary)
