@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
 
 from xattn.data.reader import read_split
 
@@ -209,3 +210,17 @@ def test_images_are_set_aside_as_a_user_types_it(tiny_data, tmp_path):
     too_many = subprocess.run([*command[:-4], "--images", "99"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert too_many.returncode != 0
     assert "between 1 and" in too_many.stderr
+
+
+def test_the_benchmark_of_coverage_counts_phrases_by_hand(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (60, 60), "red").save(tmp_path / "images" / "a.png")
+    spans = [{"start": 0, "end": 2, "boxes": [[20, 20, 29, 31]]}, {"start": 3, "end": 4, "boxes": [[50, 0, 53, 60]]}]
+    caption = {"image": "a.png", "caption": "a dog near sticks", "split": "dev", "spans": spans}
+    (tmp_path / "c.jsonl").write_text(json.dumps(caption))
+    (tmp_path / "d.jsonl").write_text(json.dumps({"image": "a.png", "boxes": [[20, 20, 30, 30]], "scores": [0.5]}))
+    measured = program("coverage").Coverage(tmp_path / "images", tmp_path / "c.jsonl", tmp_path / "d.jsonl")
+    measured.run()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "36 windows alone: 0.0%"
+    assert {line.split()[-1] for line in lines[2:]} == {"50.0%"}

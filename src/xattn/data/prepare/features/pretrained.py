@@ -46,6 +46,8 @@ def loading(source: str, name: str, package: str) -> Iterator[None]:
     """
     try:
         yield
+    except InputError:
+        raise
     except ModuleNotFoundError as error:
         raise InputError(
             f"{source}:{name} needs the package {error.name}: pip install 'xattn[{package}]' installs it"
