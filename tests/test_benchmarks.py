@@ -224,3 +224,22 @@ def test_the_benchmark_of_coverage_counts_phrases_by_hand(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "36 windows alone: 0.0%"
     assert {line.split()[-1] for line in lines[2:]} == {"50.0%"}
+
+
+def test_the_benchmark_of_search_prints_losses_and_times(tiny_run, tiny_data, tmp_path, monkeypatch, capsys):
+    options = ["--kept", "8", "--first-dims", "4", "--images", "30", "--repeats", "1", "--threads", "1"]
+    command = ["search.py", str(tiny_run), "--data", str(tiny_data), "--scratch", str(tmp_path), *options]
+    monkeypatch.setattr(sys, "argv", command)
+    program("search").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[2:6]] == [
+        "float32",
+        "float16, 16 dimensions",
+        "int8, 16 dimensions",
+        "int8, 8 dimensions",
+    ]
+    assert lines[2].split()[1:] == lines[3].split()[3:-1], "float16 changes no rank of six images"
+    assert re.fullmatch(r"recall@10, first stage of 4 dimensions: .* 1\.0000 of 50 .*", lines[6])
+    assert all("s for one sentence over 30 images" in line for line in lines[7:])
+    assert len(lines) == 9
+    assert list(tmp_path.iterdir()) == []

@@ -40,8 +40,8 @@ def _of_direction(
     weights = model.attention_fn(similarity, query_dim=query_dim, key_dim=key_dim, key_mask=key_mask)
     dot, total = (similarity * weights).sum(key_dim), weights.sum(key_dim)  # images queries
     if from_words:
-        content_square = torch.bmm(weights.transpose(1, 2), regions).square().sum(2)
-        largest = regions.square().sum(2).amax(1, keepdim=True)
+        content_square = torch.linalg.vector_norm(torch.bmm(weights.transpose(1, 2), regions), dim=2).square()
+        largest = torch.linalg.vector_norm(regions, dim=2).amax(1, keepdim=True).square()
         norm, query_mask = torch.linalg.vector_norm(words, dim=1).expand_as(dot), mask.new_ones(1, len(words))
     else:
         gram = words @ words.t()
