@@ -477,6 +477,15 @@ class TestAllPairs:
         close(scores, scored(*sets), tolerance)
         close(scores.double(), scored(captions, caption_mask, images, image_mask), tolerance)
 
+    @pytest.mark.parametrize("grad", [True, False])
+    @pytest.mark.parametrize("blocks", [{}, {"block_elements": 50, "block_columns": 7, "part_elements": 20}])
+    def test_both_ways_is_the_sum_of_the_two_directions(self, grad, blocks):
+        generator = torch.Generator().manual_seed(12)
+        queries, keys = ragged(generator, 7, 5, 8), ragged(generator, 6, 4, 8)
+        with torch.set_grad_enabled(grad):
+            expected = scored(*queries, *keys) + scored(*keys, *queries).t()
+            close(scored(*queries, *keys, both_ways=True, **blocks), expected)
+
     def test_permuting_the_sets_permutes_the_scores(self):
         generator = torch.Generator().manual_seed(1)
         queries, query_mask = ragged(generator, 6, 5, 8)

@@ -10,9 +10,10 @@ from torch.nn import functional
 import oracles
 import oracles_bfan
 from xattn.attention.pairwise import pairwise_scores
+from xattn.attention.weights import focal_weights
 from xattn.metrics.retrieval import retrieval_report
 from xattn.models import cross_attention
-from xattn.models.bfan import BFAN, focal_weights
+from xattn.models.bfan import BFAN
 from xattn.models.config import BFANConfig, Focus
 from xattn.models.encoders import prefix_mask
 from xattn.models.fragments import Fragments

@@ -4,3 +4,5 @@ from typing import Literal
 
 GradientTarget = Literal["all", "weights", "content", "query"]
 """What the gradient of a relevance reaches; see `xattn.attention.attention.Attention.with_gradient_to`."""
+Focus = Literal["equal", "prob"]
+"""How much the other keys count when BFAN judges a key."""

@@ -1,17 +1,17 @@
 """The configurations of the four models: frozen dataclasses whose field comments are the command line's help.
 
-They import nothing but the standard library, so that a command can explain its flags before PyTorch is loaded.
+They import no PyTorch, so that a command can explain its flags before PyTorch is loaded.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from xattn.attention.options import Focus
+
 Direction = Literal["t2i", "i2t"]
 """t2i: words attend to regions; i2t: regions attend to words."""
 Aggregation = Literal["mean", "lse", "max", "sum"]
 """How the relevances of a pair's queries become its score."""
-Focus = Literal["equal", "prob"]
-"""How much the other keys count when BFAN judges a key."""
 Module = Literal["sgr", "saf"]
 """SGRAF's graph reasoning, or its attention filtration."""
 

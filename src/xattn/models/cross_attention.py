@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from xattn.attention.attention import Attention
-from xattn.attention.pairwise import RelevanceBlock, pairwise_scores
+from xattn.attention.pairwise import pairwise_scores
+from xattn.attention.relevances import RelevanceBlock
 from xattn.models.base import Match, MatchingModel
 from xattn.models.config import Direction
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
@@ -58,7 +59,9 @@ class CrossAttentionModel(MatchingModel):
         """
 
     def needs_largest_weight(self, direction: Direction) -> bool:
-        """Whether the score of a direction also depends on the largest weight of each query."""
+        """Whether the score of a direction also depends on the largest weight of each query; in a model of both
+        directions, the same of each.
+        """
         del direction
         return False
 
@@ -86,21 +89,20 @@ class CrossAttentionModel(MatchingModel):
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Float[Tensor, "images captions"]:
         """See `MatchingModel`."""
-        scores = []
-        for direction in self.directions:
-            queries, keys = _queries_and_keys(direction, images, captions)
-            of_direction = pairwise_scores(
-                queries.vectors,
-                queries.mask,
-                keys.vectors,
-                keys.mask,
-                self._attention_fn,
-                self._aggregate_block,
-                self.needs_largest_weight(direction),
-                product_dtype,
-            )
-            scores.append(of_direction if direction == "t2i" else of_direction.t())
-        return sum(scores[1:], scores[0])
+        first, *others = self.directions
+        queries, keys = _queries_and_keys(first, images, captions)
+        scores = pairwise_scores(
+            queries.vectors,
+            queries.mask,
+            keys.vectors,
+            keys.mask,
+            self._attention_fn,
+            self._aggregate_block,
+            self.needs_largest_weight(first),
+            both_ways=bool(others),
+            product_dtype=product_dtype,
+        )
+        return scores if first == "t2i" else scores.t()
 
     def match(self, images: Fragments, captions: Fragments) -> Match:
         """See `MatchingModel`."""

@@ -16,13 +16,11 @@ Missing blocks have an embedding of their own and the overlap 0, and take part i
 code, which also settles the order of `[f, p]`, the second softmax and the half.
 """
 
-from functools import partial
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from xattn.attention.attention import scan_weights
+from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import Direction, PFANConfig
 from xattn.models.cross_attention import CrossAttentionModel
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
@@ -74,7 +72,7 @@ class PFAN(CrossAttentionModel):
             (config.direction,),
             PositionedRegionEncoder(feature_size, config.position_dim, config.dim),
             WordEncoder(vocabulary_size, config.word_dim, config.dim),
-            partial(scan_weights, lambda_softmax=config.lambda_softmax),
+            SimilarityWeights(config.lambda_softmax),
         )
         self.config = config
 

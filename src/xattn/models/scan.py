@@ -1,12 +1,10 @@
 """SCAN: stacked cross attention (Lee, Chen, Hua, Hu and He, ECCV 2018)."""
 
-from functools import partial
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xattn.attention.attention import scan_weights
+from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import Aggregation, SCANConfig
 from xattn.models.cross_attention import CrossAttentionModel
 from xattn.models.encoders import RegionEncoder, WordEncoder
@@ -20,7 +18,7 @@ class SCAN(CrossAttentionModel):
             (config.direction,),
             RegionEncoder(feature_size, config.dim),
             WordEncoder(vocabulary_size, config.word_dim, config.dim),
-            partial(scan_weights, lambda_softmax=config.lambda_softmax),
+            SimilarityWeights(config.lambda_softmax),
         )
         self.config = config
 
