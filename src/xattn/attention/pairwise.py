@@ -10,8 +10,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from xattn.attention.blocks import FragmentBlock, Product, cut, sorted_by_length
+from xattn.attention.fused import fused_relevance_block, is_fused
 from xattn.attention.masks import prefix_mask_of
 from xattn.attention.relevances import RelevanceBlock, relevance_block
+from xattn.attention.weights import SimilarityWeights
 
 
 def pairwise_scores(
@@ -34,7 +36,7 @@ def pairwise_scores(
     are one matrix product laid out as `k keysets q querysets`: the sums over the keys and over the queries of a pair
     then run over outer dimensions, and the innermost is contiguous for the processor's vector units. What is done to
     each similarity is done part by part, since the product is fastest on large blocks and a dozen passes over them are
-    fastest on small ones.
+    fastest on small ones; or, where `xattn.attention.fused` can, in one pass.
     Works with and without gradient; without one, a processor's threads take blocks of their own,
     which spares them from waiting for each other at every operation, and products are written to memory that is there
     already, which spares the page faults of new memory.
@@ -45,7 +47,7 @@ def pairwise_scores(
         keys: fragments attended to, padded with zero vectors.
         key_mask: true (or 1) where a key is no padding, on a prefix of each row.
         attention_fn: `attention_fn(similarity, query_dim=2, key_dim=1, key_mask=... or None)` gives weights, up to a
-            factor for each query.
+            factor for each query. Of a `SimilarityWeights` the fused form may be computed.
         aggregate: turns a `RelevanceBlock` into the scores `keysets querysets` of its pairs.
         with_largest_weight: whether `aggregate` wants each query's largest weight.
         both_ways: whether to add the scores of the other direction, in which keys attend to queries with the same
@@ -76,8 +78,13 @@ def pairwise_scores(
     ]
     widest = max(len(block.rows) for block in query_blocks)
     key_rows = max(1, block_elements // widest)
+    fused = isinstance(attention_fn, SimilarityWeights) and is_fused(keys, product_dtype, query_mask, key_mask)
 
     def read(product: Tensor, block_keys: FragmentBlock, block_queries: FragmentBlock) -> Tensor:
+        if fused and isinstance(attention_fn, SimilarityWeights):
+            return aggregate(
+                fused_relevance_block(product, block_keys, block_queries, attention_fn, with_largest_weight)
+            )
         shape = *block_keys.mask.shape, *block_queries.mask.shape
         similarity = product[:, : len(block_queries.rows)].view(shape).transpose(0, 1)  # keysets k q querysets
         return aggregate(

@@ -23,7 +23,8 @@ since `lambda` up to 35 multiplies the rounding of `s^`; to it comes what the 1e
 class SimilarityWeights:
     """Weights that depend on the similarities of a pair alone: SCAN's, or with a focus BFAN's.
 
-    It is an `attention_fn` of `xattn.attention.pairwise.pairwise_scores`.
+    It is an `attention_fn` of `xattn.attention.pairwise.pairwise_scores`; called, it computes the weights in PyTorch.
+    As it says what they are, all pairs may be scored in the fused form (`xattn.attention.fused`), too.
 
     Example:
         >>> weights = SimilarityWeights(lambda_softmax=4.0)
