@@ -480,3 +480,9 @@ def test_ctrl_c_while_pytorch_is_imported():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=LONGEST_WAIT, check=False
     )
     assert (asked.returncode, asked.stdout, asked.stderr) == (2, "", "xattn: interrupted; nothing had been started\n")
+
+
+def test_an_environment_that_cannot_be_followed_is_refused_before_any_work(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("XATTN_FUSED", "7")
+    sentence = refused("evaluate", tmp_path / "absent", "--data", tmp_path)
+    assert "the environment variable XATTN_FUSED must be 0 or 1, but it is '7'" in sentence

@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not isinstance(asked, command("presets")):
             with leaving_at_once():
                 import torch  # noqa: F401 - the commands need it; here an interrupt can be handled
+            _check_environment()
         with warnings.catch_warnings():
             warnings.filterwarnings("default", category=InputWarning)
             warnings.showwarning = print_warning
@@ -93,6 +94,16 @@ def main(arguments: list[str] | None = None) -> None:
             # Work that can be resumed says so.
             print_mistake(str(interruption) or INTERRUPTED)
         raise SystemExit(2) from None
+
+
+def _check_environment() -> None:
+    """Raise `InputError` if `XATTN_FUSED` cannot be followed, before any work is done."""
+    from xattn.attention.fused import fewest_similarities  # which needs PyTorch
+
+    try:
+        fewest_similarities()
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def parse(arguments: list[str]) -> Any:

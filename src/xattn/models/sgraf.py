@@ -17,7 +17,6 @@ of three (`GraphReasoningStep.folded`), its last one a single node.
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -35,6 +34,7 @@ from xattn.models.sgraf_reasoning import AttentionFiltration, FoldedReasoningSte
 from xattn.models.sgraf_similarity import similarity_vectors
 from xattn.runtime.errors import InputError
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
+from xattn.runtime.threads import mapped_on_threads
 
 TILE = 2048
 """About how many words, counted once for each image, are scored at a time without gradient: enough for the products
@@ -285,13 +285,6 @@ def _of_one_length(mask: Bool[Tensor, "captions words"], words_at_once: int) -> 
 
 
 def _mapped(scored: Callable[[Tensor], _Scores], blocks: list[Tensor]) -> list[_Scores]:
-    """Without gradient a processor's threads take blocks of their own, so that they need not wait for each other at
-    every operation.
-    """
-    threads = min(torch.get_num_threads(), len(blocks))
-    if torch.is_grad_enabled() or blocks[0].device.type != "cpu" or threads == 1:
+    if torch.is_grad_enabled() or len(blocks) == 1:
         return [scored(block) for block in blocks]
-    with ThreadPoolExecutor(
-        threads, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:  # PyTorch keeps that number by thread
-        return list(pool.map(torch.no_grad()(scored), blocks))
+    return list(mapped_on_threads(scored, blocks, blocks[0].device))

@@ -46,9 +46,9 @@ def search(
         progress: called as it goes on; by default it is shown on stderr, see `progress_bars`.
         images: the folder where the image files are now, if they have moved since the data folder was made.
         encoded: a folder for the encoded images. The first search writes it, and those that follow read it and need not
-            encode any image. Scores are then those of regions in int8, which differ from exact ones by about 0.01 at
-            most; of a model of more than 256 dimensions the 256 principal ones are kept. A model on the processor is
-            used.
+            encode any image. Scores are then those of regions in int8, which were seen to differ from exact ones by
+            up to 0.01; of a model of more than 256 dimensions the 256 principal ones are kept. A model on the processor
+            is used.
 
     Raises:
         InputError: the run or the data cannot be used or do not fit each other, the sentence has no words,

@@ -1,7 +1,8 @@
 """Sentences against the encoded images of a folder: all scores, and the best images by way of a first stage.
 
-Scores are the model's own, computed from the fragments as they are stored: rounding them to int8 moves a score by
-about 0.01 at most where scores differ by tenths (see the figures in `docs/search.md`).
+Scores are the model's own, computed from the fragments as they are stored: rounding them to int8 was seen to
+move a score by up to 0.01, which is no bound (`xattn.retrieval.quantised` has that of a product; `docs/search.md` what
+rankings lose).
 
 The first stage scores all images in the first few principal dimensions alone, and the exact score is taken of the
 best of them. A model that compares contents coordinate by coordinate, as SGRAF does, is not indifferent to a rotation:
