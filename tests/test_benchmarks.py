@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,12 @@ def _programs_find_each_other(monkeypatch):
 
 def program(name: str) -> ModuleType:
     return importlib.import_module(name)
+
+
+def test_no_program_has_the_name_of_a_library():
+    """Its folder comes first where Python looks, so it would be taken for the library: numba imports `coverage`."""
+    programs = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert programs & ({*packages_distributions()} | {"coverage"} | sys.stdlib_module_names) == set()
 
 
 @pytest.mark.slow
@@ -219,7 +226,7 @@ def test_the_benchmark_of_coverage_counts_phrases_by_hand(tmp_path, capsys):
     caption = {"image": "a.png", "caption": "a dog near sticks", "split": "dev", "spans": spans}
     (tmp_path / "c.jsonl").write_text(json.dumps(caption))
     (tmp_path / "d.jsonl").write_text(json.dumps({"image": "a.png", "boxes": [[20, 20, 30, 30]], "scores": [0.5]}))
-    measured = program("coverage").Coverage(tmp_path / "images", tmp_path / "c.jsonl", tmp_path / "d.jsonl")
+    measured = program("phrase_coverage").Coverage(tmp_path / "images", tmp_path / "c.jsonl", tmp_path / "d.jsonl")
     measured.run()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "36 windows alone: 0.0%"

@@ -1,8 +1,8 @@
 """Which regions a picture gets when detections are at hand: the best of them, and windows for what they miss.
 
 Detectors know the things of their list, and captions speak of more: of clothes, of groups, of the ground that somebody
-stands on. Windows, and parts of the most prominent detection, reach a part of that. `benchmarks/coverage.py` measures
-by how much, and the defaults here are what was best there.
+stands on. Windows, and parts of the most prominent detection, reach a part of that. `benchmarks/phrase_coverage.py`
+measures by how much, and the defaults here are what was best there.
 """
 
 from collections.abc import Iterator

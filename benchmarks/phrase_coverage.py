@@ -1,6 +1,6 @@
 """Measure how many phrases have a region at IoU 0.5, for several mixes of detections and windows.
 
-python benchmarks/coverage.py --images PHOTOS --captions captions.jsonl --detections detections.jsonl --split dev
+python benchmarks/phrase_coverage.py --images PHOTOS --captions captions.jsonl --detections detections.jsonl --split dev
 
 `captions.jsonl` has truth, as `xattn prepare entities` writes it, and `detections.jsonl` is what `--boxes` of
 `xattn prepare photos` takes, with scores.
