@@ -7,13 +7,14 @@ import re
 
 import pytest
 
-from xattn.models.config import BFANConfig, PFANConfig, SCANConfig, SGRAFConfig
+from xattn.models.config import BEFORE, BFANConfig, PFANConfig, SCANConfig, SGRAFConfig
 from xattn.runs.config import (
     CCRConfig,
     CCSConfig,
     MatchingConfig,
     RunConfig,
     check_constraints_act,
+    configuration_of,
     read_configuration,
     write_configuration,
 )
@@ -94,6 +95,26 @@ def test_the_other_configuration_differs_in_every_field():
     for part, kind in (("model", SCANConfig), ("matching", MatchingConfig), ("ccr", CCRConfig), ("ccs", CCSConfig)):
         expected |= {f"{part}.{name}" for name in every_field(kind)}
     assert names == expected - {"model.name"}
+
+
+@pytest.mark.parametrize(
+    "config", [OTHER, *(RunConfig(model=kind()) for kind in (PFANConfig, BFANConfig, SGRAFConfig))]
+)
+def test_a_configuration_without_the_younger_fields_means_what_it_meant(config):
+    """Of every configuration there is, each field that has a value for older files, left out on its own."""
+
+    def without_younger(part, plain):
+        for field in dataclasses.fields(part):
+            if BEFORE in field.metadata:
+                fewer = dict(plain)
+                del fewer[field.name]
+                yield fewer, dataclasses.replace(part, **{field.name: field.metadata[BEFORE]})
+            elif dataclasses.is_dataclass(value := getattr(part, field.name)):
+                for inner, expected in without_younger(value, plain[field.name]):
+                    yield {**plain, field.name: inner}, dataclasses.replace(part, **{field.name: expected})
+
+    for plain, expected in without_younger(config, config.as_dict()):
+        assert configuration_of(plain) == expected
 
 
 def test_a_whole_number_serves_as_a_fraction(tmp_path):

@@ -8,6 +8,10 @@ from typing import Literal, get_args
 
 from xattn.attention.options import Focus
 
+BEFORE = "before"
+"""In the metadata of a field: what a configuration means that was written before there was such a field, so that older
+runs and records can be read. `field(default=2, metadata={BEFORE: 1})`."""
+
 Direction = Literal["t2i", "i2t"]
 """t2i: words attend to regions; i2t: regions attend to words."""
 Aggregation = Literal["mean", "lse", "max", "sum"]

@@ -12,7 +12,7 @@ import tyro
 
 from xattn.attention.options import GradientTarget
 from xattn.losses.options import Negatives, SwapSource
-from xattn.models.config import ModelConfig, SCANConfig, attention_directions
+from xattn.models.config import BEFORE, ModelConfig, SCANConfig, attention_directions
 from xattn.runtime.errors import InputError
 from xattn.runtime.json_shapes import read_object
 from xattn.runtime.jsonl import is_finite, is_whole, preview
@@ -239,6 +239,8 @@ def read_configuration(path: Path) -> RunConfig:
 def configuration_of(values: dict[str, Any]) -> RunConfig:
     """The configuration that `RunConfig.as_dict` gave as plain values.
 
+    A field that is younger than the configuration has the value that its metadata names, see `BEFORE`.
+
     Raises:
         ValueError: a field is missing, unknown, or of a value that is not allowed.
     """
@@ -288,6 +290,9 @@ def _built(kind: Any, value: Any, where: str) -> Any:
         names = {field.name for field in dataclasses.fields(kind)}
         if not isinstance(value, dict):
             raise ValueError(f"{where or 'the configuration'} must be an object, but it is {preview(value)}")
+        value = {
+            each.name: each.metadata[BEFORE] for each in dataclasses.fields(kind) if BEFORE in each.metadata
+        } | value
         _refuse_other_fields(where or "the configuration", value.keys(), names)
         hints = get_type_hints(kind)
         fields = {name: _built(hints[name], value[name], f"{where}.{name}".lstrip(".")) for name in hints}
