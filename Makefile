@@ -23,7 +23,7 @@ lint: $(INSTALLED)
 docs: $(INSTALLED)  ## The documentation as a site, in docs/_build/html; runs the tutorials, and warnings are errors
 	OMP_NUM_THREADS=1 $(VENV)/bin/sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
 
-benchmark: $(INSTALLED)  ## Speed of scores and of training steps on this machine (four minutes on 2 cores)
+benchmark: $(INSTALLED)  ## Speed of scores and of training steps on this machine (five minutes on 2 cores)
 	$(VENV)/bin/python benchmarks/pairs.py
 	$(VENV)/bin/python benchmarks/steps.py
 
