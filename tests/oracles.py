@@ -96,9 +96,7 @@ def smooth_ccs(queries, keys, weights, swapped, allowed, margin, temperature):
             values.append(None)
             continue
         own = relevance(query, row, keys)
-        exponents = [0.0] + [(margin - own + relevance(other, row, keys)) / temperature for other in others]
-        most = max(exponents)
-        values.append(temperature * (most + math.log(math.fsum(math.exp(exponent - most) for exponent in exponents))))
+        values.append(soft_maximum([margin - own + relevance(other, row, keys) for other in others], temperature))
     return values
 
 
@@ -132,3 +130,22 @@ def hinge_ranking_loss(scores, image_ids, margin, kind, count_siblings):
         else:
             total += math.fsum(captions) / len(others) + math.fsum(images) / len(others)
     return total
+
+
+def soft_ranking_loss(scores, image_ids, margin, temperature, count_siblings):
+    """The sum over pairs of `T log(1 + sum exp(x / T))` over negative captions (rows) and negative images (columns)."""
+    total = 0.0
+    pairs = range(len(scores))
+    for p in pairs:
+        others = [o for o in pairs if o != p and (count_siblings or image_ids[o] != image_ids[p])]
+        captions = [margin - scores[p][p] + scores[p][o] for o in others]
+        images = [margin - scores[p][p] + scores[o][p] for o in others]
+        total += soft_maximum(captions, temperature) + soft_maximum(images, temperature)
+    return total
+
+
+def soft_maximum(values, temperature):
+    """`T log(1 + sum exp(x / T))`, without overflow."""
+    exponents = [0.0] + [value / temperature for value in values]
+    most = max(exponents)
+    return temperature * (most + math.log(math.fsum(math.exp(exponent - most) for exponent in exponents)))

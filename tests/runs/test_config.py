@@ -38,7 +38,9 @@ OTHER = RunConfig(
     precision="bf16",
     min_count=2,
     model=SCANConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=20.0, dim=32, word_dim=12),
-    matching=MatchingConfig(margin=0.1, negatives="all", all_negatives_epochs=0, siblings="count"),
+    matching=MatchingConfig(
+        loss="infonce", margin=0.1, temperature=0.1, negatives="all", all_negatives_epochs=0, siblings="count"
+    ),
     ccr=CCRConfig(weight=0.5, margin=0.3, from_epoch=1, queries="idf", gradient="weights", directions="i2t"),
     ccs=CCSConfig(
         weight=0.25,
@@ -180,6 +182,7 @@ def test_which_constraints_are_used(constraints, weights, ccr, ccs):
         (lambda: RunConfig(learning_rate=1e38), "learning_rate must be above 0 and at most 1, but it is 1e+38"),
         (lambda: RunConfig(clip=-1.0), "clip must be above 0, but it is -1.0"),
         (lambda: MatchingConfig(margin=-0.1), "matching.margin must be at least 0, but it is -0.1"),
+        (lambda: MatchingConfig(temperature=0.0), "matching.temperature must be above 0, but it is 0.0"),
         (
             lambda: MatchingConfig(all_negatives_epochs=-1),
             "matching.all_negatives_epochs must be at least 0, but it is -1",

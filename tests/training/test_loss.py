@@ -7,7 +7,7 @@ import torch
 
 from xattn.data.vocabulary import END, PAD, START
 from xattn.losses.constraints import ccr_loss, ccs_loss
-from xattn.losses.ranking import hinge_ranking_loss
+from xattn.losses.ranking import hinge_ranking_loss, infonce_ranking_loss, soft_hinge_ranking_loss
 from xattn.models.config import Aggregation, Direction, SCANConfig
 from xattn.models.scan import SCAN
 from xattn.training import loss as objective_module
@@ -105,8 +105,14 @@ def full_form(batch, config, epoch=3, generator=None):
     images, captions = batch.encoded()
     scores = batch.model.score(images, captions)
     negatives = negatives_by_hand(batch, config.matching.siblings)
-    kind = "all" if epoch <= config.matching.all_negatives_epochs else config.matching.negatives
-    terms = {"match": hinge_ranking_loss(scores, torch.tensor(negatives), config.matching.margin, kind)}
+    matching, mask = config.matching, torch.tensor(negatives)
+    kind = "all" if epoch <= matching.all_negatives_epochs else matching.negatives
+    ranking = {
+        "hinge": lambda: hinge_ranking_loss(scores, mask, matching.margin, kind),
+        "infonce": lambda: infonce_ranking_loss(scores, mask, matching.temperature),
+        "soft_hinge": lambda: soft_hinge_ranking_loss(scores, mask, matching.margin, matching.temperature),
+    }
+    terms = {"match": ranking[matching.loss]()}
     attention = batch.model.attend(images, captions, batch.direction)
     words = batch.direction == "t2i"
     if config.constraints in ("ccr", "both"):
@@ -159,6 +165,22 @@ def test_value_and_gradient_are_those_of_the_full_form(
         ccs={"weight": 1.3, "margin": 0.4, "from_epoch": 1, "swap": swap},
     )
     check_against_the_full_form(Batch(direction, "lse" if direction == "i2t" else "mean"), config)
+
+
+@pytest.mark.parametrize("loss", ["infonce", "soft_hinge"])
+@pytest.mark.parametrize("siblings", ["exclude", "count"])
+@pytest.mark.parametrize("constraints", ["none", "both"])
+def test_soft_losses_have_the_gradient_of_the_full_form(configured, share, loss, siblings, constraints):
+    """In the epochs against all negatives too, which are the hinge's."""
+    config = configured(
+        constraints=constraints,
+        matching={"loss": loss, "temperature": 0.1, "margin": 0.3, "siblings": siblings, "all_negatives_epochs": 1},
+        ccr={"from_epoch": 1},
+        ccs={"from_epoch": 1, "swap": "hard"},
+    )
+    check_against_the_full_form(Batch(), config)
+    one, two = (Batch().computed(config, epoch=epoch).loss.item() for epoch in (1, 2))
+    assert one == two
 
 
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])

@@ -8,3 +8,5 @@ SwapSource = Literal["hard", "random", "sentence"]
 """Where swapped queries come from; see `xattn.losses.constraints.swap_partners`."""
 Negatives = Literal["hardest", "all"]
 """Which negatives the ranking loss compares with; see `xattn.losses.ranking.hinge_ranking_loss`."""
+RankingLoss = Literal["hinge", "infonce", "soft_hinge"]
+"""How a pair is compared with its negatives; see `xattn.losses.ranking`."""

@@ -1,7 +1,22 @@
 """Ranking losses over the scores of a batch: a pair must score higher than its image or its caption with any other.
 
-Source: the hinge with the hardest negative is that of Faghri et al., "VSE++: Improving Visual-Semantic Embeddings with
+Three of them, each a sum over the pairs and over both directions. With `x_pj = S_pj - S_pp` for a negative caption `j`
+of the image of pair `p`, and the same for negative images of its caption:
+
+    hinge:       max_j [margin + x_pj]_+, or the mean over the negatives in place of the maximum
+    soft hinge:  T log(1 + sum_j exp((margin + x_pj) / T))
+    InfoNCE:     -T log softmax_j(S_pj / T) of the pair itself = T log(1 + sum_j exp(x_pj / T))
+
+So InfoNCE is the soft hinge without a margin, and both become the hinge with the hardest negative as `T` goes to 0. The
+factor `T`, which is not in InfoNCE as published, puts all on one scale: a negative's coefficient is its share of the
+softmax, and those of a pair add up to at most 1 in each direction, as the hinge's do. A weight of another term of the
+loss means the same with each.
+
+Sources: the hinge with the hardest negative is that of Faghri et al., "VSE++: Improving Visual-Semantic Embeddings with
 Hard Negatives", BMVC 2018, equation 6, which SCAN, PFAN, BFAN and SGRAF all train with, as a sum over the batch.
+InfoNCE is that of van den Oord et al., "Representation Learning with Contrastive Predictive Coding", arXiv:1807.03748,
+equation 4; in both directions that of Radford et al., "Learning Transferable Visual Models From Natural Language
+Supervision", ICML 2021.
 """
 
 import torch
@@ -62,3 +77,70 @@ def hinge_ranking_loss(
         return (captions.sum(1) / counts[0]).sum() + (images.sum(0) / counts[1]).sum()
     # `max` over a dimension gives its gradient to one index; `amax` would share it among ties.
     return captions.max(1).values.sum() + images.max(0).values.sum()
+
+
+def soft_hinge_ranking_loss(
+    scores: Float[Tensor, "pairs pairs"],
+    negatives: Bool[Tensor, "pairs pairs"],
+    margin: float = 0.2,
+    temperature: float = 0.05,
+) -> Float[Tensor, ""]:
+    """The hinge in which every negative has a share, the hardest the largest: a log-sum-exp in place of the maximum.
+
+        sum_p T log(1 + sum_j exp((margin - S_pp + S_pj) / T)) + sum_p T log(1 + sum_i exp((margin - S_pp + S_ip) / T))
+
+    Between `hinge_ranking_loss` with the hardest negative, which it is at `T -> 0`, and `2 T log(1 + negatives)` a pair
+    more.
+
+    Args:
+        scores: image `i` with caption `j`, pairs on the diagonal.
+        negatives: see `negative_pairs`; a pair without negatives adds nothing.
+        margin: in units of the score, at least 0.
+        temperature: `T`, in units of the score, above 0.
+
+    Raises:
+        ValueError: the temperature is not above 0.
+
+    Example:
+        >>> scores = torch.tensor([[0.9, 0.8], [0.1, 0.5]])
+        >>> round(soft_hinge_ranking_loss(scores, negative_pairs(torch.tensor([7, 8]))).item(), 4)
+        0.6073
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, but it is {temperature}")
+    own = scores.diagonal()
+    captions = _soft_maximum((margin - own.unsqueeze(1) + scores).masked_fill(~negatives, -torch.inf), temperature, 1)
+    images = _soft_maximum((margin - own.unsqueeze(0) + scores).masked_fill(~negatives, -torch.inf), temperature, 0)
+    return captions.sum() + images.sum()
+
+
+def infonce_ranking_loss(
+    scores: Float[Tensor, "pairs pairs"], negatives: Bool[Tensor, "pairs pairs"], temperature: float = 0.05
+) -> Float[Tensor, ""]:
+    """Sum over the pairs of how surprising each is among its negatives, in both directions, times the temperature.
+
+        -T sum_p log softmax_j(S_pj / T)_p - T sum_p log softmax_i(S_ip / T)_p
+
+    where `j` and `i` run over the pair itself and its negatives; `2 T log(1 + negatives)` a pair where all scores are
+    alike. It has no margin: every negative teaches, however far below the pair it is, by its share of the softmax.
+
+    Args:
+        scores: image `i` with caption `j`, pairs on the diagonal.
+        negatives: see `negative_pairs`; a pair without negatives adds nothing.
+        temperature: `T`, in units of the score, above 0.
+
+    Raises:
+        ValueError: the temperature is not above 0.
+
+    Example:
+        >>> scores = torch.tensor([[0.9, 0.8], [0.1, 0.5]])
+        >>> round(infonce_ranking_loss(scores, negative_pairs(torch.tensor([7, 8])), temperature=0.1).item(), 4)
+        0.338
+    """
+    return soft_hinge_ranking_loss(scores, negatives, 0.0, temperature)
+
+
+def _soft_maximum(excess: Float[Tensor, "pairs pairs"], temperature: float, dim: int) -> Float[Tensor, "pairs"]:
+    """`T log(1 + sum exp(x / T))`; the 1 is an entry of 0 of its own, so that nothing but -inf has a gradient, too."""
+    nothing = torch.zeros_like(excess.narrow(dim, 0, 1))
+    return temperature * (torch.cat([nothing, excess], dim) / temperature).logsumexp(dim)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from xattn.attention.options import GradientTarget
-from xattn.losses.options import Negatives, SwapSource
+from xattn.losses.options import Negatives, RankingLoss, SwapSource
 from xattn.models.config import BEFORE, ModelConfig, SCANConfig, attention_directions
 from xattn.runtime.errors import InputError
 from xattn.runtime.json_shapes import read_object
@@ -40,18 +40,24 @@ file."""
 class MatchingConfig:
     """The ranking loss over the scores of a batch."""
 
+    loss: RankingLoss = field(default="hinge", metadata={BEFORE: "hinge"})
+    """How a pair is compared with its negatives: by a hinge, by a softmax over them (infonce), or by a hinge in which
+    all of them have a share (soft_hinge)."""
     margin: float = 0.2
-    """How much higher a pair must score than its negatives, at least 0."""
+    """How much higher a pair must score than its negatives, at least 0; infonce has none."""
+    temperature: float = field(default=0.05, metadata={BEFORE: 0.05})
+    """Of infonce and soft_hinge, in units of the score, above 0: the lower, the more the hardest negatives count."""
     negatives: Negatives = "hardest"
-    """Rank against the hardest negative of the batch or against all of them."""
+    """Of the hinge: rank against the hardest negative of the batch or against all of them."""
     all_negatives_epochs: int = 1
-    """Rank against all negatives in this many first epochs: a known cure for a loss that stays at twice the margin.
-    Published: 0."""
+    """Of the hinge: rank against all negatives in this many first epochs, a known cure for a loss that stays at twice
+    the margin. Published: 0."""
     siblings: Siblings = "exclude"
     """Captions of the same image as negatives: exclude them, or count them as the published code does."""
 
     def __post_init__(self) -> None:
         _require(self.margin >= 0, f"matching.margin must be at least 0, but it is {self.margin}")
+        _require(self.temperature > 0, f"matching.temperature must be above 0, but it is {self.temperature}")
         _require(
             self.all_negatives_epochs >= 0,
             f"matching.all_negatives_epochs must be at least 0, but it is {self.all_negatives_epochs}",

@@ -27,11 +27,16 @@ from torch import Tensor
 from xattn.attention.attention import Attention
 from xattn.losses.constraints import Hinges, ccr_hinges, ccs_hinges, different_words, swap_partners
 from xattn.losses.options import Negatives
-from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
+from xattn.losses.ranking import (
+    hinge_ranking_loss,
+    infonce_ranking_loss,
+    negative_pairs,
+    soft_hinge_ranking_loss,
+)
 from xattn.models.base import MatchingModel
 from xattn.models.config import Direction
 from xattn.models.fragments import Fragments, select_rows
-from xattn.runs.config import RunConfig
+from xattn.runs.config import MatchingConfig, RunConfig
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 SPARSE_SHARE = 1 / 8
@@ -98,13 +103,13 @@ def batch_loss(
         own_columns = model.score(batch.images, captions, process_group=process_group)
         (scores,) = process_group.all_gather(own_columns.detach().t(), n=batch.pairs)
         scores = scores.t()
-        match, coefficients = _ranking(scores, negatives, matching.margin, kind)
+        match, coefficients = _ranking(scores, negatives, matching, kind)
         share = (coefficients[:, batch.own] * own_columns).sum()
         attentions = model.attentions(images, captions)
     else:
         with torch.no_grad():
             (scores,) = process_group.all_gather(model.score(images, batch.captions), n=batch.pairs)
-        match, coefficients = _ranking(scores, negatives, matching.margin, kind)
+        match, coefficients = _ranking(scores, negatives, matching, kind)
         own_scores, attentions = model.match(images, captions)
         share = _same_gradient(model, images, batch.captions, own_scores, coefficients, batch.own)
     constraints: dict[str, tuple[float, Hinges]] = {}
@@ -131,7 +136,9 @@ def batch_loss(
 
 
 def negatives_in_epoch(config: RunConfig, epoch: int) -> Negatives:
-    """Which negatives an epoch ranks against."""
+    """Which negatives the hinge of an epoch ranks against; the soft losses rank against all of them in every epoch."""
+    if config.matching.loss != "hinge":
+        return "all"
     return "all" if epoch <= config.matching.all_negatives_epochs else config.matching.negatives
 
 
@@ -187,11 +194,20 @@ def _gathered_fragments(process_group: ProcessGroup, kinds: list[Fragments], n: 
     return [Fragments(next(rows), next(rows), {name: next(rows) for name in extras}) for extras in names]
 
 
-def _ranking(scores: Tensor, negatives: Tensor, margin: float, kind: Negatives) -> tuple[Tensor, Tensor]:
+def ranking_loss(scores: Tensor, negatives: Tensor, matching: MatchingConfig, kind: Negatives) -> Tensor:
+    """The ranking loss that a configuration asks for; `kind` is for the hinge."""
+    if matching.loss == "infonce":
+        return infonce_ranking_loss(scores, negatives, matching.temperature)
+    if matching.loss == "soft_hinge":
+        return soft_hinge_ranking_loss(scores, negatives, matching.margin, matching.temperature)
+    return hinge_ranking_loss(scores, negatives, matching.margin, kind)
+
+
+def _ranking(scores: Tensor, negatives: Tensor, matching: MatchingConfig, kind: Negatives) -> tuple[Tensor, Tensor]:
     """The ranking loss and its gradient on the scores."""
     leaf = scores.detach().requires_grad_()
     with torch.enable_grad():
-        match = hinge_ranking_loss(leaf, negatives, margin, kind)
+        match = ranking_loss(leaf, negatives, matching, kind)
         (coefficients,) = torch.autograd.grad(match, leaf)
     return match.detach(), coefficients
 
