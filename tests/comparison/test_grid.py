@@ -134,7 +134,10 @@ def test_ensembles_come_last_and_know_their_members():
             "2 or more",
         ),
         ({"sweep": ("clip=nan",)}, "--sweep clip=nan: expected a number, found nan"),
-        ({"sweep": ("ccs.swap=soft",)}, "--sweep ccs.swap=soft: expected one of hard, random, sentence, found soft"),
+        (
+            {"sweep": ("ccs.swap=soft",)},
+            "--sweep ccs.swap=soft: expected one of hard, random, sentence, batch, found soft",
+        ),
         (
             {"sweep": ("ccr.margin=3",)},
             "--sweep ccr.margin=3: ccr.margin is a difference of cosines and must lie in [0, 2], but it is 3.0",

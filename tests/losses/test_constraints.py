@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import jaxtyping
 import pytest
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 import oracles
 from xattn.attention.attention import Attention
+from xattn.attention.options import GradientTarget
 from xattn.losses.constraints import (
     CCR,
     CCS,
@@ -220,6 +222,32 @@ class TestCCS:
         swapped, allowed = torch.randn(2, 5, dtype=torch.double), torch.tensor([True, False])
         whole = ccs_loss(attention, swapped.expand(3, 2, 5), allowed.expand(3, 2, 2))
         close(ccs_loss(attention, swapped.expand(3, 2, 5), allowed), whole)
+
+    @given(sizes, st.integers(1, 4), st.sampled_from([0.0, 0.3]), st.sampled_from(get_args(GradientTarget)))
+    @settings(max_examples=25)
+    def test_swaps_that_all_pairs_share(self, size, swaps, temperature, gradient):
+        """Are those of a copy for each pair, with its gradient."""
+        attention = random_attention(*size)
+        generator = torch.Generator().manual_seed(size[0] + 1)
+        shared = torch.randn(swaps, size[4], generator=generator, dtype=torch.double, requires_grad=True)
+        allowed = torch.rand(size[1], size[2], swaps, generator=generator) < 0.6
+        shared = torch.where(allowed.any(0).any(0).unsqueeze(1), shared, torch.nan).detach()  # as padding may be
+        if not attention.checked:
+            shared = shared.nan_to_num()
+        parts = [attention.queries, attention.keys, attention.weights, shared]
+        parts = [part.clone().requires_grad_() for part in parts]
+        *connected, shared = parts
+        attention = Attention(*connected, attention.query_mask, attention.key_mask, check=attention.checked)
+        found = [
+            ccs_loss(attention, swapped, allowed, 0.3, gradient=gradient, temperature=temperature)
+            for swapped in (shared, shared.expand(size[1], -1, -1))
+        ]
+        close(*found)
+        how = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        gradients = [torch.autograd.grad(loss, parts, **how) for loss in found]
+        for mine, theirs in zip(*gradients, strict=True):
+            close(mine, theirs)
+            assert mine.isfinite().all()
 
     @given(sizes, st.integers(1, 4), MARGINS, st.sampled_from([0.05, 0.3, 1.5]))
     @settings(max_examples=25)

@@ -51,6 +51,7 @@ OTHER = RunConfig(
         gradient="query",
         directions="i2t",
         temperature=0.1,
+        batch_swaps=64,
     ),
 )
 
@@ -233,7 +234,7 @@ def test_the_least_values_are_allowed():
         ),
         (
             lambda values: values["ccs"].update(swap="soft"),
-            'ccs.swap must be one of hard, random, sentence, but it is "soft"',
+            'ccs.swap must be one of hard, random, sentence, batch, but it is "soft"',
         ),
         (lambda values: values["model"].update(dim="256"), 'model.dim must be int, but it is "256"'),
         (

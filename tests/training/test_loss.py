@@ -1,5 +1,6 @@
 """The loss of a batch: its value and its gradient against the full form, in which every score has a gradient."""
 
+import itertools
 import math
 
 import pytest
@@ -100,6 +101,24 @@ def allowed_by_hand(batch, partners, swap):
     return allowed
 
 
+def batch_swaps_by_hand(batch, count, generator):
+    """The fragments that are drawn, pair and place of each, and which query of a pair may be swapped for which."""
+    words, n, lengths = batch.direction == "t2i", len(batch.tokens), LENGTHS if batch.direction == "t2i" else COUNTS
+    candidates = [
+        (pair, place)
+        for pair in range(n)
+        for place in range(lengths[pair])
+        if not words or batch.word_weights.ccs[batch.tokens[pair, place]] > 0
+    ]
+    drawn = [candidates[at] for at in torch.randperm(len(candidates), generator=generator)[:count].tolist()]
+    allowed = torch.zeros(n, batch.tokens.shape[1] if words else 5, len(drawn), dtype=torch.bool)
+    for p, query, s in itertools.product(range(n), range(allowed.shape[1]), range(len(drawn))):
+        pair, place = drawn[s]
+        same_word = words and batch.tokens[p, query] == batch.tokens[pair, place]
+        allowed[p, query, s] = batch.image_ids[p] != batch.image_ids[pair] and not same_word
+    return drawn, allowed
+
+
 def full_form(batch, config, epoch=3, generator=None):
     """Every term by itself, with a gradient through all pairs' scores."""
     images, captions = batch.encoded()
@@ -119,11 +138,15 @@ def full_form(batch, config, epoch=3, generator=None):
         query_weights = batch.word_weights.ccr[batch.tokens] if words else None
         terms["ccr"] = ccr_loss(attention, config.ccr.margin, query_weights, gradient=config.ccr.gradient)
     if config.constraints in ("ccs", "both"):
-        partners = partners_by_hand(batch, scores.detach(), negatives, config.ccs.swap, generator)
-        allowed = allowed_by_hand(batch, partners, config.ccs.swap)
-        others = torch.tensor([0 if partner is None else partner for partner in partners])
+        vectors = (captions if words else images).vectors
+        if config.ccs.swap == "batch":
+            drawn, allowed = batch_swaps_by_hand(batch, config.ccs.batch_swaps, generator)
+            swapped = torch.stack([vectors[at] for at in drawn]).expand(len(vectors), -1, -1)
+        else:
+            partners = partners_by_hand(batch, scores.detach(), negatives, config.ccs.swap, generator)
+            allowed = allowed_by_hand(batch, partners, config.ccs.swap)
+            swapped = vectors[torch.tensor([0 if partner is None else partner for partner in partners])]
         query_weights = batch.word_weights.ccs[batch.tokens] if words else None
-        swapped = (captions if words else images).vectors[others]
         how = {"gradient": config.ccs.gradient, "temperature": config.ccs.temperature}
         terms["ccs"] = ccs_loss(attention, swapped, allowed, config.ccs.margin, query_weights, **how)
     weights = {"match": 1.0, "ccr": config.ccr.weight, "ccs": config.ccs.weight}
@@ -131,7 +154,7 @@ def full_form(batch, config, epoch=3, generator=None):
 
 
 def seeded(swap):
-    return torch.Generator().manual_seed(11) if swap == "random" else None
+    return torch.Generator().manual_seed(11) if swap in ("random", "batch") else None
 
 
 @pytest.fixture(params=[0.0, 1.0], ids=["all at once", "one by one"])
@@ -153,6 +176,7 @@ def share(request, monkeypatch):
         ("both", "hard"),
         ("both", "random"),
         ("both", "sentence"),
+        ("ccs", "batch"),
     ],
 )
 def test_value_and_gradient_are_those_of_the_full_form(
@@ -162,7 +186,7 @@ def test_value_and_gradient_are_those_of_the_full_form(
         constraints=constraints,
         matching={"negatives": negatives, "siblings": siblings, "all_negatives_epochs": 0},
         ccr={"weight": 0.7, "margin": 0.3, "from_epoch": 1},
-        ccs={"weight": 1.3, "margin": 0.4, "from_epoch": 1, "swap": swap},
+        ccs={"weight": 1.3, "margin": 0.4, "from_epoch": 1, "swap": swap, "batch_swaps": 9},
     )
     check_against_the_full_form(Batch(direction, "lse" if direction == "i2t" else "mean"), config)
 
@@ -336,7 +360,7 @@ def test_first_epochs_rank_against_all_negatives(configured):
     assert every < hardest
 
 
-@pytest.mark.parametrize("swap", ["hard", "random", "sentence"])
+@pytest.mark.parametrize("swap", ["hard", "random", "sentence", "batch"])
 def test_a_batch_of_siblings_has_nothing_to_rank(configured, swap):
     """Nor anything to swap, unless it is from the same sentence."""
     config = configured(constraints="ccs", matching={"all_negatives_epochs": 0}, ccs={"from_epoch": 1, "swap": swap})
@@ -350,8 +374,9 @@ def test_a_batch_of_siblings_has_nothing_to_rank(configured, swap):
         assert not any(gradient.any() for gradient in batch.gradient(found.loss))
 
 
-def test_chance_comes_from_the_generator(configured):
-    config = configured(constraints="ccs", ccs={"from_epoch": 1, "swap": "random"})
+@pytest.mark.parametrize("swap", ["random", "batch"])
+def test_chance_comes_from_the_generator(configured, swap):
+    config = configured(constraints="ccs", ccs={"from_epoch": 1, "swap": swap, "batch_swaps": 3})
 
     def term(seed, global_seed):
         batch = Batch()

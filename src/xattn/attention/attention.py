@@ -148,16 +148,20 @@ class Attention:
         return cosine(dot, self.query_norm, self._content_square(weights), self._content_floor(weights))
 
     def relevance_to_queries(
-        self, others: Float[Tensor, "*batch s dim"], similarity: Float[Tensor, "*batch s k"] | None = None
+        self, others: Float[Tensor, "*#batch s dim"], similarity: Float[Tensor, "*batch s k"] | None = None
     ) -> Float[Tensor, "*batch q s"]:
         """`R(o_s, a_i)` of other query vectors `o` with the content that each query attends to, in [-1, 1].
 
         `o_s . a_i = sum_j w_ij (o_s . k_j)`, so that here too no content is built. `similarity` is `o_s . k_j`, if it
-        is known.
+        is known. Others of shape `s dim` are the same for all pairs: one product for all keys, and no copies.
         """
         others = _at_least_float32(others)
         if similarity is None:
-            similarity = others @ self.keys.transpose(-1, -2)
+            similarity = (
+                (self.keys @ others.t()).transpose(-1, -2)
+                if others.dim() < self.keys.dim()
+                else others @ self.keys.transpose(-1, -2)
+            )
         dot = self.weights @ similarity.transpose(-1, -2)  # *batch q s
         norm = torch.linalg.vector_norm(others, dim=-1).unsqueeze(-2)  # *batch 1 s
         floor = self._content_floor(self.weights).unsqueeze(-1)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from xattn.attention.attention import Attention
 from xattn.attention.masks import boolean_mask
 from xattn.attention.options import GradientTarget
-from xattn.losses.options import Reduction, SwapSource
+from xattn.losses.options import PartnerSource, Reduction
 
 
 class Hinges(NamedTuple):
@@ -90,7 +90,7 @@ def ccr_hinges(
 
 def ccs_hinges(
     attention: Attention,
-    swapped: Float[Tensor, "*batch s dim"],
+    swapped: Float[Tensor, "*#batch s dim"],
     allowed: Shaped[Tensor, "..."] | None = None,
     margin: float = 0.2,
     queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None,
@@ -101,11 +101,11 @@ def ccs_hinges(
     attention = attention.with_gradient_to(gradient)
     swapped = swapped.detach() if gradient in ("weights", "content") else swapped
     shape = (*attention.weights.shape[:-1], swapped.shape[-2])
-    expected = (*attention.queries.shape[:-2], swapped.shape[-2], attention.queries.shape[-1])
-    if swapped.shape != expected:
+    for_all = swapped.shape[-2:-1] + attention.queries.shape[-1:]
+    if swapped.shape not in (for_all, attention.queries.shape[:-2] + for_all):
         raise ValueError(
             f"swapped of shape {tuple(swapped.shape)} does not fit queries of shape {tuple(attention.queries.shape)}: "
-            "expected (*batch, s, dim) with the queries' own batch and dim"
+            "expected (*batch, s, dim) with the queries' own batch and dim, or (s, dim)"
         )
     if allowed is None:
         allowed = _but_for_itself(attention, swapped)
@@ -114,7 +114,10 @@ def ccs_hinges(
     if attention.checked:
         # What no query may swap in can be padding, which may hold anything: NaN there would reach the gradient as 0
         # times NaN.
-        swapped = torch.where(allowed.expand(shape).any(-2).unsqueeze(-1), swapped, 0.0)
+        swap_in = allowed.expand(shape).any(-2)  # *batch s
+        if swapped.dim() < attention.queries.dim():
+            swap_in = swap_in.flatten(0, -2).any(0)
+        swapped = torch.where(swap_in.unsqueeze(-1), swapped, 0.0)
     relevance = attention.relevance_to_queries(swapped)  # *batch q s
     allowed = allowed.expand(shape)
     # `max` over a dimension gives its gradient to one index; `amax` would share it among ties.
@@ -168,7 +171,7 @@ def ccr_loss(
 
 def ccs_loss(
     attention: Attention,
-    swapped: Float[Tensor, "*batch s dim"],
+    swapped: Float[Tensor, "*#batch s dim"],
     allowed: Shaped[Tensor, "..."] | None = None,
     margin: float = 0.2,
     queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None,
@@ -181,7 +184,8 @@ def ccs_loss(
     Args:
         attention: weights with the fragments that they connect; its direction is the constraint's.
         swapped: fragments of the queries' kind to swap in, `q~`. `swap_partners` says from which pair; a pair's own
-            queries serve too.
+            queries serve too. Of shape `s dim` they are the same for all pairs, as `draw_swaps` of
+            `xattn.losses.batch_swaps` draws them from a whole batch, and are not copied.
         allowed: which swaps are swaps, broadcast to `*batch q s`: not padding, not the query itself, not the same word
             (`different_words`), not a sibling's. Absent = all, but for the query itself where `swapped` holds the
             queries. A query without an allowed swap does not count.
@@ -263,7 +267,7 @@ class CCS(nn.Module):
 def swap_partners(
     scores: Float[Tensor, "pairs pairs"],
     negatives: Bool[Tensor, "pairs pairs"],
-    source: SwapSource,
+    source: PartnerSource,
     direction: Literal["t2i", "i2t"],
     generator: torch.Generator | None = None,
 ) -> tuple[Int[Tensor, "pairs"], Bool[Tensor, "pairs"]]:

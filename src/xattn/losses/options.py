@@ -4,8 +4,10 @@ from typing import Literal
 
 Reduction = Literal["sum", "mean", "none"]
 """How hinges of queries become a loss; see `xattn.losses.constraints.Hinges.reduce`."""
-SwapSource = Literal["hard", "random", "sentence"]
-"""Where swapped queries come from; see `xattn.losses.constraints.swap_partners`."""
+PartnerSource = Literal["hard", "random", "sentence"]
+"""Which pair's fragments are swapped in; see `xattn.losses.constraints.swap_partners`."""
+SwapSource = Literal["hard", "random", "sentence", "batch"]
+"""Where swapped queries come from: a pair, or, with `batch`, all of the batch; see `xattn.losses.batch_swaps`."""
 Negatives = Literal["hardest", "all"]
 """Which negatives the ranking loss compares with; see `xattn.losses.ranking.hinge_ranking_loss`."""
 RankingLoss = Literal["hinge", "infonce", "soft_hinge"]

@@ -101,7 +101,8 @@ class CCSConfig:
     queries: CountedQueries = "content"
     """Which words are queries and swaps: all, content words only, or all weighted by inverse document frequency."""
     swap: SwapSource = "random"
-    """Where swapped queries come from: the hardest negative, a random pair, or the same sentence or image."""
+    """Where swapped queries come from: the hardest negative, a random pair, the same sentence or image, or the whole
+    batch."""
     gradient: GradientTarget = "all"
     """What its gradient reaches: all, the attention weights alone, the content (weights and keys), or the query
     alone."""
@@ -110,10 +111,13 @@ class CCSConfig:
     temperature: float = 0.0
     """Above 0: all swaps have a share, by a softmax of this temperature; 0: a hinge against the most relevant swap
     alone."""
+    batch_swaps: int = field(default=128, metadata={BEFORE: 128})
+    """How many words of the batch, or regions, are drawn in each step for the swap batch, at least 1."""
 
     def __post_init__(self) -> None:
         _check_constraint("ccs", self.weight, self.margin, self.from_epoch)
         _require(self.temperature >= 0, f"ccs.temperature must be at least 0, but it is {self.temperature}")
+        _require(self.batch_swaps >= 1, f"ccs.batch_swaps must be at least 1, but it is {self.batch_swaps}")
 
 
 @dataclass(frozen=True)

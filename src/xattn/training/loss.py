@@ -21,11 +21,10 @@ gradient.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from xattn.attention.attention import Attention
-from xattn.losses.constraints import Hinges, ccr_hinges, ccs_hinges, different_words, swap_partners
+from xattn.losses.constraints import Hinges, ccr_hinges
 from xattn.losses.options import Negatives
 from xattn.losses.ranking import (
     hinge_ranking_loss,
@@ -34,10 +33,11 @@ from xattn.losses.ranking import (
     soft_hinge_ranking_loss,
 )
 from xattn.models.base import MatchingModel
-from xattn.models.config import Direction
-from xattn.models.fragments import Fragments, select_rows
+from xattn.models.fragments import Fragments
 from xattn.runs.config import MatchingConfig, RunConfig
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
+from xattn.training.gathered import gathered
+from xattn.training.swaps import chosen_swaps, swapped_hinges, swaps_regions
 
 SPARSE_SHARE = 1 / 8
 """Score pairs one by one up to this share of the batch's pairs, and all at once beyond it."""
@@ -94,7 +94,8 @@ def batch_loss(
         process_group: the processes that hold the batch, each a share of the pairs.
     """
     vectors = images.vectors, captions.vectors
-    batch = _gathered(process_group, model, images, captions, tokens, image_ids, _swaps_regions(model, config, epoch))
+    needs_images = model.scores_use_batch_statistics or swaps_regions(model, config, epoch)
+    batch = gathered(process_group, images, captions, tokens, image_ids, needs_images)
     images, captions = batch.own_images, batch.own_captions
     matching = config.matching
     negatives = negative_pairs(batch.image_ids, count_siblings=matching.siblings == "count")
@@ -121,9 +122,11 @@ def batch_loss(
                 ccr_hinges(attention, config.ccr.margin, query_weights, config.ccr.gradient),
             )
         if config.uses_ccs and epoch >= config.ccs.from_epoch and config.ccs.directions in ("both", direction):
-            partners, found = swap_partners(scores, negatives, config.ccs.swap, direction, generator)
-            own = partners[batch.own], found[batch.own]
-            hinges = _swapped_hinges(attention, direction, tokens, batch, *own, config, word_weights.ccs)
+            swaps = chosen_swaps(
+                attention, direction, batch, scores, negatives, config.ccs, word_weights.ccs, generator
+            )
+            query_weights = word_weights.ccs[tokens] if direction == "t2i" else None
+            hinges = swapped_hinges(attention, swaps, config.ccs, query_weights)
             constraints[f"ccs_{direction}"] = config.ccs.weight, hinges
     gradients = {}
     if measures_gradients:
@@ -140,58 +143,6 @@ def negatives_in_epoch(config: RunConfig, epoch: int) -> Negatives:
     if config.matching.loss != "hinge":
         return "all"
     return "all" if epoch <= config.matching.all_negatives_epochs else config.matching.negatives
-
-
-class _Batch(NamedTuple):
-    """The pairs of all processes."""
-
-    images: Fragments
-    """Those of all processes where regions of others are needed, and otherwise only this process's own."""
-    captions: Fragments
-    tokens: Tensor
-    image_ids: Tensor
-    pairs: int
-    own: slice
-    own_images: Fragments
-    own_captions: Fragments
-
-
-def _swaps_regions(model: MatchingModel, config: RunConfig, epoch: int) -> bool:
-    acts = config.uses_ccs and epoch >= config.ccs.from_epoch and config.ccs.directions in ("both", "i2t")
-    return acts and "i2t" in model.directions and config.ccs.swap != "sentence"
-
-
-def _gathered(
-    process_group: ProcessGroup,
-    model: MatchingModel,
-    images: Fragments,
-    captions: Fragments,
-    tokens: Tensor,
-    image_ids: Tensor,
-    swaps_regions: bool,
-) -> _Batch:
-    if process_group.world_size == 1:
-        return _Batch(images, captions, tokens, image_ids, len(tokens), slice(0, len(tokens)), images, captions)
-    n = int(process_group.all_reduce(torch.tensor(len(tokens), device=tokens.device)))
-    tokens, image_ids = process_group.all_gather(tokens, image_ids, n=n)
-    needs_images = model.scores_use_batch_statistics or swaps_regions
-    own = process_group.share(n)
-    together = _gathered_fragments(process_group, [captions, images] if needs_images else [captions], n)
-    if needs_images:
-        images = together[1][own]
-    # A process takes its own part from what was gathered, so that each differentiates the gathering, whatever pairs its
-    # loss looks at.
-    return _Batch(
-        together[1] if needs_images else images, together[0], tokens, image_ids, n, own, images, together[0][own]
-    )
-
-
-def _gathered_fragments(process_group: ProcessGroup, kinds: list[Fragments], n: int) -> list[Fragments]:
-    """All in one, so that the processes differentiate them in one and the same order."""
-    names = [list(kind.extras) for kind in kinds]
-    tensors = [tensor for kind in kinds for tensor in (kind.vectors, kind.mask, *kind.extras.values())]
-    rows = iter(process_group.all_gather(*tensors, n=n))
-    return [Fragments(next(rows), next(rows), {name: next(rows) for name in extras}) for extras in names]
 
 
 def ranking_loss(scores: Tensor, negatives: Tensor, matching: MatchingConfig, kind: Negatives) -> Tensor:
@@ -230,32 +181,6 @@ def _same_gradient(
     elif len(rows):
         share = share + (others[rows, columns] * model.score_pairs(images[rows], captions[columns])).sum()
     return share
-
-
-def _swapped_hinges(
-    attention: Attention,
-    direction: Direction,
-    tokens: Tensor,
-    batch: _Batch,
-    partners: Int[Tensor, "pairs"],
-    found: Bool[Tensor, "pairs"],
-    config: RunConfig,
-    word_weights: Tensor,
-) -> Hinges:
-    ccs = config.ccs
-    if direction == "t2i":
-        query_weights = word_weights[tokens]
-        of_partners = batch.tokens[partners]
-        allowed = different_words(tokens, of_partners, word_weights[of_partners] > 0) & found[:, None, None]
-        swapped = select_rows(batch.captions.vectors, partners)
-        return ccs_hinges(attention, swapped, allowed, ccs.margin, query_weights, ccs.gradient, ccs.temperature)
-    if ccs.swap == "sentence":
-        n_regions = attention.queries.shape[1]
-        allowed = attention.query_mask.unsqueeze(1) & ~torch.eye(n_regions, dtype=torch.bool, device=tokens.device)
-        return ccs_hinges(attention, attention.queries, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
-    allowed = batch.images.mask[partners].unsqueeze(1) & found[:, None, None]
-    swapped = select_rows(batch.images.vectors, partners)
-    return ccs_hinges(attention, swapped, allowed, ccs.margin, None, ccs.gradient, ccs.temperature)
 
 
 def _gradient_norm(process_group: ProcessGroup, term: Tensor, vectors: tuple[Tensor, ...]) -> float:
