@@ -44,6 +44,12 @@ def scan_weights(queries, keys, lambda_softmax):
     return weights
 
 
+def with_prior(rows, prior):
+    """Rows of weights, each multiplied by the prior of its keys and divided by its sum again."""
+    products = [[w * p for w, p in zip(row, prior, strict=True)] for row in rows]
+    return [[w / math.fsum(row) for w in row] for row in products]
+
+
 def aggregate(relevances, aggregation, lambda_lse):
     if aggregation == "sum":
         return math.fsum(relevances)

@@ -97,6 +97,41 @@ class TestForms:
         )
         torch.testing.assert_close(compiled[safe], expected[safe], rtol=0, atol=max(PRECISIONS[dtype], 1e-10))
 
+    @given(
+        st.integers(0, 2**32 - 1),
+        st.tuples(st.integers(1, 4), st.integers(1, 4)),
+        st.tuples(st.integers(1, 6), st.integers(1, 9)),
+        st.sampled_from(list(PRECISIONS)),
+        st.sampled_from([None, "equal", "prob"]),
+        st.booleans(),
+    )
+    @settings(max_examples=25, deadline=None)
+    def test_both_multiply_by_the_prior_of_the_keys(self, seed, sets, lengths, dtype, focus, both_ways):
+        """In the first direction alone; BFAN's focus judges weights that include it."""
+        weights = SimilarityWeights(9.0, focus)
+        queries = ragged(seed, sets[0], lengths[0], 7, dtype)
+        keys = ragged(seed + 1, sets[1], lengths[1], 7, dtype)
+        levels = torch.rand(keys[1].shape, generator=torch.Generator().manual_seed(seed + 2)).to(dtype) * keys[1]
+        prior = (levels / levels.amax(1, keepdim=True)).masked_fill(~keys[1], 1.0)
+        options = {"block_elements": 60, "block_columns": 9, "key_prior": prior, "both_ways": both_ways}
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            plain, compiled = (
+                in_form(monkeypatch, form, *queries, *keys, weights, mean_and_largest, True, **options) for form in "01"
+            )
+        for c, (q, qm) in enumerate(zip(*queries, strict=True)):
+            for i, (k, km) in enumerate(zip(*keys, strict=True)):
+                words, regions = oracles.lists(q, qm), oracles.lists(k, km)
+                ways = [(words, regions, prior[i][km].tolist()), (regions, words, [1.0] * len(words))]
+                expected, is_safe = 0.0, True
+                for asking, asked, factors in ways[: 1 + both_ways]:
+                    rows = oracles.with_prior(oracles.scan_weights(asking, asked, 9.0), factors)
+                    is_safe &= focus is None or not any(oracles_bfan.jumps(row, focus) for row in rows)
+                    rows = rows if focus is None else [oracles_bfan.focused(row, focus) for row in rows]
+                    each = [oracles.relevance(q, row, asked) + max(row) for q, row in zip(asking, rows, strict=True)]
+                    expected += sum(each) / len(each)
+                for found in (plain, compiled) if is_safe else ():
+                    assert found[i, c].item() == pytest.approx(expected, abs=max(PRECISIONS[dtype], 1e-10))
+
     @pytest.mark.parametrize("dtype", list(PRECISIONS))
     @pytest.mark.parametrize(("sets", "length"), [(70, 12), (1, 12), (3, 90), (200, 1)])
     def test_pairs_of_real_sizes(self, monkeypatch, dtype, sets, length):

@@ -51,7 +51,7 @@ class ByFeature(MatchingModel):
         self.directions = directions
         self.anything = torch.nn.Linear(1, 1)
 
-    def encode_images(self, features, counts, boxes=None, process_group=SINGLE_PROCESS):
+    def encode_images(self, features, counts, boxes=None, scores=None, process_group=SINGLE_PROCESS):
         return Fragments(features, torch.arange(features.shape[1]) < counts[:, None])
 
     def encode_captions(self, tokens, lengths):

@@ -54,7 +54,7 @@ class Recorder(MatchingModel):
         self.anything = torch.nn.Linear(1, 1)
         self.fixed, self.seen = fixed, None
 
-    def encode_images(self, features, counts, boxes=None, process_group=SINGLE_PROCESS):
+    def encode_images(self, features, counts, boxes=None, scores=None, process_group=SINGLE_PROCESS):
         assert not self.training
         assert not torch.is_grad_enabled()
         self.seen = features, counts, boxes

@@ -105,7 +105,7 @@ class Stub(MatchingModel):
         self.directions = directions
         self.anything = torch.nn.Linear(1, 1)
 
-    def encode_images(self, features, counts, boxes=None, process_group=SINGLE_PROCESS):
+    def encode_images(self, features, counts, boxes=None, scores=None, process_group=SINGLE_PROCESS):
         assert not self.training
         return Fragments(features, torch.arange(features.shape[1]) < counts[:, None])
 

@@ -174,9 +174,9 @@ def test_data_that_has_changed_is_noticed(run, tiny_data, tmp_path):
     data = shutil.copytree(tiny_data, tmp_path / "data")
     split = read_split(data, "train")
     images = stored(run, split, tmp_path / "stored")
-    check_source(images, split)
+    check_source(images, split, run)
     os.utime(data / "train_ims.npy", ns=(1, 1))
-    assert "have changed since" in refusal(check_source, images, read_split(data, "train"))
+    assert "have changed since" in refusal(check_source, images, read_split(data, "train"), run)
 
 
 def damaged(folder, name, change):

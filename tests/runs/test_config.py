@@ -37,7 +37,16 @@ OTHER = RunConfig(
     accumulation=2,
     precision="bf16",
     min_count=2,
-    model=SCANConfig(direction="i2t", aggregation="lse", lambda_softmax=4.0, lambda_lse=20.0, dim=32, word_dim=12),
+    model=SCANConfig(
+        direction="i2t",
+        aggregation="lse",
+        lambda_softmax=4.0,
+        lambda_lse=20.0,
+        dim=32,
+        word_dim=12,
+        prior=0.5,
+        learn_prior=True,
+    ),
     matching=MatchingConfig(
         loss="infonce", margin=0.1, temperature=0.1, negatives="all", all_negatives_epochs=0, siblings="count"
     ),
@@ -275,7 +284,8 @@ def test_fields_that_are_missing_or_unknown(refused):
         sentence = f"model.name must be one of scan, pfan, bfan, sgraf, but model is {json.dumps(model)}"
         assert refused(lambda values, model=model: values | {"model": model}) == sentence
     assert refused(lambda values: values | {"model": without(values["model"], "word_dim")}) == (
-        "model must hold exactly the fields aggregation, dim, direction, lambda_lse, lambda_softmax, name, word_dim, "
+        "model must hold exactly the fields aggregation, dim, direction, lambda_lse, lambda_softmax, learn_prior, "
+        "name, prior, word_dim, "
         "but lacks word_dim"
     )
     assert refused(lambda values: values | {"ccs": [1, 2]}) == "ccs must be an object, but it is [1, 2]"

@@ -239,12 +239,14 @@ def scan_weights(
     key_dim: int,
     lambda_softmax: float,
     key_mask: Bool[Tensor, "..."] | None = None,
+    key_prior: Float[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "..."]:
     """SCAN's attention weights before their division by their sum, in any layout of queries and keys.
 
     Leaky ReLU of slope 0.1; `s^`, the quotient by the L2 norm over the *queries* of a pair; `exp(lambda s^)`. Dividing
-    by the sum over the keys makes it the softmax. A cosine does not change when the weights are scaled, so the scores
-    of all pairs leave that out.
+    by the sum over the keys makes it the softmax; with a prior `P_j` over the keys, `exp(lambda s^) P_j`, that of
+    `lambda s^ + log P_j`. A cosine does not change when the weights are scaled, so the scores of all pairs leave that
+    out.
 
     Args:
         similarity: raw `s`. Padded queries must be zero vectors, so that they add nothing to the norm.
@@ -254,8 +256,11 @@ def scan_weights(
         lambda_softmax: `lambda`, the inverse temperature, up to 35: `s^` is in [-1, 1], so its exponential needs no
             shift, and the square of a sum of some thousands of them stays in the range of float32.
         key_mask: true at valid keys, broadcast to `similarity`; weights elsewhere are 0. Absent = all are valid.
+        key_prior: `P_j` in [0, 1], broadcast to `similarity`, 1 at the likeliest valid key of each set so that no row
+            of weights vanishes. Absent = 1 for all.
 
-    Source: Lee et al. 2018, equations 1, 2 and 9; the constants 0.1 and 1e-8 are those of the published code.
+    Source: Lee et al. 2018, equations 1, 2 and 9; the constants 0.1 and 1e-8 are those of the published code. The prior
+        is ours.
     """
     assert query_dim != key_dim
     rectified = functional.leaky_relu(similarity, negative_slope=0.1)
@@ -265,6 +270,7 @@ def scan_weights(
         square.clamp_min(torch.finfo(square.dtype).tiny).sqrt() + 1e-8
     )  # the clamp keeps the root's gradient finite at 0
     weights = (rectified * (lambda_softmax / norm)).exp_()  # in place, so that a block needs less of the cache
+    weights = weights if key_prior is None else weights * key_prior
     return weights if key_mask is None else weights * key_mask
 
 

@@ -23,13 +23,18 @@ class FragmentBlock:
     """True where a fragment is no padding."""
     rows: Float[Tensor, "fragments dim"]
     """`vectors` as one matrix, in the precision of the product."""
+    prior: Float[Tensor, "sets positions"] | None = None
+    """What the weight of each fragment as a key is multiplied by, see `xattn.attention.attention.scan_weights`."""
 
     @staticmethod
-    def of(vectors: Tensor, mask: Tensor, chosen: Tensor, product_dtype: torch.dtype) -> "FragmentBlock":
+    def of(
+        vectors: Tensor, mask: Tensor, chosen: Tensor, product_dtype: torch.dtype, prior: Tensor | None = None
+    ) -> "FragmentBlock":
         """Of the chosen among `sets positions dim`, with as many positions as the longest of them has."""
         length = int(mask[chosen].sum(-1).max())
         turned = vectors.index_select(0, chosen)[:, :length].transpose(0, 1).contiguous()  # positions sets dim
-        return FragmentBlock(turned, mask[chosen, :length].t(), turned.flatten(0, 1).to(product_dtype))
+        some_prior = None if prior is None else prior.index_select(0, chosen)[:, :length].contiguous()
+        return FragmentBlock(turned, mask[chosen, :length].t(), turned.flatten(0, 1).to(product_dtype), some_prior)
 
     @cached_property
     def lengths(self) -> Int[Tensor, "sets"]:

@@ -97,6 +97,7 @@ def fused_relevance_block(
         keys.lengths.numpy(),
         keys.gram.numpy(),
         keys.largest.numpy(),
+        product.new_ones(shape[0], keys.mask.shape[0]).numpy() if keys.prior is None else keys.prior.numpy(),
         queries.norm.numpy(),
         weights.lambda_softmax,
         {None: 0, "equal": 1, "prob": 2}[weights.focus],

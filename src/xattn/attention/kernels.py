@@ -100,12 +100,12 @@ def _scale(row: Any, positions: int, sets: int, factor: Any, tiny: Any, square: 
 
 @no_type_check
 @njit(**COMPILED)
-def _weigh(row: Any, scale: Any, weights: Any, dot: Any, total: Any) -> None:
-    """The weights of some queries for one key, and what they add to `sum w s` and `sum w`."""
+def _weigh(row: Any, scale: Any, prior: Any, weights: Any, dot: Any, total: Any) -> None:
+    """The weights of some queries for one key, and what they add to `sum w s` and `sum w`; `prior` is the key's."""
     slope = row.dtype.type(0.1)
     for lane in range(len(row)):
         s = row[lane]
-        weight = _exp2(max(s, slope * s) * scale[lane])
+        weight = _exp2(max(s, slope * s) * scale[lane]) * prior
         weights[lane] = weight
         dot[lane] += weight * s
         total[lane] += weight
@@ -189,6 +189,7 @@ def relevances(
     lengths: Any,
     gram: Any,
     largest_key: Any,
+    prior: Any,
     norm: Any,
     lambda_softmax: float,
     focus: int,
@@ -207,6 +208,7 @@ def relevances(
         lengths: the number of keys of each set.
         gram: `keysets k k`.
         largest_key: `keysets`, see `xattn.attention.attention.content_floor`.
+        prior: `keysets k`, the factor of each key's weights; 1 at padding and where there is no prior.
         norm: `q querysets`, the length of each query.
         lambda_softmax: see `xattn.attention.attention.scan_weights`.
         focus: 0 is none, 1 is `equal`, 2 is `prob`.
@@ -241,7 +243,7 @@ def relevances(
                 start = chunk * LANES
                 end = min(start + LANES, available)
                 at = start % sets
-                _weigh(row[start:end], scale[at:], weights[chunk, j], dot[start:], total[start:])
+                _weigh(row[start:end], scale[at:], prior[i, j], weights[chunk, j], dot[start:], total[start:])
                 if focus:
                     similarity[chunk, j, : end - start] = row[start:end]
         weights[:, count:padded] = number(0)

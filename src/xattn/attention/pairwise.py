@@ -26,6 +26,7 @@ def pairwise_scores(
     with_largest_weight: bool = False,
     both_ways: bool = False,
     product_dtype: torch.dtype | None = None,
+    key_prior: Float[Tensor, "keysets k"] | None = None,
     block_elements: int = 1_000_000,
     block_columns: int = 1056,
     part_elements: int = 130_000,
@@ -47,13 +48,16 @@ def pairwise_scores(
         keys: fragments attended to, padded with zero vectors.
         key_mask: true (or 1) where a key is no padding, on a prefix of each row.
         attention_fn: `attention_fn(similarity, query_dim=2, key_dim=1, key_mask=... or None)` gives weights, up to a
-            factor for each query. Of a `SimilarityWeights` the fused form may be computed.
+            factor for each query; with `key_prior=...` as well where there is one. Of a `SimilarityWeights` the fused
+            form may be computed.
         aggregate: turns a `RelevanceBlock` into the scores `keysets querysets` of its pairs.
         with_largest_weight: whether `aggregate` wants each query's largest weight.
         both_ways: whether to add the scores of the other direction, in which keys attend to queries with the same
             weights and `aggregate`. The product of the fragments is the same, and is taken once.
         product_dtype: in what precision keys and queries are multiplied, without gradient; None is that of `keys`.
             Norms, weights and all that follows the product keep that of `keys`.
+        key_prior: what the weight of each key is multiplied by, in [0, 1] and 1 at the likeliest of each set; with
+            `both_ways` in the first direction alone. Absent = 1.
         block_elements: about how many similarities the matrix product of a block gives.
         block_columns: about how many queries a block holds.
         part_elements: about how many of a block's similarities are weighed at a time. The result does not depend on the
@@ -92,7 +96,7 @@ def pairwise_scores(
         )
 
     def scored(chosen: Tensor) -> Tensor:  # some sets of keys with all sets of queries
-        block_keys = FragmentBlock.of(keys, key_mask, chosen, product_dtype)
+        block_keys = FragmentBlock.of(keys, key_mask, chosen, product_dtype, key_prior)
         memory = Product()
         scores = []
         for block in query_blocks:

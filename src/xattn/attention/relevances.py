@@ -63,7 +63,9 @@ def _sums(
     similarity = similarity[part].to(keys.vectors.dtype)
     keysets, length, *shape = similarity.shape
     key_mask = keys.mask.t()[part, :, None, None] if keys.is_padded else None
-    weights = attention_fn(similarity, query_dim=2, key_dim=1, key_mask=key_mask)
+    # Functions of weights that know no prior remain usable without one.
+    prior = {} if keys.prior is None else {"key_prior": keys.prior[part, :, None, None]}
+    weights = attention_fn(similarity, query_dim=2, key_dim=1, key_mask=key_mask, **prior)
     dot = (similarity * weights).sum(1)
     # The row of ones lets the product that weighs the Gram matrix sum the weights as well.
     product = torch.bmm(keys.extended[part], weights.flatten(2)).view(keysets, length + 1, *shape)

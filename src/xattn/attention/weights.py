@@ -45,6 +45,7 @@ class SimilarityWeights:
         query_dim: int,
         key_dim: int,
         key_mask: Bool[Tensor, "..."] | None = None,
+        key_prior: Float[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "..."]:
         """The weights before their division by their sum; arguments and result are those of `scan_weights`."""
         if self.focus is None:
@@ -54,6 +55,7 @@ class SimilarityWeights:
                 key_dim=key_dim,
                 lambda_softmax=self.lambda_softmax,
                 key_mask=key_mask,
+                key_prior=key_prior,
             )
         return focal_weights(
             similarity,
@@ -62,6 +64,7 @@ class SimilarityWeights:
             lambda_softmax=self.lambda_softmax,
             focus=self.focus,
             key_mask=key_mask,
+            key_prior=key_prior,
         )
 
 
@@ -73,6 +76,7 @@ def focal_weights(
     lambda_softmax: float,
     focus: Focus,
     key_mask: Bool[Tensor, "..."] | None = None,
+    key_prior: Float[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "..."]:
     """BFAN's weights `w*` before their division by their sum, in any layout of queries and keys.
 
@@ -98,6 +102,7 @@ def focal_weights(
         focus: `equal` or `prob`, the kind of `g`.
         key_mask: true at valid keys, with as many dimensions as `similarity`, all but `key_dim` possibly 1; absent =
             all are valid. At least one of each row is.
+        key_prior: as in `scan_weights`; keys are judged by weights that include it.
 
     Returns:
         0 at keys that are dropped or padding, above 1 at those that are kept.
@@ -113,7 +118,12 @@ def focal_weights(
     the closed form and the treatment of ties are ours.
     """
     weights = scan_weights(
-        similarity, query_dim=query_dim, key_dim=key_dim, lambda_softmax=lambda_softmax, key_mask=key_mask
+        similarity,
+        query_dim=query_dim,
+        key_dim=key_dim,
+        lambda_softmax=lambda_softmax,
+        key_mask=key_mask,
+        key_prior=key_prior,
     )
     with torch.no_grad():
         if focus == "equal":

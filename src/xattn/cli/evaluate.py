@@ -37,6 +37,9 @@ class Evaluate:
     """Measure attention for each type of phrase too: people, animals, clothing, ..."""
     eccv: bool = False
     """Measure ECCV Caption and CxC too, on COCO's 5,000 test images; needs the extra eccv."""
+    prior: float | None = None
+    """Measure with this power of the regions' scores as the prior of the words' attention, whatever the run was trained
+    with; 0: with none."""
     weights: WhichWeights = "last"
     """The weights after the last epoch, or those that were best on dev, which an unfinished run may have too."""
     precision: Precision = "fp32"
@@ -54,7 +57,9 @@ class Evaluate:
 
         if not self.run_folders:
             raise InputError("evaluate needs a run folder")
-        options = EvaluationOptions(_numbers(self.iou), self.precision, self.protocol, self.by_type, self.eccv)
+        options = EvaluationOptions(
+            _numbers(self.iou), self.precision, self.protocol, self.by_type, self.eccv, self.prior
+        )
         runs = [load_run(folder, best_device(), self.weights) for folder in self.run_folders]
         evaluations = evaluate_all(runs, self.data, self.split, options)
         print_tables(evaluations)

@@ -28,12 +28,14 @@ class ImageBatch(NamedTuple):
     boxes: Float[Tensor, "n regions columns"] | None = None
     """x1 y1 x2 y2 in units of the image's width and height, or PFAN's 30 columns as they are; None where they are not
     known."""
+    scores: Float[Tensor, "n regions"] | None = None
+    """How sure the source of the boxes is of each region, above 0 and at most 1; None where that is not known."""
 
     def to(self, device: torch.device) -> "ImageBatch":
         """The same batch on a device."""
-        return ImageBatch(
-            self.features.to(device), self.counts.to(device), None if self.boxes is None else self.boxes.to(device)
-        )
+        boxes = None if self.boxes is None else self.boxes.to(device)
+        scores = None if self.scores is None else self.scores.to(device)
+        return ImageBatch(self.features.to(device), self.counts.to(device), boxes, scores)
 
 
 class CaptionBatch(NamedTuple):
@@ -131,7 +133,8 @@ class EncodedCaptions:
 def read_regions(split: Split, rows: np.ndarray) -> ImageBatch:
     """The regions of some images, read from disk as float32."""
     features = np.asarray(split.features[rows], dtype=np.float32)
-    return ImageBatch(torch.from_numpy(features), torch.from_numpy(split.counts[rows]), relative_boxes(split, rows))
+    counts = torch.from_numpy(split.counts[rows])
+    return ImageBatch(torch.from_numpy(features), counts, relative_boxes(split, rows), region_scores(split, rows))
 
 
 def relative_boxes(split: Split, rows: np.ndarray) -> Float[Tensor, "n regions columns"] | None:
@@ -147,6 +150,11 @@ def relative_boxes(split: Split, rows: np.ndarray) -> Float[Tensor, "n regions c
         )
         boxes = boxes / sizes
     return torch.from_numpy(boxes)
+
+
+def region_scores(split: Split, rows: np.ndarray) -> Float[Tensor, "n regions"] | None:
+    """The scores of the regions of some images as in `ImageBatch`."""
+    return None if split.region_scores is None else torch.from_numpy(np.asarray(split.region_scores[rows], np.float32))
 
 
 def epoch_order(n_captions: int, seed: int, epoch: int) -> np.ndarray:

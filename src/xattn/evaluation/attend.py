@@ -15,7 +15,7 @@ from xattn.data.split import Split, split_file
 from xattn.data.stopwords import is_content
 from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import MAX_TOKENS, UNKNOWN, seen_tokens
-from xattn.evaluation.compatibility import check_same_features
+from xattn.evaluation.compatibility import check_same_features, prior_notes
 from xattn.evaluation.grounding import word_relevance
 from xattn.models.base import evaluating
 from xattn.models.config import Direction
@@ -72,6 +72,8 @@ def attend(
     chosen = read_split(data, split)
     for run in loaded:
         check_same_features(run, chosen)
+        for note in prior_notes(run.model, chosen):
+            warnings.warn(note, InputWarning, stacklevel=2)
     row = _caption_row(chosen, caption)
     image_row = int(chosen.caption_image[row])
     folder = None if images is None else Path(images)

@@ -56,6 +56,14 @@ def check_compatible(model: MatchingModel, split: Split) -> None:
         )
 
 
+def prior_notes(model: MatchingModel, split: Split) -> list[str]:
+    """What a person should be told of a model's prior over regions on a split, a sentence or none."""
+    if not model.prior_power or split.region_scores is not None:
+        return []
+    path = split_file(split.folder, split.name, "region_scores.npy")
+    return [f"{path}: is not there, so the prior of the model's attention is uniform: it attends as if it had none"]
+
+
 def check_truth(split: Split) -> None:
     """Raise `InputError` unless every span of a split's truth lies within its caption; no truth is no mistake."""
     for row, spans in (split.truth or {}).items():

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from xattn.data.batches import EncodedCaptions, read_regions, relative_boxes
+from xattn.data.batches import EncodedCaptions, read_regions, region_scores, relative_boxes
 from xattn.data.split import Split
 from xattn.evaluation.distinct import Chunk, Distinct, digest
 from xattn.models.base import MatchingModel
@@ -232,15 +232,15 @@ def _shared_scores(
 
 
 def _distinct_images(split: Split, chosen: Int64[np.ndarray, "images"], progress: ProgressCallback) -> Distinct:
-    """Those of some images of a split that differ in their regions or boxes."""
+    """Those of some images of a split that differ in their regions, boxes or scores."""
 
     def identified(rows: np.ndarray) -> list[tuple[int, bytes]]:
-        boxes = relative_boxes(split, rows)
+        others = [part for part in (relative_boxes(split, rows), region_scores(split, rows)) if part is not None]
         found = []
         for place, row in enumerate(rows):
             count = int(split.counts[row])
             known = [np.ascontiguousarray(split.features[row, :count])]  # where it is mapped, no copy
-            found.append((count, digest(*known, *([] if boxes is None else [boxes[place, :count]]))))
+            found.append((count, digest(*known, *(part[place, :count] for part in others))))
         release_mapped_pages(split.features)
         return found
 

@@ -1,5 +1,6 @@
 """What trained models, or their ensemble, are worth on a split of a data folder."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from xattn.evaluation.compatibility import (
     check_same_data,
     check_same_features,
     check_truth,
+    prior_notes,
 )
 from xattn.evaluation.eccv import EccvJudge
 from xattn.evaluation.encode import ScoreBlock
@@ -25,8 +27,9 @@ from xattn.evaluation.result import Evaluation
 from xattn.metrics.eccv import TopRanked
 from xattn.metrics.retrieval import folds_of, mean_report, retrieval_report
 from xattn.runs.folder import Run, load_run
+from xattn.runs.prior import with_prior
 from xattn.runtime.device import best_device
-from xattn.runtime.errors import InputError
+from xattn.runtime.errors import InputError, InputWarning
 from xattn.runtime.memory import release_mapped_pages
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
@@ -68,7 +71,7 @@ def evaluate_all(
 
     Raises:
         InputError: a run or the data cannot be used, or do not fit each other; runs of different data cannot form an
-            ensemble.
+            ensemble; a prior is asked for, and in no run do words attend.
     """
     options = options or EvaluationOptions()
     protocol = PROTOCOLS[options.protocol] if options.protocol else None
@@ -79,6 +82,8 @@ def evaluate_all(
             "not; use coco-5k"
         )
     loaded = [run if isinstance(run, Run) else load_run(Path(run), best_device()) for run in runs]
+    if options.prior is not None:
+        loaded = with_prior(loaded, options.prior)
     check_same_data(loaded)
     chosen = read_split(data, split_of(protocol, data, split) if protocol else split or "test")
     if protocol:
@@ -87,6 +92,8 @@ def evaluate_all(
     for run in loaded:
         check_same_features(run, chosen)
         check_compatible(run.model, chosen)
+        for note in prior_notes(run.model, chosen):
+            warnings.warn(note, InputWarning, stacklevel=2)
     check_truth(chosen)
     check_iou_reached(chosen, options.iou)
     check_features(chosen)
@@ -130,6 +137,7 @@ def _evaluated(
         phrases=measured.phrases,
         phrases_by_type=measured.phrases_by_type,
         rules=measured.rules,
+        prior=run.model.prior_power or (options.prior if "t2i" in run.model.directions else None),
         eccv=_eccv(judge, ranked),
         **about,
     )

@@ -1,5 +1,6 @@
 """What can be asked of an evaluation; without PyTorch, for the command line."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ class EvaluationOptions:
     """What is measured, and how.
 
     Raises:
-        InputError: an IoU is not above 0 and at most 1, or there is none.
+        InputError: an IoU is not above 0 and at most 1, or there is none; the prior is below 0 or not finite.
     """
 
     iou: tuple[float, ...] = (0.5,)
@@ -30,10 +31,16 @@ class EvaluationOptions:
     eccv: bool = False
     """Whether ECCV Caption and CxC are measured too, on COCO's 5,000 test images."""
 
+    prior: float | None = None
+    """The power of the regions' scores that words' attention takes as its prior, in place of the one that a run was
+    trained with; None: that one."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "iou", tuple(dict.fromkeys(self.iou)))  # each once
         for each in self.iou:
             if not 0 < each <= 1:
                 raise InputError(f"iou must be above 0 and at most 1, but it is {each}")
+        if self.prior is not None and not 0 <= self.prior < math.inf:
+            raise InputError(f"prior must be at least 0 and finite, but it is {self.prior}")
         if not self.iou:
             raise InputError("iou needs at least one value")

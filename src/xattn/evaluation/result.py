@@ -42,6 +42,8 @@ class Evaluation:
     """The same for each type of phrase, where asked for."""
     rules: RuleReports = field(default_factory=dict)
     """What rules that read no word reach on the queries of `attention`."""
+    prior: float | None = None
+    """The power of the regions' scores in the words' attention, where it is not 0 or was asked for."""
     eccv: dict[str, dict[str, float]] | None = None
     """The figures of ECCV Caption and CxC, in percent, where asked for."""
     attention_metrics: dict[Direction, AttentionMetrics] = field(default_factory=dict, compare=False, repr=False)
@@ -57,6 +59,8 @@ class Evaluation:
         }
         if self.protocol:
             about |= {"protocol": self.protocol, "folds": self.folds}
+        if self.prior is not None:
+            about["prior"] = self.prior
         numbers = {"evaluated": about, **self.retrieval.as_dict()}
         if self.attention is not None:
             numbers["attention"] = self.attention

@@ -21,7 +21,7 @@ from xattn.evaluation.encode import encode_captions
 from xattn.models.base import evaluating
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.device import best_device
-from xattn.runtime.errors import InputError
+from xattn.runtime.errors import InputError, InputWarning
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def score_image(
         sentences: one or several.
         boxes: x1, y1, x2, y2 of the regions in pixels of the upright picture, or a JSONL file in the form that `xattn
             regions` takes, which names the picture by its file's name or by the end of its path; by default the 36
-            windows.
+            windows. Scores in the file are the prior of a run that has one; windows, and boxes without scores, have
+            none.
         backbone: what makes the features; by default `EfficientNetLite0()`. A run trained on `xattn scenes`, which are
             seen at another size, needs `EfficientNetLite0(size=xattn.data.prepare.scenes.scenes.NETWORK_SIZE)`.
 
@@ -75,6 +76,9 @@ def score_image(
     captions = EncodedCaptions(sentences, run.vocabulary)
     captions.warn()
     regions = picture_regions(Path(image), boxes, backbone)
+    if run.model.prior_power and regions.scores is None:
+        said = f"{image}: its regions have no scores, so the prior of the model's attention is uniform"
+        warnings.warn(said, InputWarning, stacklevel=2)
     with evaluating(run.model), torch.no_grad():
         images = run.model.encode_images(*regions.to(next(run.model.parameters()).device))
         scores = run.model.score(images, encode_captions(run.model, captions))[0].tolist()
@@ -94,10 +98,15 @@ def picture_regions(
             "ignore", module=r"PIL\."
         )  # an oddity in an image's metadata is no concern of the reader's
         width, height = image_size(image)
-        pixels = windows(width, height) if boxes is None else _given_boxes(boxes, image, width, height)
+        pixels, scores = (windows(width, height), None) if boxes is None else _given_boxes(boxes, image, width, height)
         features = image_features(image, pixels, backbone or EfficientNetLite0())
     relative = pixels / np.array([width, height] * 2, dtype=np.float32)
-    return ImageBatch(torch.from_numpy(features)[None], torch.tensor([len(pixels)]), torch.from_numpy(relative)[None])
+    return ImageBatch(
+        torch.from_numpy(features)[None],
+        torch.tensor([len(pixels)]),
+        torch.from_numpy(relative)[None],
+        None if scores is None else torch.from_numpy(scores)[None],
+    )
 
 
 def unknown_words(sentence: str, vocabulary: Vocabulary) -> tuple[str, ...]:
@@ -123,15 +132,17 @@ def _check_same_backbone(run: Run, backbone: Backbone | None) -> None:
 
 def _given_boxes(
     boxes: Num[np.ndarray, "regions 4"] | Path | str, image: Path, width: int, height: int
-) -> Float32[np.ndarray, "regions 4"]:
+) -> tuple[Float32[np.ndarray, "regions 4"], Float32[np.ndarray, "regions"] | None]:
+    """The boxes inside the picture, and their scores where the file has them."""
     if isinstance(boxes, np.ndarray):
         if not len(boxes) or not np.isfinite(boxes).all():
             raise InputError("boxes: expected at least one box, of finite numbers x1, y1, x2, y2")
-        return boxes_inside(boxes.astype(np.float64), width, height, "boxes", image.name)
+        return boxes_inside(boxes.astype(np.float64), width, height, "boxes", image.name), None
     given = read_boxes(Path(boxes), [])
     parts = image.absolute().parts
     names = [name for name in given if parts[-len(Path(name).parts) :] == Path(name).parts]
     if not names:
         raise InputError(f"{boxes}: has no boxes for {image.name}")
     name = max(names, key=lambda name: len(Path(name).parts))
-    return boxes_inside(given[name].boxes, width, height, f"{boxes}, line {given[name].line}", name)
+    found = given[name]
+    return boxes_inside(found.boxes, width, height, f"{boxes}, line {found.line}", name), found.scores

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xattn.attention.attention import Attention
 from xattn.models.config import Direction
 from xattn.models.fragments import Fragments
+from xattn.models.prior import RegionPrior
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 
@@ -35,12 +36,19 @@ class MatchingModel(nn.Module, ABC):
     makes it. Such scores get their gradient all together, and `score` in training mode moves running averages: it is
     called once a step."""
 
+    @property
+    def prior_power(self) -> float:
+        """`beta` of the prior over regions that words attend with, see `xattn.models.prior`; 0 where there is none."""
+        prior = self._modules.get("prior")
+        return prior.power if isinstance(prior, RegionPrior) else 0.0
+
     @abstractmethod
     def encode_images(
         self,
         features: Float[Tensor, "n regions features"],
         counts: Int[Tensor, "n"],
         boxes: Tensor | None = None,
+        scores: Float[Tensor, "n regions"] | None = None,
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
         """Encode images from the features of their regions.
@@ -50,6 +58,8 @@ class MatchingModel(nn.Module, ABC):
             counts: how many regions of each image are valid.
             boxes: `n regions 4`, x1 y1 x2 y2 in units of the image's width and height, or `n regions 30`, PFAN's
                 published block ids and overlaps; for models that know positions.
+            scores: how sure the source of the boxes is of each region, above 0 and at most 1; for models with a prior
+                over regions, which without them is uniform.
             process_group: the processes that hold the other images of the batch, of which batch norms take statistics
                 in training.
         """

@@ -16,6 +16,7 @@ from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import BFANConfig
 from xattn.models.cross_attention import CrossAttentionModel
 from xattn.models.encoders import RegionEncoder, WordEncoder
+from xattn.models.prior import RegionPrior
 from xattn.models.scan import aggregate
 
 
@@ -32,6 +33,7 @@ class BFAN(CrossAttentionModel):
             RegionEncoder(feature_size, config.dim),
             WordEncoder(vocabulary_size, config.word_dim, config.dim),
             SimilarityWeights(config.lambda_softmax, config.focus),
+            RegionPrior(config),
         )
         self.config = config
 

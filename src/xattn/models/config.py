@@ -3,6 +3,7 @@
 They import no PyTorch, so that a command can explain its flags before PyTorch is loaded.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -18,6 +19,11 @@ Aggregation = Literal["mean", "lse", "max", "sum"]
 """How the relevances of a pair's queries become its score."""
 Module = Literal["sgr", "saf"]
 """SGRAF's graph reasoning, or its attention filtration."""
+
+
+def _check_prior(prior: float) -> None:
+    if not 0 <= prior < math.inf:
+        raise ValueError(f"model.prior must be at least 0 and finite, but it is {prior}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,11 @@ class SCANConfig:
     """Size of the common space of words and regions."""
     word_dim: int = 300
     """Size of the word embedding."""
+    prior: float = field(default=0.0, metadata={BEFORE: 0.0})
+    """Power of the regions' scores, such as a detector's, as a prior of the words' attention, at least 0; 0: none. Data
+    without scores has none."""
+    learn_prior: bool = field(default=False, metadata={BEFORE: False})
+    """Learn that power, starting from it."""
 
     def __post_init__(self) -> None:
         if self.direction not in get_args(Direction):
@@ -46,6 +57,7 @@ class SCANConfig:
             raise ValueError(f"model.aggregation must be 'mean', 'lse', 'max' or 'sum', but it is {self.aggregation!r}")
         if not 0 < self.lambda_softmax <= 35:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
+        _check_prior(self.prior)
         if self.lambda_lse <= 0:
             raise ValueError(f"model.lambda_lse must be above 0, but it is {self.lambda_lse}")
         if self.dim < 1 or self.word_dim < 1:
@@ -70,12 +82,18 @@ class PFANConfig:
     """Size of the word embedding."""
     position_dim: int = 200
     """Size of the embedding of blocks, and so of a region's position."""
+    prior: float = field(default=0.0, metadata={BEFORE: 0.0})
+    """Power of the regions' scores, such as a detector's, as a prior of the words' attention, at least 0; 0: none. Data
+    without scores has none."""
+    learn_prior: bool = field(default=False, metadata={BEFORE: False})
+    """Learn that power, starting from it."""
 
     def __post_init__(self) -> None:
         if self.direction not in get_args(Direction):
             raise ValueError(f"model.direction must be 't2i' or 'i2t', but it is {self.direction!r}")
         if not 0 < self.lambda_softmax <= 35:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
+        _check_prior(self.prior)
         sizes = (self.dim, self.word_dim, self.position_dim)
         if min(sizes) < 1:
             raise ValueError(
@@ -98,12 +116,18 @@ class BFANConfig:
     """Size of the common space of words and regions."""
     word_dim: int = 300
     """Size of the word embedding."""
+    prior: float = field(default=0.0, metadata={BEFORE: 0.0})
+    """Power of the regions' scores, such as a detector's, as a prior of the words' attention, at least 0; 0: none. Data
+    without scores has none."""
+    learn_prior: bool = field(default=False, metadata={BEFORE: False})
+    """Learn that power, starting from it."""
 
     def __post_init__(self) -> None:
         if self.focus not in get_args(Focus):
             raise ValueError(f"model.focus must be 'equal' or 'prob', but it is {self.focus!r}")
         if not 0 < self.lambda_softmax <= 35:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
+        _check_prior(self.prior)
         if self.dim < 1 or self.word_dim < 1:
             raise ValueError(
                 f"model.dim and model.word_dim must be at least 1, but they are {self.dim} and {self.word_dim}"
@@ -133,12 +157,18 @@ class SGRAFConfig:
     dropout: float = 0.4
     """Share that is dropped in training, of the word embeddings and inside both self-attentions; at least 0 and below
     1."""
+    prior: float = field(default=0.0, metadata={BEFORE: 0.0})
+    """Power of the regions' scores, such as a detector's, as a prior of the words' attention, at least 0; 0: none. Data
+    without scores has none."""
+    learn_prior: bool = field(default=False, metadata={BEFORE: False})
+    """Learn that power, starting from it."""
 
     def __post_init__(self) -> None:
         if self.module not in get_args(Module):
             raise ValueError(f"model.module must be 'sgr' or 'saf', but it is {self.module!r}")
         if not 0 < self.lambda_softmax <= 35:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
+        _check_prior(self.prior)
         for name in ("dim", "word_dim", "sim_dim", "sgr_steps", "regions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, but it is {getattr(self, name)}")

@@ -16,6 +16,7 @@ from xattn.models.base import Match, MatchingModel
 from xattn.models.config import Direction
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
+from xattn.models.prior import RegionPrior
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 
@@ -28,15 +29,17 @@ class CrossAttentionModel(MatchingModel):
         regions: RegionEncoder,
         words: WordEncoder,
         attention_fn: Callable[..., Tensor],
+        prior: RegionPrior,
     ) -> None:
-        """Args are the directions in the order in which their scores are added up, the encoders, and `attention_fn` of
-        `pairwise_scores`.
+        """Args are the directions in the order in which their scores are added up, the encoders, `attention_fn` of
+        `pairwise_scores`, and the prior over regions.
         """
         super().__init__()
         self.directions = directions
         self.regions = regions
         self.words = words
         self._attention_fn = attention_fn
+        self.prior = prior
 
     @property
     def attention_fn(self) -> Callable[..., Tensor]:
@@ -70,11 +73,17 @@ class CrossAttentionModel(MatchingModel):
         features: Float[Tensor, "n regions features"],
         counts: Int[Tensor, "n"],
         boxes: Tensor | None = None,
+        scores: Float[Tensor, "n regions"] | None = None,
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
         """See `MatchingModel`; positions are not used."""
         mask = prefix_mask(counts, features.shape[1])
-        return Fragments(self.regions(features, mask), mask)
+        vectors = self.regions(features, mask)
+        return Fragments(vectors, mask, self.prior.extras(scores, mask, vectors.dtype))
+
+    def key_prior(self, direction: Direction, images: Fragments) -> Float[Tensor, "n regions"] | None:
+        """What the weights of the keys of a direction are multiplied by: of regions the prior, of words nothing."""
+        return self.prior(images) if direction == "t2i" else None
 
     def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
         """See `MatchingModel`."""
@@ -101,6 +110,7 @@ class CrossAttentionModel(MatchingModel):
             self.needs_largest_weight(first),
             both_ways=bool(others),
             product_dtype=product_dtype,
+            key_prior=self.key_prior(first, images),
         )
         return scores if first == "t2i" else scores.t()
 
@@ -114,7 +124,14 @@ class CrossAttentionModel(MatchingModel):
             similarity = (
                 queries.vectors @ keys.vectors.transpose(1, 2) if similarity is None else similarity.transpose(1, 2)
             )
-            weights = self._attention_fn(similarity, query_dim=1, key_dim=2, key_mask=keys.mask.unsqueeze(1))
+            prior = self.key_prior(direction, images)
+            weights = self._attention_fn(
+                similarity,
+                query_dim=1,
+                key_dim=2,
+                key_mask=keys.mask.unsqueeze(1),
+                key_prior=None if prior is None else prior.unsqueeze(1),
+            )
             attention = Attention(
                 queries=queries.vectors,
                 keys=keys.vectors,

@@ -6,6 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+PRIOR = "log_prior"
+"""The name in `Fragments.extras` of what has a number for each fragment, padded with 0, where others have a row for
+each set; see `xattn.models.prior`."""
+
 
 @dataclass(frozen=True)
 class Fragments:
@@ -37,7 +41,15 @@ class Fragments:
         longest = max(part.mask.shape[1] for part in parts)
         vectors = [torch.nn.functional.pad(part.vectors, (0, 0, 0, longest - part.mask.shape[1])) for part in parts]
         masks = [torch.nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in parts]
-        extras = {name: torch.cat([part.extras[name] for part in parts]) for name in parts[0].extras}
+        extras = {
+            name: torch.cat(
+                [
+                    torch.nn.functional.pad(extra, (0, longest - extra.shape[1])) if name == PRIOR else extra
+                    for extra in (part.extras[name] for part in parts)
+                ]
+            )
+            for name in parts[0].extras
+        }
         return Fragments(torch.cat(vectors), torch.cat(masks), extras)
 
 

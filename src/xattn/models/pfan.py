@@ -26,6 +26,7 @@ from xattn.models.cross_attention import CrossAttentionModel
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.pfan_blocks import MISSING, Blocks, region_blocks
+from xattn.models.prior import RegionPrior
 from xattn.runtime.errors import InputError
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
@@ -73,6 +74,7 @@ class PFAN(CrossAttentionModel):
             PositionedRegionEncoder(feature_size, config.position_dim, config.dim),
             WordEncoder(vocabulary_size, config.word_dim, config.dim),
             SimilarityWeights(config.lambda_softmax),
+            RegionPrior(config),
         )
         self.config = config
 
@@ -81,6 +83,7 @@ class PFAN(CrossAttentionModel):
         features: Float[Tensor, "n regions features"],
         counts: Int[Tensor, "n"],
         boxes: Tensor | None = None,
+        scores: Float[Tensor, "n regions"] | None = None,
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
         """See `MatchingModel`.
@@ -95,7 +98,8 @@ class PFAN(CrossAttentionModel):
                 "the sizes of the images, or PFAN's own file of blocks and overlaps as {split}_boxes.npy"
             )
         mask = prefix_mask(counts, features.shape[1])
-        return Fragments(self.regions(self.regions.positioned(features, region_blocks(boxes, mask)), mask), mask)
+        vectors = self.regions(self.regions.positioned(features, region_blocks(boxes, mask)), mask)
+        return Fragments(vectors, mask, self.prior.extras(scores, mask, vectors.dtype))
 
     def needs_largest_weight(self, direction: Direction) -> bool:
         """Of `t2i`, see `pair_scores`."""

@@ -8,6 +8,7 @@ from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import Aggregation, SCANConfig
 from xattn.models.cross_attention import CrossAttentionModel
 from xattn.models.encoders import RegionEncoder, WordEncoder
+from xattn.models.prior import RegionPrior
 
 
 class SCAN(CrossAttentionModel):
@@ -19,6 +20,7 @@ class SCAN(CrossAttentionModel):
             RegionEncoder(feature_size, config.dim),
             WordEncoder(vocabulary_size, config.word_dim, config.dim),
             SimilarityWeights(config.lambda_softmax),
+            RegionPrior(config),
         )
         self.config = config
 

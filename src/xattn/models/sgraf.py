@@ -29,6 +29,7 @@ from xattn.models.base import Match, MatchingModel
 from xattn.models.config import Direction, SGRAFConfig
 from xattn.models.encoders import NORM_EPSILON, RegionEncoder, WordEncoder, l2_normalise, prefix_mask
 from xattn.models.fragments import Fragments, select_rows
+from xattn.models.prior import RegionPrior
 from xattn.models.sgraf_pooling import SelfAttention, linear
 from xattn.models.sgraf_reasoning import AttentionFiltration, FoldedReasoningStep, GraphReasoningStep, graph_reasoning
 from xattn.models.sgraf_similarity import similarity_vectors
@@ -75,6 +76,7 @@ class SGRAF(MatchingModel):
         self.sgr = nn.ModuleList(GraphReasoningStep(config.sim_dim) for _ in range(steps))
         self.saf = AttentionFiltration(config.sim_dim) if config.module == "saf" else None
         self.sim_eval = linear(config.sim_dim, 1)
+        self.prior = RegionPrior(config)
 
     @property
     def graph_steps(self) -> list[GraphReasoningStep]:
@@ -86,6 +88,7 @@ class SGRAF(MatchingModel):
         features: Float[Tensor, "n regions features"],
         counts: Int[Tensor, "n"],
         boxes: Tensor | None = None,
+        scores: Float[Tensor, "n regions"] | None = None,
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
         """See `MatchingModel`; positions are not used. `extras["whole"]` is each whole image, `n dim`.
@@ -103,7 +106,8 @@ class SGRAF(MatchingModel):
             )
         mask = prefix_mask(counts, features.shape[1])
         vectors = self.regions(features, mask)
-        return Fragments(vectors, mask, {"whole": self.image_attention(vectors, mask, process_group)})
+        extras = {"whole": self.image_attention(vectors, mask, process_group)}
+        return Fragments(vectors, mask, extras | self.prior.extras(scores, mask, vectors.dtype))
 
     def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
         """See `MatchingModel`; `extras["whole"]` is each whole caption, `n dim`."""
@@ -191,8 +195,14 @@ class SGRAF(MatchingModel):
     def _attention(self, images: Fragments, captions: Fragments) -> Attention:
         similarity = captions.vectors @ images.vectors.transpose(1, 2)  # pairs words regions
         key_mask = images.mask.unsqueeze(1)
+        prior = self.prior(images)
         weights = scan_weights(
-            similarity, query_dim=1, key_dim=2, lambda_softmax=self.config.lambda_softmax, key_mask=key_mask
+            similarity,
+            query_dim=1,
+            key_dim=2,
+            lambda_softmax=self.config.lambda_softmax,
+            key_mask=key_mask,
+            key_prior=None if prior is None else prior.unsqueeze(1),
         )
         return Attention(
             queries=captions.vectors,
@@ -220,8 +230,14 @@ class SGRAF(MatchingModel):
             *images.mask.shape, captions, length
         )  # images regions captions words
         key_mask = images.mask[:, :, None, None]
+        prior = self.prior(images)
         weights = scan_weights(
-            similarity, query_dim=3, key_dim=1, lambda_softmax=self.config.lambda_softmax, key_mask=key_mask
+            similarity,
+            query_dim=3,
+            key_dim=1,
+            lambda_softmax=self.config.lambda_softmax,
+            key_mask=key_mask,
+            key_prior=None if prior is None else prior[:, :, None, None],
         )
         weights = (weights / weights.sum(1, keepdim=True)).flatten(2)  # images regions (captions words)
         norm = _content_norm(((gram @ weights) * weights).sum(1), gram)

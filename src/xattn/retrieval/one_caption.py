@@ -27,17 +27,22 @@ def score_one_caption(model: CrossAttentionModel, images: Fragments, caption: Fr
     words = caption.vectors[0, : int(caption.mask.sum())]  # words dim
     regions, mask = images.vectors, images.mask
     similarity = (regions.flatten(0, 1) @ words.t()).unflatten(0, mask.shape)  # images regions words
-    scores = [_of_direction(model, direction, similarity, regions, mask, words) for direction in model.directions]
+    scores = [_of_direction(model, direction, similarity, images, words) for direction in model.directions]
     return sum(scores[1:], scores[0])
 
 
 def _of_direction(
-    model: CrossAttentionModel, direction: Direction, similarity: Tensor, regions: Tensor, mask: Tensor, words: Tensor
+    model: CrossAttentionModel, direction: Direction, similarity: Tensor, images: Fragments, words: Tensor
 ) -> Tensor:
+    regions, mask = images.vectors, images.mask
     from_words = direction == "t2i"
     query_dim, key_dim = (2, 1) if from_words else (1, 2)
     key_mask = mask.unsqueeze(2) if from_words and not bool(mask.all()) else None
-    weights = model.attention_fn(similarity, query_dim=query_dim, key_dim=key_dim, key_mask=key_mask)
+    prior = model.key_prior(direction, images)
+    key_prior = None if prior is None else prior.unsqueeze(2)
+    weights = model.attention_fn(
+        similarity, query_dim=query_dim, key_dim=key_dim, key_mask=key_mask, key_prior=key_prior
+    )
     dot, total = (similarity * weights).sum(key_dim), weights.sum(key_dim)  # images queries
     if from_words:
         content_square = torch.linalg.vector_norm(torch.bmm(weights.transpose(1, 2), regions), dim=2).square()

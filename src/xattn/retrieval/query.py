@@ -1,5 +1,6 @@
 """Looking for images with a sentence: every image of a split ranked by its score, and a sheet of the best ones."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import check_features, read_split
 from xattn.data.split import Split
-from xattn.evaluation.compatibility import check_compatible, check_same_features
+from xattn.evaluation.compatibility import check_compatible, check_same_features, prior_notes
 from xattn.evaluation.encode import encode_captions, encode_images, score_all
 from xattn.models.base import evaluating
 from xattn.models.fragments import Fragments
@@ -16,7 +17,7 @@ from xattn.retrieval.ranking import Ranked, best_images
 from xattn.retrieval.storing import has_all_images, store_images
 from xattn.runs.folder import Run, load_run
 from xattn.runtime.device import best_device
-from xattn.runtime.errors import InputError
+from xattn.runtime.errors import InputError, InputWarning
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
 
@@ -72,6 +73,8 @@ def search(
     if encoded is None or not has_all_images(Path(encoded), chosen.n_images):
         check_compatible(run.model, chosen)
         check_features(chosen)
+    for note in prior_notes(run.model, chosen):
+        warnings.warn(note, InputWarning, stacklevel=2)
     with evaluating(run.model), progress_bars(progress) as shown_on:
         caption = encode_captions(run.model, asked)
         found = (

@@ -12,7 +12,7 @@ from xattn.data.split import Split, split_file
 from xattn.evaluation.encode import encode_images
 from xattn.models.base import evaluating
 from xattn.models.cross_attention import CrossAttentionModel
-from xattn.models.fragments import Fragments
+from xattn.models.fragments import PRIOR, Fragments
 from xattn.retrieval.principal import principal_basis
 from xattn.retrieval.quantised import Precision, quantise
 from xattn.retrieval.stored import (
@@ -73,7 +73,7 @@ def store_images(
     is_rotated = isinstance(run.model, CrossAttentionModel)
     header = Header(
         run=run_fingerprint(run),
-        source=image_source(split),
+        source=image_source(split, bool(run.model.prior_power)),
         n_images=split.n_images,
         dim=dim,
         kept=min(kept, dim) if is_rotated else dim,
@@ -95,25 +95,26 @@ def has_all_images(folder: Path, n_images: int) -> bool:
     return images_file(folder, (n_images - 1) // IMAGES_OF_A_FILE * IMAGES_OF_A_FILE).is_file()
 
 
-def image_source(split: Split) -> str:
+def image_source(split: Split, with_scores: bool = False) -> str:
     """What tells the images of a split from those that were there before: the names, sizes and times of the files that
-    hold them. No file is read, so a copy of a data folder counts as another one.
+    hold them, and with `with_scores`, for a model with a prior over regions, their scores. No file is read, so a copy
+    of a data folder counts as another one.
     """
     about = []
-    for kind in ("ims.npy", "counts.npy", "boxes.npy", "images.jsonl"):
+    for kind in ("ims.npy", "counts.npy", "boxes.npy", "images.jsonl", *(["region_scores.npy"] if with_scores else [])):
         path = split_file(split.folder, split.name, kind)
         found = path.stat() if path.is_file() else None
         about.append((path.name, None) if found is None else (path.name, found.st_size, found.st_mtime_ns))
     return hashlib.sha256(repr(about).encode()).hexdigest()
 
 
-def check_source(stored: StoredImages, split: Split) -> None:
-    """Raise `InputError` unless encoded images are those of a split as it is now."""
-    _check_source(stored.folder, stored.header, split)
+def check_source(stored: StoredImages, split: Split, run: Run) -> None:
+    """Raise `InputError` unless the images that a run encoded are those of a split as it is now."""
+    _check_source(stored.folder, stored.header.source, image_source(split, bool(run.model.prior_power)), split)
 
 
-def _check_source(folder: Path, header: Header, split: Split) -> None:
-    if header.source != image_source(split):
+def _check_source(folder: Path, found: str, expected: str, split: Split) -> None:
+    if found != expected:
         raise InputError(
             f"{folder}: holds encoded images of another split than {split.name}, or of files that have changed since; "
             "choose another folder, or remove it"
@@ -130,7 +131,7 @@ def _begin(folder: Path, run: Run, split: Split, header: Header) -> None:
         atomic.write_json(header_values(header), folder / HEADER)
         return
     found = read_header(folder, run)
-    _check_source(folder, found, split)
+    _check_source(folder, found.source, header.source, split)
     if found != header:
         raise InputError(
             f"{folder}: holds images encoded in {found.precision} with {found.kept} dimensions, not in "
@@ -157,5 +158,7 @@ def _write(run: Run, split: Split, folder: Path, header: Header, progress: Progr
 def _file_content(images: Fragments, basis: Tensor | None, precision: Precision) -> dict[str, Tensor]:
     regions = images.vectors[images.mask].cpu()  # of all images, without padding
     codes, scales = quantise(regions if basis is None else regions @ basis, precision)
-    extras = {name: extra.half() for name, extra in images.extras.items()}
+    extras = {name: extra.half() for name, extra in images.extras.items() if name != PRIOR}
+    if PRIOR in images.extras:
+        extras[PRIOR] = images.extras[PRIOR][images.mask].float().cpu()
     return {"counts": images.mask.sum(1), "codes": codes, "scales": scales} | extras

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import xattn
-from xattn.evaluation.compatibility import check_compatible, check_truth
+from xattn.evaluation.compatibility import check_compatible, check_truth, prior_notes
 from xattn.models.base import MatchingModel
 from xattn.models.registry import build_model
 from xattn.runs.config import RunConfig, check_constraints_act
@@ -85,6 +85,9 @@ def train(
         for note in prepared.notes if process_group.is_main else ():
             on_note(note)
         training = _new_training(config, prepared, process_group)
+        for split in (prepared.train, prepared.dev) if process_group.is_main else ():
+            for note in prior_notes(training.model, split) if split is not None else ():
+                on_note(note)
         with (
             deferred_signals() as request,
             progress_bars(progress if process_group.is_main else lambda *_: None) as shown_on,

@@ -1,0 +1,41 @@
+"""Runs with another prior over regions than the one that they were trained with."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from xattn.models.config import attention_directions
+from xattn.models.registry import build_model
+from xattn.runs.folder import Run
+from xattn.runtime.errors import InputError
+
+
+def with_prior(runs: Sequence[Run], power: float) -> list[Run]:
+    """The runs with a fixed power of the regions' scores as the prior of their words' attention; weights are shared.
+
+    Runs in which regions alone attend stay as they are.
+
+    Args:
+        runs: trained with any prior or none.
+        power: `beta` of `xattn.models.prior`, at least 0; 0 takes a prior away.
+
+    Raises:
+        InputError: in none of them do words attend to regions.
+    """
+    attends = ["t2i" in attention_directions(run.config.model) for run in runs]
+    if not any(attends):
+        raise InputError(
+            f"{' and '.join(str(run.folder) for run in runs)}: regions attend to words there, so no prior over "
+            "regions can be taken"
+        )
+    return [_with_prior(run, power) if has_words else run for run, has_words in zip(runs, attends, strict=True)]
+
+
+def _with_prior(run: Run, power: float) -> Run:
+    config = replace(run.config.model, prior=power, learn_prior=False)
+    with torch.device("meta"):
+        model = build_model(config, run.feature_size, len(run.vocabulary))
+    names = model.state_dict().keys()
+    model.load_state_dict({name: each for name, each in run.model.state_dict().items() if name in names}, assign=True)
+    return replace(run, config=replace(run.config, model=config), model=model.eval())
