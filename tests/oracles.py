@@ -155,3 +155,15 @@ def soft_maximum(values, temperature):
     exponents = [0.0] + [value / temperature for value in values]
     most = max(exponents)
     return temperature * (most + math.log(math.fsum(math.exp(exponent - most) for exponent in exponents)))
+
+
+def score_spread(scores, image_ids, count_siblings):
+    """Of each pair, how far it scores above its negatives, the mean of both directions; 0 without negatives."""
+    spread = []
+    pairs = range(len(scores))
+    for p in pairs:
+        others = [o for o in pairs if o != p and (count_siblings or image_ids[o] != image_ids[p])]
+        captions, images = [scores[p][o] for o in others], [scores[o][p] for o in others]
+        own = scores[p][p]
+        spread.append(own - math.fsum(captions + images) / (2 * len(others)) if others else 0.0)
+    return spread

@@ -127,6 +127,23 @@ def test_training_has_dev_and_shares(comparison):
     assert legend_of(figure)[0] == ["alone", "+ CCR", "+ CCS", "+ CCR + CCS"]
 
 
+@pytest.mark.parametrize("draw", PICTURES)
+def test_a_collapse_is_in_the_title_of_every_panel(draw):
+    """Of the runs that a panel is of, and of no others."""
+    records = [
+        dataclasses.replace(record, collapsed=record.model == "bfan-equal" and record.constraints != "both")
+        for record in RECORDS
+    ]
+    found = [title for title in titles(draw(compared(records))) if "collapsed: 2 of 2 seeds" in title]
+    assert found
+    assert all(title.startswith("bfan-equal") for title in found)
+    assert not any(
+        "+ CCR + CCS collapsed" in title or "+ CCR + CCS, n = 2 seeds; collapsed" in title for title in found
+    )
+    every = [title for title in titles(draw(compared(records))) if title.startswith("bfan-equal")]
+    assert len(found) == (6 if draw is weights_picture else len(every))
+
+
 def test_without_dev_the_loss_is_drawn():
     bare = [dataclasses.replace(record, log={"epoch": [1, 2], "loss": [0.4, 0.3]}) for record in RECORDS]
     (left, *_) = drawn(training_picture(compared(bare)).axes)

@@ -37,6 +37,16 @@ def test_a_record_is_read_as_it_was_written(tmp_path, record):
     assert len(lines) == 3 + len(dataclasses.fields(record)), "braces, the format, and a line for each field"
 
 
+def test_of_a_record_of_an_older_form_it_is_not_known_whether_the_run_collapsed(tmp_path):
+    path = write_record(made_record(collapsed=True), tmp_path)
+    assert read_record(path).collapsed is True
+    values = json.loads(path.read_text())
+    del values["collapsed"]
+    path.write_text(json.dumps(values))
+    assert read_record(path) == made_record()
+    assert read_record(path).collapsed is None
+
+
 def test_writing_again_replaces(tmp_path):
     write_record(made_record(rsum=1.0), tmp_path)
     write_record(made_record(rsum=2.0), tmp_path)
@@ -51,6 +61,7 @@ def test_writing_again_replaces(tmp_path):
         ({"format": 1}, 'expected a record with "format": 3, as `xattn compare` writes it'),
         ({"format": None}, 'expected a record with "format": 3, as `xattn compare` writes it'),
         ({"colour": "red"}, "expected exactly the fields of a record, but these are missing or unknown: colour"),
+        ({"collapsed": "no"}, 'expected collapsed to be true, false or null, found "no"'),
         ({"seed": "1"}, 'expected seed to be a whole number, found "1"'),
         ({"state": "begun"}, 'expected state to be finished or failed, found "begun"'),
         ({"model": None}, "expected model to be text, found null"),

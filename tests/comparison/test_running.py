@@ -23,7 +23,7 @@ from xattn.comparison.grid import Grid, grid_trials
 from xattn.comparison.records import read_record, write_record
 from xattn.comparison.running import hold, main, run_trials
 from xattn.comparison.table import as_dict
-from xattn.comparison.trial import Task, read_task, run_trial, write_task
+from xattn.comparison.trial import Task, is_collapsed, read_task, run_trial, write_task
 from xattn.data.batches import EncodedCaptions
 from xattn.data.identity import data_identity
 from xattn.data.reader import read_split
@@ -104,10 +104,24 @@ def test_every_trial_leaves_a_run_and_a_record(finished, tiny_data):
         assert record.dev["retrieval"]["rsum"] == pytest.approx(dev.retrieval.rsum, abs=1e-5)
         assert record.dev["attention"]["t2i"]["f1"] == pytest.approx(dev.attention["t2i"].f1, abs=1e-5)
         assert record.log["epoch"] == [1, 2]
+        assert len(record.log["spread"]) == 2
+        assert record.collapsed is False
         assert record.log["dev_rsum"][-1] == pytest.approx(dev.retrieval.rsum, abs=0.01)
         assert ("ccr_t2i_active" in record.log) == (record.constraints == "both")
         assert (record.about["threads"], record.about["processes"]) == (max(1, running._all_threads() // 2), 1)
         assert (finished / "records" / f"{record.trial}.json").stat().st_size < 20_000
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [({"spread": 0.1}, False), ({"spread": 0.0, "collapsed": True}, True), ({}, None), (None, None)],
+)
+def test_the_last_epoch_says_whether_a_run_has_collapsed(tmp_path, last, expected):
+    """And nothing is known of a log from before there was a spread in it."""
+    entries = [{"epoch": 1, "spread": 0.0, "collapsed": True}, {"epoch": 2, **last}] if last is not None else []
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert is_collapsed(path) is expected
 
 
 def test_the_threshold_is_the_best_on_dev(finished, tiny_data):
@@ -387,6 +401,7 @@ def test_an_ensemble_averages_the_runs_of_its_members(tiny_data, tmp_path):
     )
     *members, ensemble = run_here(grid, tiny_data, tmp_path)
     assert [record.ensemble_of for record in members] == [[], []]
+    assert [record.collapsed for record in (*members, ensemble)] == [False] * 3
     assert (ensemble.ensemble_of, ensemble.attention) == (["scan-t2i-avg", "scan-i2t-avg"], None)
     measured = evaluate_all([tmp_path / "runs" / record.trial for record in members], tiny_data, "test")[-1]
     assert ensemble.retrieval["rsum"] == pytest.approx(measured.retrieval.rsum, abs=1e-5)

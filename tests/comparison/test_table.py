@@ -15,6 +15,7 @@ from xattn.comparison.statistics import Difference, Summary
 from xattn.comparison.table import (
     CSV_COLUMNS,
     blocks,
+    csv_lines,
     difference_text,
     legend,
     print_comparison,
@@ -339,6 +340,44 @@ def test_the_files(tmp_path):
     assert found["rows"][1]["figures"]["rsum"]["seeds"] == [367.6, 351.8, 363.8]
     assert found["rows"][1]["figures"]["rsum"]["difference"]["verdict"] == "better"
     assert found["interval"] == "95%, Student's t over paired seeds"
+
+
+def test_a_collapse_is_marked_in_every_table(tmp_path, capsys):
+    """Beside the run, and beside what is compared with it."""
+    states = {0: True, 1: False, 2: None}
+    records = [
+        dataclasses.replace(record, collapsed=states[record.seed] if record.constraints == "none" else False)
+        for record in THREE
+    ]
+    one = made_record("sgraf-sgr", constraints="ccr", collapsed=True)
+    comparison = compared([*records, one])
+    base, ccr, _, single = comparison.rows
+    assert base.collapsed == [0]
+    assert base.label == "scan-t2i-avg alone [collapsed: 1 of 3 seeds]"
+    assert ccr.label == "scan-t2i-avg + CCR [base collapsed: 1 of 3 seeds]"
+    assert single.label == "sgraf-sgr + CCR [collapsed]"
+    for block in blocks(comparison):
+        assert all("collapsed" in row[0] for row in block.rows)
+    print_comparison(comparison)
+    printed = capsys.readouterr().out
+    assert "[collapsed: 1 of 3 seeds]" in printed
+    assert "a rescue and no gain. Of 1 of 10 records it is not known." in " ".join(printed.split())
+    markdown, table, values = (path.read_text(encoding="utf-8") for path in write_tables(comparison, tmp_path))
+    assert "| sgraf-sgr + CCR [collapsed] |" in markdown
+    lines = {
+        (line["model"], line["constraints"]): (line["collapsed"], line["base_collapsed"])
+        for line in csv.DictReader(io.StringIO(table))
+    }
+    assert lines["scan-t2i-avg", "none"] == ("1", "")
+    assert lines["scan-t2i-avg", "ccr"] == ("0", "1")
+    assert lines["sgraf-sgr", "ccr"] == ("1", "")
+    assert json.loads(values)["rows"][0]["collapsed"] == [True, False, None]
+
+
+def test_nothing_is_said_of_collapses_where_none_is_known(capsys):
+    comparison = compared(THREE)
+    assert not any("collapsed" in line for line in [*legend(comparison), *labels(comparison)])
+    assert {line["collapsed"] for line in csv_lines(comparison)} == {None}
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "plain"])

@@ -11,6 +11,7 @@ from xattn.losses.ranking import (
     hinge_ranking_loss,
     infonce_ranking_loss,
     negative_pairs,
+    score_spread,
     soft_hinge_ranking_loss,
 )
 
@@ -202,3 +203,20 @@ def test_gradients_of_the_soft_losses(margin, count_siblings):
 def test_a_temperature_that_is_none(temperature):
     with pytest.raises(ValueError, match=f"^temperature must be above 0, but it is {temperature}$"):
         infonce_ranking_loss(torch.eye(2), negative_pairs(torch.arange(2)), temperature)
+
+
+@given(SEEDS, st.integers(1, 7), st.integers(1, 7), st.booleans())
+@settings(max_examples=40)
+def test_oracle_of_the_spread(seed, pairs, images, count_siblings):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(pairs, pairs, generator=generator, dtype=torch.double)
+    ids = torch.randint(images, (pairs,), generator=generator)
+    ours = score_spread(scores, negative_pairs(ids, count_siblings)).tolist()
+    assert ours == pytest.approx(oracles.score_spread(scores.tolist(), ids.tolist(), count_siblings), abs=1e-12)
+
+
+def test_images_and_captions_that_score_high_with_everything_are_no_spread():
+    negatives = negative_pairs(torch.arange(4))
+    liked = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    assert score_spread(liked.unsqueeze(1) + liked.unsqueeze(0), negatives).sum().abs() < 1e-5
+    assert score_spread(liked + torch.eye(4), negatives).mean().item() == pytest.approx(1.0)

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+import oracles
 from xattn.data.vocabulary import END, PAD, START
 from xattn.losses.constraints import ccr_loss, ccs_loss
 from xattn.losses.ranking import hinge_ranking_loss, infonce_ranking_loss, soft_hinge_ranking_loss
@@ -281,6 +282,15 @@ def test_only_pairs_that_the_loss_looks_at_are_scored_again(configured, monkeypa
     batch.computed(config)
     assert len(scored) == 1
     assert whole == [False, False, True]
+
+
+@pytest.mark.parametrize("siblings", ["exclude", "count"])
+@pytest.mark.parametrize("loss", ["hinge", "infonce"])
+def test_the_spread_is_that_of_the_scores(configured, siblings, loss):
+    batch = Batch()
+    scores = batch.model.score(*batch.encoded()).tolist()
+    expected = sum(oracles.score_spread(scores, IMAGE_IDS, siblings == "count"))
+    assert batch.computed(configured(matching={"siblings": siblings, "loss": loss})).spread == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])

@@ -3,14 +3,11 @@
 import io
 import sys
 
-import numpy as np
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from xattn.runs.config import MatchingConfig
 from xattn.runtime import progress
-from xattn.training import collapse
 from xattn.training.resumable import Saving
 from xattn.training.tensorboard import EVERY_STEPS
 from xattn.training.train import train
@@ -109,53 +106,3 @@ def test_one_line_whatever_it_says(monkeypatch):
     assert training.description == "training, epoch 2 of 2, loss 0.300, dev R@1 1.0 i2t 2.0 t2i, 99 pairs/s"
     assert (training.completed, training.total, scoring.completed) == (900, 1000, 1)
     assert "epoch 2 of 2" in terminal.getvalue()
-
-
-def test_a_collapse_is_named_with_its_cure(tmp_path, write_data, configured, monkeypatch):
-    """All pictures look the same, so that all scores of a caption are alike: twice the margin, for ever."""
-    monkeypatch.setattr("xattn.training.resumable.STEPS", 10)
-    monkeypatch.setattr("xattn.training.loop.STEPS", 10)
-    monkeypatch.setattr(collapse, "STEPS", 10)
-    data, notes = write_data(tmp_path / "data"), []
-    features = np.load(data / "train_ims.npy")
-    counts = np.load(data / "train_counts.npy")
-    features[:], counts[:] = features[0], counts[0]
-    np.save(data / "train_ims.npy", features)
-    np.save(data / "train_counts.npy", counts)
-    (data / "train_caps.txt").write_text("a dog near the cat\n" * 25)
-    (data / "train_truth.jsonl").unlink()
-    entries = []
-    config = configured(epochs=5, matching={"all_negatives_epochs": 1}, learning_rate=1e-4)
-    train(config, data, tmp_path / "run", on_epoch=entries.append, on_note=notes.append, progress=quiet)
-    assert notes == [
-        "epoch 5: the ranking loss has stayed at twice the margin (0.4 a pair) for 10 steps, as it does when all "
-        "scores are alike and "
-        "hardest negatives teach nothing; if it does not fall soon, start again with --matching.all-negatives-epochs "
-        "2, or with a lower "
-        "--learning-rate"
-    ]
-    assert [entry.get("collapsed", False) for entry in entries] == [False, False, False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("match", "kind", "expected"),
-    [
-        (4.0, "hardest", 8),
-        (3.93, "hardest", 8),
-        (4.07, "hardest", 8),
-        (3.9, "hardest", 0),
-        (4.1, "hardest", 0),
-        (4.0, "all", 0),
-    ],
-)
-def test_which_loss_is_that_of_a_collapse(match, kind, expected):
-    assert collapse.collapsed_steps(7, match, 10, MatchingConfig(margin=0.2), kind) == expected
-
-
-def test_without_a_margin_a_loss_of_nothing_is_no_collapse():
-    assert collapse.collapsed_steps(7, 0.0, 10, MatchingConfig(margin=0.0), "hardest") == 0
-
-
-def test_a_healthy_run_is_told_nothing(tmp_path, tiny_data, configured):
-    config = configured(epochs=40, learning_rate=0.01, matching={"all_negatives_epochs": 0})
-    train(config, tiny_data, tmp_path / "run", on_note=pytest.fail, progress=quiet)

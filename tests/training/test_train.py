@@ -129,7 +129,17 @@ def test_what_the_log_of_an_epoch_holds(tmp_path, tiny_data, configured, constra
         acting = [name for name in TERMS[constraints] if entry["epoch"] >= {"ccr": 2, "ccs": 3}[name]]
         terms = [f"{name}_{direction}{kind}" for name in acting for kind in ("", "_active")]
         gradients = [f"{name}_gradient" for name in ("match", *(f"{name}_{direction}" for name in acting))]
-        assert list(entry) == ["epoch", "learning_rate", "loss", "match", *terms, *gradients, "seconds", "dev"]
+        assert list(entry) == [
+            "epoch",
+            "learning_rate",
+            "loss",
+            "match",
+            *terms,
+            *gradients,
+            "spread",
+            "seconds",
+            "dev",
+        ]
         assert all(entry[name] > 0 for name in gradients)
         assert all(0 <= entry[name] <= 1 for name in terms if name.endswith("_active"))
         weighted = entry["match"] + sum(
@@ -160,6 +170,7 @@ def test_terms_are_means_over_the_pairs_and_shares_over_the_steps(tiny_data, con
     for name in ("ccr_t2i_active", "ccs_t2i_active"):
         assert entry[name] == pytest.approx(sum(found.terms[name] for _, found in steps) / 3, abs=1e-6)
     assert entry["loss"] == pytest.approx(sum(found.loss.item() for _, found in steps) / 24, abs=1e-6)
+    assert entry["spread"] == pytest.approx(sum(found.spread for _, found in steps) / 24, abs=1e-6)
 
 
 def test_every_epoch_of_every_seed_has_chances_of_its_own(tiny_data, configured, monkeypatch):

@@ -17,6 +17,8 @@ from xattn.runs.presets import DESCRIPTIONS
 from xattn.runtime.errors import InputError
 
 BASE = "none"
+COLLAPSED = "collapsed"
+"""The mark of a run whose scores were alike at its end."""
 THRESHOLDED = ("precision", "recall", "f1")
 ATTENTION = (*THRESHOLDED, *(f"chosen_{name}" for name in THRESHOLDED), "average_precision", "pointing")
 """Of each direction: at the uniform threshold, at the one chosen on dev, and without a threshold."""
@@ -56,9 +58,24 @@ class Row:
         return CONSTRAINTS_NAMES.get(self.constraints, f"+ {self.constraints}") + _told(self.own)
 
     @property
+    def collapsed(self) -> list[int]:
+        """The seeds whose training ended with equal scores."""
+        return [seed for seed, record in self.records.items() if record.collapsed]
+
+    @property
+    def mark(self) -> str:
+        """`collapsed`, or of how many of its seeds that is so; nothing where it is of none."""
+        collapsed, n = len(self.collapsed), len(self.records)
+        if not collapsed:
+            return ""
+        return COLLAPSED if n == 1 else f"{COLLAPSED}: {collapsed} of {n} seeds"
+
+    @property
     def label(self) -> str:
-        """Its name in a table."""
-        return f"{self.group} {self.variant}"
+        """Its name in a table, with the mark of a collapse, its own or its base's."""
+        marks = [self.mark, f"base {self.base.mark}" if self.base and self.base.mark else ""]
+        said = ", ".join(mark for mark in marks if mark)
+        return f"{self.group} {self.variant}" + (f" [{said}]" if said else "")
 
     @property
     def directions(self) -> list[str]:

@@ -71,7 +71,7 @@ def _direction_panels(rows: Sequence[Row], note: str) -> tuple[Panels, list[tupl
     """A panel for each model and direction, and what each is of."""
     groups = _by_direction(rows)
     panels = Panels(
-        in_lines([f"{model}, {direction}, {_seeds(of)}" for (model, direction), of in groups.items()]), note
+        in_lines([f"{model}, {direction}, {_seeds(of)}{_marks(of)}" for (model, direction), of in groups.items()]), note
     )
     places = [axes for line in panels.axes for axes in line]
     return panels, [(axes, direction, of) for axes, ((_, direction), of) in zip(places, groups.items(), strict=False)]
@@ -95,6 +95,11 @@ def _seeds(rows: Sequence[Row]) -> str:
     counts = sorted({len(row.records) for row in rows})
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"n = {number} seed{'' if counts == [1] else 's'}"
+
+
+def _marks(rows: Sequence[Row]) -> str:
+    """Which rows of a panel have collapsed, for its title."""
+    return "".join(f"; {row.variant} {row.mark}" for row in rows if row.mark)
 
 
 def _measured_on(comparison: Comparison) -> str:
@@ -168,7 +173,10 @@ def weights_picture(comparison: Comparison) -> Figure | None:
     if not groups:
         return None
     titles = [
-        [f"{model}, {direction}: {row.variant}, {_seeds([row])}" for row in rows]
+        [
+            f"{model}, {direction}: {row.variant}, {_seeds([row])}" + (f"; {row.mark}" if row.mark else "")
+            for row in rows
+        ]
         for (model, direction), rows in groups.items()
     ]
     panels = Panels(titles, f"{_measured_on(comparison)}; IoU {comparison.iou:g}; each histogram sums to 100%")
@@ -236,7 +244,7 @@ def training_picture(comparison: Comparison) -> Figure | None:
         if any(_logged(row, share) for rows in groups.values() for row in rows)
     }
     titles = [
-        [f"{model}, {_seeds(rows)}", *(f"{model}, {label}" for label in shares.values())]
+        [f"{model}, {_seeds(rows)}{_marks(rows)}", *(f"{model}, {label}{_marks(rows)}" for label in shares.values())]
         for model, rows in groups.items()
     ]
     note = f"training on {comparison.data['folder']}; mean, lowest and highest of the seeds"

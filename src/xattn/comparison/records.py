@@ -17,7 +17,7 @@ from xattn.evaluation.phrases import POINTERS, WORD_BLIND, PhraseReports
 from xattn.metrics.attention import AttentionMetrics
 from xattn.metrics.attention_curve import precision_recall_curve, weight_histogram
 from xattn.metrics.retrieval import RetrievalReport
-from xattn.models.config import Direction
+from xattn.models.config import BEFORE, Direction
 from xattn.runtime import atomic
 from xattn.runtime import json_shapes as shapes
 from xattn.runtime.errors import InputError
@@ -70,6 +70,10 @@ class Record:
     none."""
     log: dict[str, list] = field(default_factory=dict)
     """A list for each quantity with a value for each epoch, `epoch` among them."""
+    collapsed: bool | None = field(default=None, metadata={BEFORE: None})
+    """Whether the scores were alike when the training ended, see `xattn.training.collapse`, so that the figures are
+    those of a run that has not learned; of an ensemble, whether that is so of any member. None where it is not
+    known."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Of `training` and `measuring`, by the clock."""
     about: dict[str, Any] = field(default_factory=dict)
@@ -167,6 +171,8 @@ def read_record(path: Path | str) -> Record:
     if values.pop("format", None) != FORMAT:
         raise InputError(f'{path}: expected a record with "format": {FORMAT}, as `xattn compare` writes it')
     names = {each.name for each in dataclasses.fields(Record)}
+    younger = {each.name: each.metadata[BEFORE] for each in dataclasses.fields(Record) if BEFORE in each.metadata}
+    values = younger | values
     if set(values) != names:
         wrong = ", ".join(sorted(set(values) ^ names))
         raise InputError(f"{path}: expected exactly the fields of a record, but these are missing or unknown: {wrong}")
@@ -189,6 +195,7 @@ def _check(record: shapes.Value) -> None:
     for name in ("images", "captions"):
         data[name].expect(is_whole, "a whole number")
     record["ensemble_of"].expect(shapes.is_texts, "a list of models")
+    record["collapsed"].expect(lambda value: value is None or isinstance(value, bool), "true, false or null")
     if state == "finished":
         _check_figures(record)
         n_epochs = len(record.content["log"].get("epoch", []))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xattn.comparison.comparison import BY_WORDS, Comparison, Row, figures
+from xattn.comparison.comparison import BY_WORDS, COLLAPSED, Comparison, Row, figures
 from xattn.comparison.phrases import PHRASE_COLUMNS, about_phrases, word_blind_rows
 from xattn.comparison.statistics import CONFIDENCE, Difference, Summary
 from xattn.evaluation.phrases import POINTERS
@@ -82,6 +82,7 @@ def legend(comparison: Comparison) -> list[str]:
     spread = "mean ± standard deviation over the seeds, whose number is n" if is_spread else "of one seed"
     lines.append(f"R@K: percent of the queries with rank K or better; rsum: the sum of the six. Figures are {spread}.")
     lines += [_about_attention(comparison), *about_phrases(comparison), _about_differences(comparison)]
+    lines += _about_collapse(comparison)
     made = {
         key: _all_of(record.about.get(key, "?") for record in records)
         for key in ("xattn", "torch", "threads", "processes")
@@ -122,6 +123,18 @@ def _about_differences(comparison: Comparison) -> str:
         "all seeds differ by "
         "exactly the same. One interval in twenty excludes zero by chance alone."
     )
+
+
+def _about_collapse(comparison: Comparison) -> list[str]:
+    """Nothing where no run has collapsed as far as is known."""
+    if not any(row.mark for row in comparison.rows):
+        return []
+    unknown = sum(record.collapsed is None for record in comparison.records)
+    rest = f" Of {unknown} of {len(comparison.records)} records it is not known." if unknown else ""
+    return [
+        f"[{COLLAPSED}]: at the end of the training all scores were alike, so that the figures are not those of a "
+        f"model that has learned; a difference to a collapsed base is a rescue and no gain.{rest}"
+    ]
 
 
 def _all_of(values: Iterable[object]) -> str:
@@ -230,8 +243,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How text begins that spreadsheets take for a formula."""
 _APOSTROPHE = "'"
 CSV_COLUMNS = (
-    "model", "fields", "constraints", "ensemble", "direction", "figure", "n", "mean", "standard_deviation",
-    "base_mean", "pairs", "difference", "low", "high", "verdict",
+    "model", "fields", "constraints", "ensemble", "direction", "figure", "n", "collapsed", "mean",
+    "standard_deviation", "base_mean", "base_collapsed", "pairs", "difference", "low", "high", "verdict",
 )  # fmt: skip
 
 
@@ -285,6 +298,8 @@ def csv_lines(comparison: Comparison) -> Iterator[dict[str, Any]]:
                 "direction": direction,
                 "figure": figure,
                 "n": summary.n,
+                "collapsed": _collapsed(row),
+                "base_collapsed": _collapsed(row.base) if row.base and difference else None,
                 "mean": summary.mean,
                 "standard_deviation": summary.deviation,
                 "base_mean": row.base.summaries[name].mean if row.base and difference else None,
@@ -330,8 +345,14 @@ def _row(row: Row) -> dict[str, Any]:
         "constraints": row.constraints,
         "ensemble_of": list(row.ensemble_of),
         "seeds": list(seeds),
+        "collapsed": [record.collapsed for record in row.records.values()],
         "figures": values,
     }
+
+
+def _collapsed(row: Row) -> int | None:
+    """Of how many seeds; None where that is known of none."""
+    return None if all(record.collapsed is None for record in row.records.values()) else len(row.collapsed)
 
 
 def _fields(row: Row) -> str:

@@ -29,7 +29,7 @@ from xattn.evaluation.evaluate import evaluate_all
 from xattn.evaluation.options import EvaluationOptions
 from xattn.models.config import Direction
 from xattn.runs.config import RunConfig, read_configuration, write_configuration
-from xattn.runs.folder import ABOUT, WEIGHTS, load_run
+from xattn.runs.folder import ABOUT, LOG, WEIGHTS, load_run
 from xattn.runtime import atomic
 from xattn.runtime import json_shapes as shapes
 from xattn.runtime.device import best_device
@@ -102,12 +102,23 @@ _DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
 def log_columns(path: Path) -> dict[str, list]:
     """Read the log of a run folder: a list for each quantity with a value for each epoch, None where an epoch has none.
 
-    Kept are `epoch`, the learning rate, the loss, its terms, shares of active hinges and gradients, the seconds, and of
-    dev rsum, R@1 in both directions, and F1 and average precision of each direction of attention; all to five digits.
+    Kept are `epoch`, the learning rate, the loss, its terms, shares of active hinges and gradients, the spread of the
+    scores, the seconds, and of dev rsum, R@1 in both directions, and F1 and average precision of each direction of
+    attention; all to five digits.
     """
     entries = [_flat(entry) for entry in read_json_lines(path) if "epoch" in entry and "loss" in entry]
     names = dict.fromkeys(name for entry in entries for name in entry)
     return {name: [entry.get(name) for entry in entries] for name in names}
+
+
+def is_collapsed(path: Path) -> bool | None:
+    """Whether the scores were alike in the last epoch of a log; None where the log does not tell, being of an earlier
+    version.
+    """
+    entries = read_json_lines(path)
+    if not entries or "spread" not in entries[-1]:
+        return None
+    return entries[-1].get("collapsed") is True
 
 
 def _flat(entry: dict[str, Any]) -> dict[str, int | float]:
@@ -142,20 +153,22 @@ def run_trial(task: Task, on_epoch: EpochCallback | None = None) -> Record:
     if not task.trial.members and not _is_finished(task.run_folder, task.trial.configs[0]):
         train(task.trial.configs[0], task.data, task.run_folder, task.vocabulary, on_epoch=on_epoch)
     started = time.perf_counter()
-    figures = _figures(task)
+    folders = _member_folders(task) if task.trial.members else [task.run_folder]
+    figures = _figures(task, folders)
+    collapses = [is_collapsed(folder / LOG) for folder in folders]
+    collapsed = True in collapses or (None if None in collapses else False)
     log, training = {}, 0.0
     if not task.trial.members:
-        log, training = log_columns(task.run_folder / "log.jsonl"), _training_seconds(task.run_folder)
+        log, training = log_columns(task.run_folder / LOG), _training_seconds(task.run_folder)
     seconds = {"training": training, "measuring": round(time.perf_counter() - started, 2)}
-    record = Record(**_described(task), **figures, log=log, seconds=seconds, about=versions())
+    record = Record(**_described(task), **figures, log=log, collapsed=collapsed, seconds=seconds, about=versions())
     if is_first():
         write_record(record, task.out / "records")
     return record
 
 
-def _figures(task: Task) -> dict[str, Any]:
+def _figures(task: Task, folders: list[Path]) -> dict[str, Any]:
     """The figures of the run, or of the ensemble, on the measured split and on dev; each split is encoded once."""
-    folders = _member_folders(task) if task.trial.members else [task.run_folder]
     runs = [load_run(folder, best_device()) for folder in folders]
     names = dict.fromkeys([task.identity.split, *({"dev"} & set(split_names(task.data)))])
     options = EvaluationOptions((task.iou,))

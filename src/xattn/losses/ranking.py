@@ -140,6 +140,31 @@ def infonce_ranking_loss(
     return soft_hinge_ranking_loss(scores, negatives, 0.0, temperature)
 
 
+def score_spread(
+    scores: Float[Tensor, "pairs pairs"], negatives: Bool[Tensor, "pairs pairs"]
+) -> Float[Tensor, "pairs"]:
+    """How far each pair's score stands off those of its negatives: above their mean, and the mean of both directions.
+
+        s_p = S_pp - (mean_j S_pj + mean_i S_ip) / 2
+
+    It is about 0 before anything is learned, and stays there where training collapses to equal scores, whatever the
+    loss is. The standard deviation of the scores tells that later: some images and captions score higher with
+    everything.
+
+    Args:
+        scores: image `i` with caption `j`, pairs on the diagonal.
+        negatives: see `negative_pairs`; a pair without negatives in one of the directions gets 0.
+
+    Example:
+        >>> score_spread(torch.tensor([[0.9, 0.8], [0.1, 0.5]]), negative_pairs(torch.tensor([7, 8])))
+        tensor([0.4500, 0.0500])
+    """
+    kept = torch.where(negatives, scores, 0.0)
+    captions, images = negatives.sum(1), negatives.sum(0)
+    others = (kept.sum(1) / captions.clamp_min(1) + kept.sum(0) / images.clamp_min(1)) / 2
+    return torch.where((captions > 0) & (images > 0), scores.diagonal() - others, 0.0)
+
+
 def _soft_maximum(excess: Float[Tensor, "pairs pairs"], temperature: float, dim: int) -> Float[Tensor, "pairs"]:
     """`T log(1 + sum exp(x / T))`; the 1 is an entry of 0 of its own, so that nothing but -inf has a gradient, too."""
     nothing = torch.zeros_like(excess.narrow(dim, 0, 1))

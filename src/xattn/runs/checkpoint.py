@@ -63,7 +63,7 @@ class TrainingState:
     best: Best | None = None
     """Among those, where there are development numbers."""
     collapse: int = 0
-    """For how many steps on end the ranking loss has been that of a collapse."""
+    """For how many steps on end the scores have been alike."""
 
     @property
     def total_seconds(self) -> float:

@@ -1,41 +1,52 @@
-"""The collapse that hardest negatives can bring: every score alike, and a ranking loss that stays at twice the margin.
+"""The collapse to equal scores, known from how far pairs stand off their negatives.
 
-If all pairs score the same, the hinge of each pair is the margin in both directions, `2 margin` a pair. The hardest
-negative of every pair is then a matter of rounding, its gradient says nothing, and training seldom finds out. Faghri et
-al. (VSE++, BMVC 2018) report it of hardest negatives and slow starts; ranking against all negatives at first is the
-known cure.
+If all pairs score the same, the hardest negative of every pair is a matter of rounding, its gradient says nothing, and
+training seldom finds out. Faghri et al. (VSE++, BMVC 2018) report it of hardest negatives and slow starts; ranking
+against all negatives at first, or a loss in which all of them have a share, is the known cure.
+
+The sign is the spread of the scores (`xattn.losses.ranking.score_spread`), which is near 0 then and in no other case
+for long. The loss itself is a later and a weaker sign: it creeps towards that of equal scores, `2 margin` a pair with
+the hinge, for hundreds of steps.
 """
 
 from xattn.losses.options import Negatives
 from xattn.runs.config import MatchingConfig
 
-NEAR = 0.02
-"""How near to twice the margin the loss of a pair must be, as a share of it."""
-STEPS = 100
+NEAR = 0.05
+"""Up to which spread scores are alike, as a share of the loss's own scale: the margin, or InfoNCE's temperature."""
+STEPS = 30
 """For how many steps on end."""
 
 
-def collapsed_steps(before: int, match: float, pairs: int, matching: MatchingConfig, kind: Negatives) -> int:
-    """For how many steps on end, this one included, the ranking loss has been that of equal scores.
+def collapsed_steps(before: int, spread: float, matching: MatchingConfig, kind: Negatives) -> int:
+    """For how many steps on end, this one included, the scores of a batch have been alike.
 
     Args:
         before: what this gave for the step before.
-        match: the ranking loss of the step, a sum over its pairs.
-        pairs: how many pairs it has.
-        matching: the margin.
-        kind: the negatives that the step ranked against; only the hardest collapse.
+        spread: of the step, the mean over its pairs.
+        matching: the loss, and its margin or temperature.
+        kind: the negatives that the step ranked against; a hinge against all of them is a slow start and no collapse.
     """
-    collapsed = 2 * matching.margin
-    is_near = kind == "hardest" and collapsed > 0 and abs(match / pairs - collapsed) <= NEAR * collapsed
-    return before + 1 if is_near else 0
+    teaches = matching.loss == "hinge" and kind == "all"
+    return before + 1 if not teaches and spread < NEAR * loss_scale(matching) else 0
+
+
+def loss_scale(matching: MatchingConfig) -> float:
+    """The difference of scores that the ranking loss takes for a large one."""
+    return matching.temperature if matching.loss == "infonce" else matching.margin
 
 
 def advice(epoch: int, matching: MatchingConfig) -> str:
     """What to tell the person who waits."""
-    longer = matching.all_negatives_epochs + 1
+    remedy = "start again with a lower --learning-rate"
+    if matching.loss == "hinge":
+        longer = matching.all_negatives_epochs + 1
+        remedy = (
+            f"start again with --matching.all-negatives-epochs {longer}, with --matching.loss infonce, or with a lower "
+            "--learning-rate"
+        )
+    bound = NEAR * loss_scale(matching)
     return (
-        f"epoch {epoch}: the ranking loss has stayed at twice the margin ({2 * matching.margin:g} a pair) for {STEPS} "
-        "steps, as it does "
-        f"when all scores are alike and hardest negatives teach nothing; if it does not fall soon, start again with "
-        f"--matching.all-negatives-epochs {longer}, or with a lower --learning-rate"
+        f"epoch {epoch}: for {STEPS} steps pairs have scored less than {bound:g} above the mean of their negatives: "
+        f"all scores are alike, and training has probably collapsed; if the loss does not fall soon, {remedy}"
     )

@@ -60,8 +60,8 @@ class Training:
         """Train to the end, giving the log's entry after each epoch.
 
         An entry holds `epoch` (from 1), `learning_rate`, the mean over the epoch's pairs of `loss` and of every term by
-        name, the shares of active hinges, the norms of the terms' gradients on the fragments, `collapsed` if the
-        ranking loss has long been that of equal scores (`xattn.training.collapse`), `seconds`, and the development
+        name, the shares of active hinges, the norms of the terms' gradients on the fragments, the `spread` of the
+        scores, `collapsed` if they have long been alike (`xattn.training.collapse`), `seconds`, and the development
         numbers under `dev` where there is such a split.
         """
         state, config, data = self.state, self.config, self.data
@@ -114,7 +114,7 @@ class Training:
             )
             self.meters.add(computed, len(rows))
             self.last_terms = Meters.of(computed, len(rows)).means()
-            state.collapse = collapsed_steps(state.collapse, computed.terms["match"], len(rows), config.matching, kind)
+            state.collapse = collapsed_steps(state.collapse, computed.spread / len(rows), config.matching, kind)
             state.step += 1
             state.meters = self.meters.as_dict()
             state.seconds += time.perf_counter() - started

@@ -30,6 +30,7 @@ from xattn.losses.ranking import (
     hinge_ranking_loss,
     infonce_ranking_loss,
     negative_pairs,
+    score_spread,
     soft_hinge_ranking_loss,
 )
 from xattn.models.base import MatchingModel
@@ -60,6 +61,8 @@ class BatchLoss(NamedTuple):
     gradients: dict[str, float] = {}  # noqa: RUF012 - a tuple's default, which nothing changes
     """`match` and each acting constraint: the norm of its gradient, weight included, on the fragments, where that was
     asked for."""
+    spread: float = 0.0
+    """How far the pairs' scores stand off those of their negatives, summed over pairs; see `score_spread`."""
 
 
 def batch_loss(
@@ -135,7 +138,8 @@ def batch_loss(
             **{name: weight * hinges.reduce("sum") for name, (weight, hinges) in constraints.items()},
         }
         gradients = {name: _gradient_norm(process_group, term, vectors) for name, term in weighted.items()}
-    return _summed(process_group, match, share, constraints)._replace(gradients=gradients)
+    spread = score_spread(scores, negatives).sum().item()
+    return _summed(process_group, match, share, constraints)._replace(gradients=gradients, spread=spread)
 
 
 def negatives_in_epoch(config: RunConfig, epoch: int) -> Negatives:

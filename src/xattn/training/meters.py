@@ -22,14 +22,15 @@ class Meters:
         return meters
 
     def add(self, computed: BatchLoss, pairs: int) -> None:
-        """Add a step: terms are sums over its pairs, shares and norms of gradients are the step's own; not every step
-        measures these.
+        """Add a step: terms and spreads are sums over its pairs, shares and norms of gradients are the step's own; not
+        every step measures these.
         """
         self.pairs += pairs
         self.steps += 1
         self.measured += bool(computed.gradients)
         gradients = {f"{name}_gradient": norm for name, norm in computed.gradients.items()}
-        for name, value in {"loss": computed.loss.item(), **computed.terms, **gradients}.items():
+        values = {"loss": computed.loss.item(), **computed.terms, **gradients, "spread": computed.spread}
+        for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def means(self) -> dict[str, float]:
@@ -38,7 +39,8 @@ class Meters:
 
     def summary(self) -> str:
         """The loss for each pair and its terms, in a few characters."""
-        means = {name: value for name, value in self.means().items() if not name.endswith(("_active", "_gradient"))}
+        others = ("_active", "_gradient", "spread")
+        means = {name: value for name, value in self.means().items() if not name.endswith(others)}
         return " ".join(f"{name} {value:.3f}" for name, value in means.items() if name != "match" or len(means) > 2)
 
     def as_dict(self) -> dict[str, Any]:

@@ -101,8 +101,8 @@ def _encoded(
 
 
 def _together(parts_computed: list[BatchLoss]) -> BatchLoss:
-    """Terms are sums over pairs and add up; shares are means over the parts; gradients on different fragments add up in
-    squares.
+    """Terms and spreads are sums over pairs and add up; shares are means over the parts; gradients on different
+    fragments add up in squares.
     """
     if len(parts_computed) == 1:
         return parts_computed[0]
@@ -112,7 +112,8 @@ def _together(parts_computed: list[BatchLoss]) -> BatchLoss:
         name: math.hypot(*(computed.gradients[name] for computed in parts_computed))
         for name in parts_computed[0].gradients
     }
-    return BatchLoss(torch.stack([computed.loss for computed in parts_computed]).sum(), terms | shares, gradients)
+    loss = torch.stack([computed.loss for computed in parts_computed]).sum()
+    return BatchLoss(loss, terms | shares, gradients, math.fsum(computed.spread for computed in parts_computed))
 
 
 def _not_finite(
