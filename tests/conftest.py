@@ -94,12 +94,12 @@ def _span(token, quadrant, number):
 
 
 def tiny_config(name="scan-t2i-avg", **changes: Any):
-    """A preset at a size for tests; `model`, `matching`, `ccr` and `ccs` take the fields to change."""
+    """A preset at a size for tests; `model`, `words`, `matching`, `ccr` and `ccs` take the fields to change."""
     config = dataclasses.replace(preset(name), epochs=2, batch_size=8, min_count=1, learning_rate=0.005)
     nested: dict[str, Any] = {"model": {"dim": 16, "word_dim": 8}}
     if name.startswith("sgraf"):
         nested["model"] |= {"sim_dim": 8, "regions": MOST_REGIONS}
-    for part in ("model", "matching", "ccr", "ccs"):
+    for part in ("model", "words", "matching", "ccr", "ccs"):
         fields = nested.get(part, {}) | changes.pop(part, {})
         changes[part] = dataclasses.replace(getattr(config, part), **fields)
     return dataclasses.replace(config, **changes)

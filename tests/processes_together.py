@@ -16,6 +16,7 @@ from xattn.data.batches import epoch_batches, pair_batch, read_regions
 from xattn.evaluation.encode import encode_captions, score_all
 from xattn.models.base import evaluating
 from xattn.models.registry import build_model
+from xattn.models.text_model import load_text_model
 from xattn.runtime.device import launched_process_group, leave_process_group
 from xattn.runtime.errors import InputError
 from xattn.runtime.process_group import ProcessGroup
@@ -98,9 +99,10 @@ def trained_in_double(configs, data, steps):
     """Some steps in float64 of every configuration, and the scores of `dev` before and after them."""
     process_group, results = launched_process_group(), []
     for config in configs:
-        prepared = prepare_data(config, data)
+        prepared = prepare_data(config, data, text=load_text_model(config.words))
         torch.manual_seed(config.seed)
-        model = build_model(config.model, prepared.train.feature_size, len(prepared.vocabulary)).double().train()
+        model = build_model(config.model, prepared.train.feature_size, len(prepared.vocabulary), prepared.text)
+        model = model.double().train()
         optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         every_word = torch.ones(len(prepared.vocabulary), dtype=torch.float64)
         swaps, losses, terms = torch.Generator().manual_seed(1), [], []

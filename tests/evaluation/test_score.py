@@ -13,9 +13,10 @@ from xattn.data.prepare.features.extract import image_features
 from xattn.data.prepare.features.windows import windows
 from xattn.data.prepare.photos import write_regions
 from xattn.data.reader import read_split
+from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import SPECIALS, Vocabulary
 from xattn.evaluation.encode import encode_captions, encode_images
-from xattn.evaluation.score import Scored, score_image, unknown_words
+from xattn.evaluation.score import Scored, score_image
 from xattn.models.base import MatchingModel, evaluating
 from xattn.models.config import SCANConfig
 from xattn.models.fragments import Fragments
@@ -203,8 +204,9 @@ def test_words_that_the_run_does_not_know_are_told(run, picture):
     assert str(Scored("a dog", 0.25)) == " 0.2500  a dog"
 
 
-def test_unknown_words_stand_in_the_sentences_order():
-    assert unknown_words("The zebra saw a dog, zebra.", VOCABULARY) == ("zebra", "saw", ",")
+def test_unknown_words_stand_in_the_sentences_order(tmp_path):
+    words = tokenize("The zebra saw a dog, zebra.")
+    assert recorded_run(tmp_path).unknown_words(words) == ("zebra", "saw", ",")
 
 
 def test_a_single_sentence_needs_no_list(run, picture):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from xattn.models.config import BEFORE, BFANConfig, PFANConfig, SCANConfig, SGRAFConfig
+from xattn.models.config import BEFORE, BFANConfig, PFANConfig, SCANConfig, SGRAFConfig, WordsConfig
 from xattn.runs.config import (
     CCRConfig,
     CCSConfig,
@@ -23,7 +23,7 @@ from xattn.runtime.errors import InputError
 FIELDS = (
     "accumulation, batch_size, ccr, ccs, clip, constraints, decay_every, epochs, learning_rate, matching, min_count, "
     "model, "
-    "precision, preset, seed"
+    "precision, preset, seed, words"
 )
 OTHER = RunConfig(
     preset="scan-i2t-lse",
@@ -47,6 +47,7 @@ OTHER = RunConfig(
         prior=0.5,
         learn_prior=True,
     ),
+    words=WordsConfig(model="some/model", fine_tuned=True, learning_rate=1e-4),
     matching=MatchingConfig(
         loss="infonce", margin=0.1, temperature=0.1, negatives="all", all_negatives_epochs=0, siblings="count"
     ),
@@ -103,8 +104,14 @@ def test_what_is_written_is_read(tmp_path, config):
 def test_the_other_configuration_differs_in_every_field():
     """Or the round trip would not show that a field is written at all."""
     names = {line.split(" ", maxsplit=1)[0] for line in RunConfig().differences(OTHER)}
-    expected = every_field(RunConfig) - {"model", "matching", "ccr", "ccs"}
-    for part, kind in (("model", SCANConfig), ("matching", MatchingConfig), ("ccr", CCRConfig), ("ccs", CCSConfig)):
+    expected = every_field(RunConfig) - {"model", "words", "matching", "ccr", "ccs"}
+    for part, kind in (
+        ("model", SCANConfig),
+        ("words", WordsConfig),
+        ("matching", MatchingConfig),
+        ("ccr", CCRConfig),
+        ("ccs", CCSConfig),
+    ):
         expected |= {f"{part}.{name}" for name in every_field(kind)}
     assert names == expected - {"model.name"}
 

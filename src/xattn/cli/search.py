@@ -38,7 +38,8 @@ class Search:
 
     def run(self) -> None:
         """Call `xattn.retrieval.query.search`."""
-        from xattn.evaluation.score import unknown_note, unknown_words
+        from xattn.data.tokenizer import tokenize
+        from xattn.evaluation.score import unknown_note
         from xattn.retrieval.query import search
         from xattn.runs.folder import load_run
         from xattn.runtime.device import best_device
@@ -47,7 +48,7 @@ class Search:
         hits = search(
             run, self.data, self.sentence, self.split, self.top, self.out, images=self.images, encoded=self.encoded
         )
-        unknown = unknown_words(self.sentence, run.vocabulary)
+        unknown = run.unknown_words(tokenize(self.sentence))
         for line in (f"{self.sentence}{unknown_note(unknown)}", *hits, *([self.out] if self.out else [])):
             print_line(line)
         if self.json:

@@ -6,11 +6,11 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from xattn.data.split import Split, split_file
@@ -43,6 +43,28 @@ class CaptionBatch(NamedTuple):
 
     tokens: Int[Tensor, "n words"]
     lengths: Int[Tensor, "n"]
+    words: Shaped[Tensor, "n words read"] | None = None
+    """What a `WordReader` read of each word; None where words are their ids."""
+
+    @property
+    def arguments(self) -> tuple[Tensor, ...]:
+        """What `MatchingModel.encode_captions` takes."""
+        return (self.tokens, self.lengths) if self.words is None else (self.tokens, self.lengths, self.words)
+
+    def to(self, device: torch.device) -> "CaptionBatch":
+        """The same batch on a device."""
+        return CaptionBatch(*(tensor.to(device) for tensor in self.arguments))
+
+
+@runtime_checkable
+class WordReader(Protocol):
+    """What reads the words of captions for a model whose words are more than ids, such as a text model."""
+
+    def read(self, captions: Sequence[Sequence[str]]) -> Shaped[Tensor, "n words read"]:
+        """Numbers of each word, `<start>` and `<end>` included, padded to the longest of some captions, of which the
+        words are given without these two.
+        """
+        ...
 
 
 class PairBatch(NamedTuple):
@@ -59,8 +81,9 @@ class PairBatch(NamedTuple):
     def to(self, device: torch.device) -> "PairBatch":
         """The same batch on a device."""
         images = self.images.to(device)
-        captions = CaptionBatch(*(tensor.to(device) for tensor in self.captions))
-        return PairBatch(images, captions, self.image_ids.to(device), self.caption_ids.to(device), self.is_shared)
+        return PairBatch(
+            images, self.captions.to(device), self.image_ids.to(device), self.caption_ids.to(device), self.is_shared
+        )
 
 
 class EncodedCaptions:
@@ -69,14 +92,18 @@ class EncodedCaptions:
     A caption without any token is one `<unk>`, and one of words that the vocabulary does not have is as many.
     """
 
-    def __init__(self, captions: Split | Sequence[str], vocabulary: Vocabulary) -> None:
-        """Tokenise and look up every caption.
+    def __init__(
+        self, captions: Split | Sequence[str], vocabulary: Vocabulary, reader: WordReader | None = None
+    ) -> None:
+        """Tokenise and look up every caption; `reader` reads the words for a model that takes more than ids, and knows
+        those of no vocabulary, too.
 
         Raises:
             InputError: a sentence has no words, or the vocabulary knows none of a split's.
         """
         texts = captions.captions if isinstance(captions, Split) else captions
         tokens = [tokenize(text) for text in texts]
+        self.reader = reader
         self.words = [seen_tokens(words) for words in tokens]
         self.ids = [vocabulary.encode(words) for words in self.words]
         self.notes: list[str] = []
@@ -94,7 +121,11 @@ class EncodedCaptions:
 
     def _note_of_split(self, split: Split, tokens: list[list[str]]) -> None:
         path, n_captions = split_file(split.folder, split.name, "caps.txt"), f"{split.n_captions:,} captions"
-        unknown = [row for row, ids in enumerate(self.ids) if all(token == UNKNOWN for token in ids[1:-1])]
+        unknown = [
+            row
+            for row, ids in enumerate(self.ids)
+            if self.reader is None and all(token == UNKNOWN for token in ids[1:-1])
+        ]
         if len(unknown) == split.n_captions:
             raise InputError(
                 f"{path}: the vocabulary knows no word of any caption; use a vocabulary of such captions, or train "
@@ -127,7 +158,13 @@ class EncodedCaptions:
         tokens = torch.full((len(chosen), int(lengths.max())), PAD)
         for place, ids in enumerate(chosen):
             tokens[place, : len(ids)] = torch.tensor(ids)
-        return CaptionBatch(tokens, lengths)
+        words = None if self.reader is None else self.reader.read([self.words[row] for row in rows])
+        return CaptionBatch(tokens, lengths, words)
+
+    def content(self, row: int) -> tuple[int | str, ...]:
+        """What models see of a caption, which can be sorted: its length and ids and, if they are read, its words."""
+        ids = self.ids[row]
+        return (len(ids), *ids, *(() if self.reader is None else self.words[row]))
 
 
 def read_regions(split: Split, rows: np.ndarray) -> ImageBatch:
@@ -183,9 +220,9 @@ def pair_batch(split: Split, captions: EncodedCaptions, rows: np.ndarray, share:
     """
     encoded, own = captions.batch(rows), slice(None) if share is None else share
     images = split.caption_image[rows[own]]
-    tokens = CaptionBatch(encoded.tokens[own], encoded.lengths[own])
+    some = CaptionBatch(*(tensor[own] for tensor in encoded.arguments))
     return PairBatch(
-        read_regions(split, images), tokens, torch.from_numpy(images), torch.from_numpy(rows[own]), share is not None
+        read_regions(split, images), some, torch.from_numpy(images), torch.from_numpy(rows[own]), share is not None
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from xattn.data.batches import read_regions
+from xattn.data.batches import CaptionBatch, read_regions
 from xattn.data.reader import check_features, read_split
 from xattn.data.split import Split, split_file
 from xattn.data.stopwords import is_content
@@ -96,9 +96,7 @@ def attend(
                     direction=direction,
                     weights=weights[[place + 1 for place in drawn]],
                     n_keys=len(boxes) if direction == "t2i" else len(weights),
-                    unknown=[
-                        token == UNKNOWN for token in run.vocabulary.encode([tokens[place] for place in drawn])[1:-1]
-                    ],
+                    unknown=[bool(run.unknown_words([tokens[place]])) for place in drawn],
                 )
             )
     truth = _annotated_boxes(chosen, row, len(tokens), iou)
@@ -126,9 +124,10 @@ def attention_of(run: Run, split: Split, row: int) -> dict[Direction, Float[np.n
     Words beyond the first `MAX_TOKENS` are left out; a caption of which the run's vocabulary knows no word is said.
     """
     tokens = tokenize(split.captions[row])
-    ids = run.vocabulary.encode(seen_tokens(tokens))
+    seen = seen_tokens(tokens)
+    ids = run.vocabulary.encode(seen)
     where = f"{split_file(split.folder, split.name, 'caps.txt')}, line {row + 1}"
-    if all(token == UNKNOWN for token in ids[1:-1]):
+    if all(token == UNKNOWN for token in ids[1:-1]) and run.text is None:
         said = f"the vocabulary of {run.folder} knows no word of the caption; all of them become <unk>"
         warnings.warn(f"{where}: {said}", InputWarning, stacklevel=2)
     if len(tokens) > MAX_TOKENS:
@@ -138,9 +137,9 @@ def attention_of(run: Run, split: Split, row: int) -> dict[Direction, Float[np.n
     device = next(run.model.parameters()).device
     with evaluating(run.model):
         images = run.model.encode_images(*regions.to(device))
-        captions = run.model.encode_captions(
-            torch.tensor([ids], device=device), torch.tensor([len(ids)], device=device)
-        )
+        words = None if run.text is None else run.text.read([seen])
+        caption = CaptionBatch(torch.tensor([ids]), torch.tensor([len(ids)]), words).to(device)
+        captions = run.model.encode_captions(*caption.arguments)
         attentions = run.model.attentions(images, captions)
     count = int(regions.counts[0])
     found = {}

@@ -113,12 +113,12 @@ def store_captions(
     ends = lengths.cumsum(0)
     begins = ends - lengths
     shortest = captions.batch(lengths.argmin(0, keepdim=True).cpu().numpy())
-    like = model.encode_captions(*(tensor.to(device) for tensor in shortest))
+    like = model.encode_captions(*shortest.to(device).arguments)
     vectors = like.vectors.new_empty(int(ends[-1]), like.vectors.shape[2])
     extras = {name: _rows_like(extra, len(captions)) for name, extra in like.extras.items()}
 
     def encoded(chunk: Chunk) -> int:
-        part = model.encode_captions(*(tensor.to(device) for tensor in captions.batch(chunk.first.numpy())))
+        part = model.encode_captions(*captions.batch(chunk.first.numpy()).to(device).arguments)
         rows, source = chunk.rows.to(device), chunk.source.to(device)
         mask = part.mask[source]
         places = begins[rows, None] + torch.arange(mask.shape[1], device=device)
@@ -128,7 +128,7 @@ def store_captions(
         return len(rows)
 
     done = 0
-    distinct = Distinct.of([(len(ids), *ids) for ids in captions.ids])
+    distinct = Distinct.of([captions.content(row) for row in range(len(captions))])
     for n in mapped_on_threads(encoded, distinct.chunks(CAPTIONS_ENCODED_AT_ONCE), device):
         done += n
         progress("encoding captions", done, len(captions))

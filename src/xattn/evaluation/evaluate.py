@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import check_features, read_split
 from xattn.data.split import Split
 from xattn.evaluation.compatibility import (
@@ -123,7 +122,7 @@ def _evaluated(
         if total is not None:
             total.add(block)
 
-    captions = EncodedCaptions(split, run.vocabulary)
+    captions = run.encoded(split)
     captions.warn()
     measured = measure(run.model, split, captions, options, progress, keep, phrases=True)
     return Evaluation(

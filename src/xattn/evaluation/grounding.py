@@ -78,7 +78,7 @@ def grounding_batches(
     rows = np.array(_ordered(split, captions, images), dtype=np.int64)
     for first in range(0, len(rows), PAIRS_AT_ONCE):
         some = rows[first : first + PAIRS_AT_ONCE]
-        length = captions.batch(some).tokens.shape[1]
+        length = max(len(captions.ids[row]) for row in some)
         relevant = torch.zeros(len(some), length, split.n_regions, dtype=torch.bool)
         annotated = torch.zeros(len(some), length, dtype=torch.bool)
         word_types: dict[str, Tensor] = {}
@@ -115,7 +115,7 @@ def _ordered(split: Split, captions: EncodedCaptions, images: Fragments) -> list
     vectors, counts = images.vectors.cpu(), images.mask.sum(-1).tolist()
     owners = {row: int(split.caption_image[row]) for row in split.truth}
     contents = {image: digest(vectors[image, : counts[image]]) for image in set(owners.values())}
-    return sorted(split.truth, key=lambda row: (captions.ids[row], contents[owners[row]], row))
+    return sorted(split.truth, key=lambda row: (captions.ids[row], captions.content(row), contents[owners[row]], row))
 
 
 def word_relevance(

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Num
 
-from xattn.data.batches import EncodedCaptions, ImageBatch
+from xattn.data.batches import ImageBatch
 from xattn.data.prepare.box_file import boxes_inside, read_boxes
 from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0
 from xattn.data.prepare.features.extract import image_features
 from xattn.data.prepare.features.images import image_size
 from xattn.data.prepare.features.windows import windows
 from xattn.data.tokenizer import tokenize
-from xattn.data.vocabulary import Vocabulary
 from xattn.evaluation.encode import encode_captions
 from xattn.models.base import evaluating
 from xattn.runs.folder import Run, load_run
@@ -73,7 +72,7 @@ def score_image(
         raise InputError("expected at least one sentence to score, found none")
     run = run if isinstance(run, Run) else load_run(Path(run), best_device())
     _check_same_backbone(run, backbone)
-    captions = EncodedCaptions(sentences, run.vocabulary)
+    captions = run.encoded(sentences)
     captions.warn()
     regions = picture_regions(Path(image), boxes, backbone)
     if run.model.prior_power and regions.scores is None:
@@ -83,7 +82,7 @@ def score_image(
         images = run.model.encode_images(*regions.to(next(run.model.parameters()).device))
         scores = run.model.score(images, encode_captions(run.model, captions))[0].tolist()
     scored = [
-        Scored(sentence, score, unknown_words(sentence, run.vocabulary))
+        Scored(sentence, score, run.unknown_words(tokenize(sentence)))
         for sentence, score in zip(sentences, scores, strict=True)
     ]
     return sorted(scored, key=lambda each: -each.score)
@@ -107,11 +106,6 @@ def picture_regions(
         torch.from_numpy(relative)[None],
         None if scores is None else torch.from_numpy(scores)[None],
     )
-
-
-def unknown_words(sentence: str, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """The words of a sentence that a vocabulary does not hold, each once, in the sentence's order."""
-    return tuple(dict.fromkeys(word for word in tokenize(sentence) if word not in vocabulary))
 
 
 def unknown_note(words: Sequence[str]) -> str:

@@ -65,8 +65,18 @@ class MatchingModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
-        """Encode captions from their token ids, `<start>` and `<end>` included, padded to one length."""
+    def encode_captions(
+        self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"], words: Tensor | None = None
+    ) -> Fragments:
+        """Encode captions from their token ids, `<start>` and `<end>` included, padded to one length.
+
+        Args:
+            tokens: ids of the vocabulary.
+            lengths: how many tokens of each caption are valid.
+            words: `n words read`, what a text model read of each word, for a model whose words are more than ids.
+                `CaptionBatch.arguments` has them only where there are such, and a model that knows of none may do
+                without this parameter.
+        """
 
     @abstractmethod
     def score(

@@ -15,9 +15,11 @@ from torch import Tensor
 from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import BFANConfig
 from xattn.models.cross_attention import CrossAttentionModel
-from xattn.models.encoders import RegionEncoder, WordEncoder
+from xattn.models.encoders import RegionEncoder
 from xattn.models.prior import RegionPrior
 from xattn.models.scan import aggregate
+from xattn.models.text_model import TextModel
+from xattn.models.text_words import word_encoder
 
 
 class BFAN(CrossAttentionModel):
@@ -27,11 +29,13 @@ class BFAN(CrossAttentionModel):
 
     directions = ("t2i", "i2t")
 
-    def __init__(self, config: BFANConfig, feature_size: int, vocabulary_size: int) -> None:
+    def __init__(
+        self, config: BFANConfig, feature_size: int, vocabulary_size: int, text: TextModel | None = None
+    ) -> None:
         super().__init__(
             self.directions,
             RegionEncoder(feature_size, config.dim),
-            WordEncoder(vocabulary_size, config.word_dim, config.dim),
+            word_encoder(text, vocabulary_size, config.word_dim, config.dim),
             SimilarityWeights(config.lambda_softmax, config.focus),
             RegionPrior(config),
         )

@@ -27,6 +27,25 @@ def _check_prior(prior: float) -> None:
 
 
 @dataclass(frozen=True)
+class WordsConfig:
+    """What reads the words of captions."""
+
+    model: str = ""
+    """A text model of transformers that reads captions, by its name or folder; absent: word embeddings and a GRU that
+    are trained with the rest, as published."""
+    fine_tuned: bool = False
+    """Train the text model with the rest; otherwise it stays as it is."""
+    learning_rate: float = 2e-5
+    """Adam's step size at the start for a text model that is fine-tuned, above 0 and at most 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate <= 1:
+            raise ValueError(f"words.learning_rate must be above 0 and at most 1, but it is {self.learning_rate}")
+        if self.fine_tuned and not self.model:
+            raise ValueError("words.fine_tuned needs a text model, but words.model names none")
+
+
+@dataclass(frozen=True)
 class SCANConfig:
     """What makes one SCAN differ from another."""
 

@@ -17,6 +17,7 @@ from xattn.models.config import Direction
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.prior import RegionPrior
+from xattn.models.text_words import TextWords
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
 
@@ -27,7 +28,7 @@ class CrossAttentionModel(MatchingModel):
         self,
         directions: tuple[Direction, ...],
         regions: RegionEncoder,
-        words: WordEncoder,
+        words: WordEncoder | TextWords,
         attention_fn: Callable[..., Tensor],
         prior: RegionPrior,
     ) -> None:
@@ -85,10 +86,12 @@ class CrossAttentionModel(MatchingModel):
         """What the weights of the keys of a direction are multiplied by: of regions the prior, of words nothing."""
         return self.prior(images) if direction == "t2i" else None
 
-    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
+    def encode_captions(
+        self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"], words: Tensor | None = None
+    ) -> Fragments:
         """See `MatchingModel`."""
         mask = prefix_mask(lengths, tokens.shape[1])
-        return Fragments(self.words(tokens, mask), mask)
+        return Fragments(self.words(tokens, mask, words), mask)
 
     def score(
         self,

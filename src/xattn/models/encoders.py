@@ -58,8 +58,13 @@ class WordEncoder(nn.Module):
         nn.init.uniform_(self.embed.weight, -0.1, 0.1)
         self.rnn = nn.GRU(word_dim, dim, batch_first=True, bidirectional=True)
 
-    def forward(self, tokens: Int[Tensor, "n words"], mask: Bool[Tensor, "n words"]) -> Float[Tensor, "n words dim"]:
-        """Unit vectors at valid tokens, zero vectors at padding; `mask` is true on a prefix of each row."""
+    def forward(
+        self, tokens: Int[Tensor, "n words"], mask: Bool[Tensor, "n words"], read: Tensor | None = None
+    ) -> Float[Tensor, "n words dim"]:
+        """Unit vectors at valid tokens, zero vectors at padding; `mask` is true on a prefix of each row, and `read`
+        is not asked for.
+        """
+        del read
         packing = Packing.of(mask)
         at = packing.rows, packing.places
         embedded = self.dropout(self.embed(tokens)).flatten(0, 1)

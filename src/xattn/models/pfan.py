@@ -23,10 +23,12 @@ from torch import Tensor, nn
 from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import Direction, PFANConfig
 from xattn.models.cross_attention import CrossAttentionModel
-from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask
+from xattn.models.encoders import RegionEncoder, prefix_mask
 from xattn.models.fragments import Fragments
 from xattn.models.pfan_blocks import MISSING, Blocks, region_blocks
 from xattn.models.prior import RegionPrior
+from xattn.models.text_model import TextModel
+from xattn.models.text_words import word_encoder
 from xattn.runtime.errors import InputError
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 
@@ -68,11 +70,13 @@ class PFAN(CrossAttentionModel):
     needs_boxes = True
     regions: PositionedRegionEncoder
 
-    def __init__(self, config: PFANConfig, feature_size: int, vocabulary_size: int) -> None:
+    def __init__(
+        self, config: PFANConfig, feature_size: int, vocabulary_size: int, text: TextModel | None = None
+    ) -> None:
         super().__init__(
             (config.direction,),
             PositionedRegionEncoder(feature_size, config.position_dim, config.dim),
-            WordEncoder(vocabulary_size, config.word_dim, config.dim),
+            word_encoder(text, vocabulary_size, config.word_dim, config.dim),
             SimilarityWeights(config.lambda_softmax),
             RegionPrior(config),
         )

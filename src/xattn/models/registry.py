@@ -6,16 +6,21 @@ from xattn.models.config import BFANConfig, ModelConfig, PFANConfig, SCANConfig,
 from xattn.models.pfan import PFAN
 from xattn.models.scan import SCAN
 from xattn.models.sgraf import SGRAF
+from xattn.models.text_model import TextModel
 
 
-def build_model(config: ModelConfig, feature_size: int, vocabulary_size: int) -> MatchingModel:
-    """A new model of a configuration, its weights drawn from torch's random state."""
+def build_model(
+    config: ModelConfig, feature_size: int, vocabulary_size: int, text: TextModel | None = None
+) -> MatchingModel:
+    """A new model of a configuration, its weights drawn from torch's random state; its words are read by `text`, if
+    that is given.
+    """
     match config:
         case SCANConfig():
-            return SCAN(config, feature_size, vocabulary_size)
+            return SCAN(config, feature_size, vocabulary_size, text)
         case PFANConfig():
-            return PFAN(config, feature_size, vocabulary_size)
+            return PFAN(config, feature_size, vocabulary_size, text)
         case BFANConfig():
-            return BFAN(config, feature_size, vocabulary_size)
+            return BFAN(config, feature_size, vocabulary_size, text)
         case SGRAFConfig():
-            return SGRAF(config, feature_size, vocabulary_size)
+            return SGRAF(config, feature_size, vocabulary_size, text)

@@ -7,18 +7,22 @@ from torch import Tensor
 from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import Aggregation, SCANConfig
 from xattn.models.cross_attention import CrossAttentionModel
-from xattn.models.encoders import RegionEncoder, WordEncoder
+from xattn.models.encoders import RegionEncoder
 from xattn.models.prior import RegionPrior
+from xattn.models.text_model import TextModel
+from xattn.models.text_words import word_encoder
 
 
 class SCAN(CrossAttentionModel):
     """SCAN with one direction and one aggregation; the published t2i + i2t ensemble is the mean of two of them."""
 
-    def __init__(self, config: SCANConfig, feature_size: int, vocabulary_size: int) -> None:
+    def __init__(
+        self, config: SCANConfig, feature_size: int, vocabulary_size: int, text: TextModel | None = None
+    ) -> None:
         super().__init__(
             (config.direction,),
             RegionEncoder(feature_size, config.dim),
-            WordEncoder(vocabulary_size, config.word_dim, config.dim),
+            word_encoder(text, vocabulary_size, config.word_dim, config.dim),
             SimilarityWeights(config.lambda_softmax),
             RegionPrior(config),
         )

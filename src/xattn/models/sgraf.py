@@ -27,12 +27,14 @@ from torch.utils.checkpoint import checkpoint
 from xattn.attention.attention import Attention, content_floor, scan_weights
 from xattn.models.base import Match, MatchingModel
 from xattn.models.config import Direction, SGRAFConfig
-from xattn.models.encoders import NORM_EPSILON, RegionEncoder, WordEncoder, l2_normalise, prefix_mask
+from xattn.models.encoders import NORM_EPSILON, RegionEncoder, l2_normalise, prefix_mask
 from xattn.models.fragments import Fragments, select_rows
 from xattn.models.prior import RegionPrior
 from xattn.models.sgraf_pooling import SelfAttention, linear
 from xattn.models.sgraf_reasoning import AttentionFiltration, FoldedReasoningStep, GraphReasoningStep, graph_reasoning
 from xattn.models.sgraf_similarity import similarity_vectors
+from xattn.models.text_model import TextModel
+from xattn.models.text_words import word_encoder
 from xattn.runtime.errors import InputError
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from xattn.runtime.threads import mapped_on_threads
@@ -62,12 +64,14 @@ class SGRAF(MatchingModel):
 
     directions = ("t2i",)
 
-    def __init__(self, config: SGRAFConfig, feature_size: int, vocabulary_size: int) -> None:
+    def __init__(
+        self, config: SGRAFConfig, feature_size: int, vocabulary_size: int, text: TextModel | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.scores_use_batch_statistics = config.module == "saf"
         self.regions = RegionEncoder(feature_size, config.dim)
-        self.words = WordEncoder(vocabulary_size, config.word_dim, config.dim, config.dropout)
+        self.words = word_encoder(text, vocabulary_size, config.word_dim, config.dim, config.dropout)
         self.image_attention = SelfAttention(config.dim, config.dropout, config.regions)
         self.caption_attention = SelfAttention(config.dim, config.dropout)
         self.sim_tranloc = linear(config.dim, config.sim_dim)
@@ -109,10 +113,12 @@ class SGRAF(MatchingModel):
         extras = {"whole": self.image_attention(vectors, mask, process_group)}
         return Fragments(vectors, mask, extras | self.prior.extras(scores, mask, vectors.dtype))
 
-    def encode_captions(self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"]) -> Fragments:
+    def encode_captions(
+        self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"], words: Tensor | None = None
+    ) -> Fragments:
         """See `MatchingModel`; `extras["whole"]` is each whole caption, `n dim`."""
         mask = prefix_mask(lengths, tokens.shape[1])
-        vectors = self.words(tokens, mask)
+        vectors = self.words(tokens, mask, words)
         return Fragments(vectors, mask, {"whole": self.caption_attention(vectors, mask)})
 
     def score(

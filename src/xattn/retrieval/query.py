@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import check_features, read_split
 from xattn.data.split import Split
 from xattn.evaluation.compatibility import check_compatible, check_same_features, prior_notes
@@ -68,7 +67,7 @@ def search(
         from xattn.retrieval.sheet import check_sheet  # with matplotlib, which takes a second to import
 
         check_sheet(chosen, min(top, chosen.n_images), photos)
-    asked = EncodedCaptions([sentence], run.vocabulary)
+    asked = run.encoded([sentence])
     asked.warn()
     if encoded is None or not has_all_images(Path(encoded), chosen.n_images):
         check_compatible(run.model, chosen)

@@ -12,7 +12,7 @@ import tyro
 
 from xattn.attention.options import GradientTarget
 from xattn.losses.options import Negatives, RankingLoss, SwapSource
-from xattn.models.config import BEFORE, ModelConfig, SCANConfig, attention_directions
+from xattn.models.config import BEFORE, ModelConfig, SCANConfig, WordsConfig, attention_directions
 from xattn.runtime.errors import InputError
 from xattn.runtime.json_shapes import read_object
 from xattn.runtime.jsonl import is_finite, is_whole, preview
@@ -149,6 +149,7 @@ class RunConfig:
     min_count: int = 4
     """Words seen less often in the training and development captions are <unk>; not used when a vocabulary is given."""
     model: ModelConfig = field(default_factory=SCANConfig)
+    words: WordsConfig = field(default_factory=WordsConfig, metadata={BEFORE: WordsConfig()})
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     ccr: CCRConfig = field(default_factory=CCRConfig)
     ccs: CCSConfig = field(default_factory=CCSConfig)
@@ -301,7 +302,7 @@ def _built(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ValueError(f"{where or 'the configuration'} must be an object, but it is {preview(value)}")
         value = {
-            each.name: each.metadata[BEFORE] for each in dataclasses.fields(kind) if BEFORE in each.metadata
+            each.name: _plain(each.metadata[BEFORE]) for each in dataclasses.fields(kind) if BEFORE in each.metadata
         } | value
         _refuse_other_fields(where or "the configuration", value.keys(), names)
         hints = get_type_hints(kind)
@@ -318,6 +319,11 @@ def _built(kind: Any, value: Any, where: str) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{where} must be {kind.__name__}, but it is {preview(value)}")
     return value
+
+
+def _plain(value: Any) -> Any:
+    """A value as `RunConfig.as_dict` gives it."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # pyright: ignore[reportArgumentType]
 
 
 def _refuse_other_fields(where: str, found: Collection[str], names: Collection[str]) -> None:

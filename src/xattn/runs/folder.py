@@ -3,7 +3,7 @@
 | file | holds |
 |---|---|
 | `config.json` | the configuration, see `xattn.runs.config` |
-| `model.json` | the sizes that the data decided: features of a region, words of the vocabulary |
+| `model.json` | the sizes that the data decided (features of a region, words), and the SHA-256 of a text model |
 | `vocabulary.json` | the vocabulary, in the published format |
 | `log.jsonl` | a line for each epoch: the loss, its terms, active hinges and gradients, development numbers, seconds |
 | `checkpoint.safetensors` | as long as the run is not finished: what it takes to go on, see `xattn.runs.checkpoint` |
@@ -13,7 +13,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from xattn.data.batches import EncodedCaptions
+from xattn.data.split import Split
 from xattn.data.vocabulary import Vocabulary
 from xattn.models.base import MatchingModel
 from xattn.models.registry import build_model
+from xattn.models.text_model import TextModel, load_text_model
 from xattn.runs.checkpoint import CHECKPOINT, read_state
 from xattn.runs.config import RunConfig, WhichWeights, read_configuration, write_configuration
 from xattn.runtime import atomic
@@ -42,6 +45,8 @@ WEIGHTS = "weights.safetensors"
 BEST = "best.safetensors"
 LOG = "log.jsonl"
 ABOUT = "run.json"
+TEXT_MODEL = "text_model"
+"""In `model.json`: the fingerprint of the text model that reads the words."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,17 @@ class Run:
     feature_size: int
     model: MatchingModel
     which: WhichWeights = "last"
+    text: TextModel | None = None
+    """What reads the words, if it is a text model."""
+
+    def encoded(self, captions: Split | Sequence[str]) -> EncodedCaptions:
+        """Captions as the model takes them: all those of a split, or sentences that belong to none."""
+        return EncodedCaptions(captions, self.vocabulary, self.text)
+
+    def unknown_words(self, words: Iterable[str]) -> tuple[str, ...]:
+        """Those that the model reads as `<unk>`, each once, in their order; a text model reads every word."""
+        unknown = () if self.text else (word for word in words if word not in self.vocabulary)
+        return tuple(dict.fromkeys(unknown))
 
     @property
     def name(self) -> str:
@@ -76,19 +92,23 @@ def save_run(
     feature_size: int,
     model: MatchingModel,
     about: dict[str, Any],
+    text: TextModel | None = None,
 ) -> None:
     """Write everything but the log into an existing folder."""
-    begin_run(folder, config, vocabulary, feature_size)
+    begin_run(folder, config, vocabulary, feature_size, text)
     finish_run(folder, model, about)
 
 
-def begin_run(folder: Path, config: RunConfig, vocabulary: Vocabulary, feature_size: int) -> None:
+def begin_run(
+    folder: Path, config: RunConfig, vocabulary: Vocabulary, feature_size: int, text: TextModel | None = None
+) -> None:
     """Write what a run has before its first step into an existing folder."""
     write_configuration(config, folder / "config.json")
     vocabulary.save(folder / "vocabulary.json")
-    (folder / "model.json").write_text(
-        json.dumps({"feature_size": feature_size, "vocabulary_size": len(vocabulary)}) + "\n", encoding="utf-8"
-    )
+    about: dict[str, Any] = {"feature_size": feature_size, "vocabulary_size": len(vocabulary)}
+    if text is not None:
+        about[TEXT_MODEL] = text.fingerprint
+    (folder / "model.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
 def finish_run(folder: Path, model: MatchingModel, about: dict[str, Any]) -> None:
@@ -142,10 +162,31 @@ def load_run(folder: Path, device: torch.device | str = "cpu", which: WhichWeigh
         raise InputError(f"{folder}: has no {BEST}, which a run writes after an epoch if its data has a dev split")
     vocabulary = Vocabulary.load(run_file(folder, "vocabulary.json"))
     feature_size = _read_feature_size(run_file(folder, "model.json"), len(vocabulary))
+    text = text_model_of(folder, config, device)
     with torch.device("meta"):  # without memory, of which a damaged configuration could ask too much
-        model = build_model(config.model, feature_size, len(vocabulary))
+        model = build_model(config.model, feature_size, len(vocabulary), text)
     _read_weights(run_file(folder, WEIGHTS if which == "last" else BEST), model)
-    return Run(folder, config, vocabulary, feature_size, model.to(device).eval(), which)
+    return Run(folder, config, vocabulary, feature_size, model.to(device).eval(), which, text)
+
+
+def text_model_of(folder: Path, config: RunConfig, device: torch.device | str = "cpu") -> TextModel | None:
+    """The text model that reads the words of a run, found to be that of its training; None where there is none.
+
+    Raises:
+        InputError: it cannot be loaded, or it is another one by now.
+    """
+    try:
+        text = load_text_model(config.words, device)
+    except InputError as error:
+        raise InputError(f"{folder}: a text model reads the words of this run, but {error}") from error
+    if text is not None:
+        found = read_object(run_file(folder, "model.json"), "the sizes of a run's data", _LARGEST_FILE).get(TEXT_MODEL)
+        if found != text.fingerprint:
+            raise InputError(
+                f"{folder}: a text model reads the words of this run, but {config.words.model} is not the one of its "
+                f"training (its SHA-256 begins with {text.fingerprint[:12]} and should be {preview(found)})"
+            )
+    return text
 
 
 def run_file(folder: Path, name: str) -> Path:
@@ -236,7 +277,8 @@ def _read_weights(path: Path, model: MatchingModel) -> None:
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise InputError(f"{path}: {name} holds a value that is NaN or infinite")
-    model.to_empty(device="cpu")
+    # As `to_empty`, but for what has memory: a text model has tensors beside its weights.
+    model._apply(lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
     model.load_state_dict(weights)
 
 

@@ -11,8 +11,11 @@ from xattn.data.fingerprint import split_fingerprint
 from xattn.data.reader import check_features, read_split, split_names
 from xattn.data.split import Split
 from xattn.data.vocabulary import Vocabulary
+from xattn.models.text_model import TextModel
 from xattn.runs.config import RunConfig
 from xattn.runtime.errors import InputError
+from xattn.runtime.progress import ProgressCallback
+from xattn.training.kept_words import KeptWords
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,22 @@ class TrainingData:
     dev: Split | None
     dev_captions: EncodedCaptions | None
     vocabulary: Vocabulary
+    text: TextModel | None = None
+    """What reads the words, if it is a text model."""
 
     @property
     def notes(self) -> list[str]:
         """What a person should be told of the captions."""
         return self.train_captions.notes + (self.dev_captions.notes if self.dev_captions else [])
+
+    def keep_words(self, progress: ProgressCallback = lambda *_: None) -> None:
+        """Let a text model that stays as it is read every caption once and for all, if there is room for that."""
+        if self.text is None or self.text.fine_tuned:
+            return
+        captions = [some for some in (self.train_captions, self.dev_captions) if some is not None]
+        kept = KeptWords.of(self.text, [words for some in captions for words in some.words], progress)
+        for some in captions:
+            some.reader = kept
 
     def fingerprint(self) -> str:
         """A SHA-256 of the vocabulary and of both splits, see `split_fingerprint`."""
@@ -38,8 +52,10 @@ class TrainingData:
         return digest.hexdigest()
 
 
-def prepare_data(config: RunConfig, data: Path, vocabulary: Path | str | None = None) -> TrainingData:
-    """Read and check the splits, and load or build the vocabulary."""
+def prepare_data(
+    config: RunConfig, data: Path, vocabulary: Path | str | None = None, text: TextModel | None = None
+) -> TrainingData:
+    """Read and check the splits, and load or build the vocabulary; `text` reads the words, if it is given."""
     split = read_split(data, "train")
     check_features(split)
     if split.n_captions < 2:
@@ -60,4 +76,5 @@ def prepare_data(config: RunConfig, data: Path, vocabulary: Path | str | None = 
         words = Vocabulary.build(split.captions + (dev.captions if dev else []), config.min_count)
     else:
         words = Vocabulary.load(Path(vocabulary))
-    return TrainingData(split, EncodedCaptions(split, words), dev, EncodedCaptions(dev, words) if dev else None, words)
+    dev_captions = EncodedCaptions(dev, words, text) if dev else None
+    return TrainingData(split, EncodedCaptions(split, words, text), dev, dev_captions, words, text)

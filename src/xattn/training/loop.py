@@ -10,6 +10,7 @@ from torch import Tensor
 from xattn.data.batches import PairBatch, content_weights, epoch_batches, every_word_weights, idf_weights, pair_batch
 from xattn.evaluation.measure import measure
 from xattn.models.base import MatchingModel
+from xattn.models.text_words import TextWords
 from xattn.runs.checkpoint import Best, TrainingState
 from xattn.runs.config import CountedQueries, RunConfig
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
@@ -48,7 +49,7 @@ class Training:
         self.model, self.config, self.data = model, config, data
         self.process_group, self.after_step = process_group, after_step
         self.device = next(model.parameters()).device
-        self.optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self.optimiser = torch.optim.Adam(_parameter_groups(model), lr=config.learning_rate)
         self.swaps = torch.Generator()
         self.state = TrainingState()
         self.meters = Meters()
@@ -68,7 +69,10 @@ class Training:
         while state.epoch <= config.epochs:
             self.model.train()
             rate = learning_rate(config, state.epoch)
-            self.optimiser.param_groups[0]["lr"] = rate
+            rest, *of_text = self.optimiser.param_groups
+            rest["lr"] = rate
+            for group in of_text:
+                group["lr"] = text_learning_rate(config, state.epoch)
             if state.step == 0:
                 self.swaps.manual_seed(config.seed * 1_000_003 + state.epoch)
             self.meters = Meters(**state.meters)
@@ -167,6 +171,23 @@ class Training:
 def learning_rate(config: RunConfig, epoch: int) -> float:
     """Adam's step size in an epoch, from 1: a tenth after every `decay_every` epochs."""
     return config.learning_rate * 0.1 ** ((epoch - 1) // config.decay_every)
+
+
+def text_learning_rate(config: RunConfig, epoch: int) -> float:
+    """Adam's step size for a text model in an epoch, which falls as the other does."""
+    return config.words.learning_rate * 0.1 ** ((epoch - 1) // config.decay_every)
+
+
+def _parameter_groups(model: MatchingModel) -> list[dict[str, Any]]:
+    """All weights, but for those of a text model that is fine-tuned, which are a second group."""
+    of_text = {
+        id(parameter): parameter
+        for module in model.modules()
+        if isinstance(module, TextWords) and module.network is not None
+        for parameter in module.network.parameters()
+    }
+    others = [parameter for parameter in model.parameters() if id(parameter) not in of_text]
+    return [{"params": others}, *([{"params": [*of_text.values()]}] if of_text else [])]
 
 
 def _word_weights(queries: CountedQueries, data: TrainingData) -> Tensor:

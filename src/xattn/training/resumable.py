@@ -96,7 +96,7 @@ class ResumableRun:
             data = self.training.data
             try:
                 with atomic.new_folder(self.folder) as folder:
-                    begin_run(folder, self.training.config, data.vocabulary, data.train.feature_size)
+                    begin_run(folder, self.training.config, data.vocabulary, data.train.feature_size, data.text)
                     (folder / CHECKPOINT).write_bytes(content)
                     atomic.flush(folder / CHECKPOINT)
             except (InputError, OSError) as error:

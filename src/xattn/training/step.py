@@ -97,7 +97,7 @@ def _encoded(
     """Encoders multiply in bfloat16 if asked to; norms, softmaxes and all that follows are float32."""
     with torch.autocast(part.image_ids.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         images = model.encode_images(*part.images, process_group=process_group)
-        return images, model.encode_captions(part.captions.tokens, part.captions.lengths)
+        return images, model.encode_captions(*part.captions.arguments)
 
 
 def _together(parts_computed: list[BatchLoss]) -> BatchLoss:

@@ -67,7 +67,8 @@ class TensorBoard:
     def _draw(self, step: int) -> None:
         data = self.training.data
         assert data.dev is not None
-        run = Run(self.folder, self.training.config, data.vocabulary, data.train.feature_size, self.training.model)
+        config, model = self.training.config, self.training.model
+        run = Run(self.folder, config, data.vocabulary, data.train.feature_size, model, text=data.text)
         with tempfile.TemporaryDirectory() as scratch:
             picture = Path(scratch) / "attention.png"
             try:

@@ -14,8 +14,9 @@ import xattn
 from xattn.evaluation.compatibility import check_compatible, check_truth, prior_notes
 from xattn.models.base import MatchingModel
 from xattn.models.registry import build_model
+from xattn.models.text_model import load_text_model
 from xattn.runs.config import RunConfig, check_constraints_act
-from xattn.runs.folder import is_resumable
+from xattn.runs.folder import is_resumable, text_model_of
 from xattn.runtime import atomic
 from xattn.runtime.device import best_device, launched_process_group
 from xattn.runtime.errors import InputError
@@ -81,16 +82,21 @@ def train(
     with failing_together(process_group):
         resumes = process_group.on_main(lambda: _resumes(out, config))
         check_constraints_act(config)
-        prepared = prepare_data(config, Path(data), vocabulary)
+        device = best_device()
+        text = text_model_of(out, config, device) if resumes else load_text_model(config.words, device)
+        prepared = prepare_data(config, Path(data), vocabulary, text)
         for note in prepared.notes if process_group.is_main else ():
             on_note(note)
         training = _new_training(config, prepared, process_group)
         for split in (prepared.train, prepared.dev) if process_group.is_main else ():
             for note in prior_notes(training.model, split) if split is not None else ():
                 on_note(note)
+        shown = progress if process_group.is_main else lambda *_: None
+        with progress_bars(shown) as shown_on:
+            prepared.keep_words(shown_on)  # before signals are deferred, as there is nothing to save yet
         with (
             deferred_signals() as request,
-            progress_bars(progress if process_group.is_main else lambda *_: None) as shown_on,
+            progress_bars(shown) as shown_on,
             closing(ResumableRun(out, training, saving or Saving(), request, on_note)) as kept,
         ):
             if resumes:
@@ -143,7 +149,9 @@ def _new_training(config: RunConfig, data: TrainingData, process_group: ProcessG
 
 def _new_model(config: RunConfig, data: TrainingData, process_group: ProcessGroup) -> MatchingModel:
     torch.manual_seed(config.seed)
-    model = build_model(config.model, data.train.feature_size, len(data.vocabulary)).train().to(best_device())
+    model = (
+        build_model(config.model, data.train.feature_size, len(data.vocabulary), data.text).train().to(best_device())
+    )
     if not process_group.is_main:
         seed_process(config.seed, process_group.rank)  # what others drop out is another matter
     return model

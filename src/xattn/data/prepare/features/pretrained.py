@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from xattn.runtime.errors import InputError
 
 
-def weights_digest(network: nn.Module) -> str:
-    """Eight hexadecimal digits of a SHA-256 of a network's weights: the same for the same ones, wherever they lie."""
+def weights_digest(network: nn.Module, digits: int = 8) -> str:
+    """Hexadecimal digits, at most 64, of a SHA-256 of a network's weights: the same for the same ones, wherever they
+    lie.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:8]
+    return digest.hexdigest()[:digits]
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
