@@ -27,9 +27,12 @@ from xattn.evaluation.options import EvaluationOptions
 from xattn.evaluation.phrases import POINTERS, WORD_BLIND
 from xattn.evaluation.tables import print_tables
 from xattn.models.base import Match, MatchingModel
+from xattn.models.config import SCANConfig
 from xattn.models.fragments import Fragments
+from xattn.models.prior import RegionPrior
 from xattn.runs.config import RunConfig
 from xattn.runs.folder import Run
+from xattn.runtime.errors import InputWarning
 from xattn.runtime.process_group import SINGLE_PROCESS
 
 VOCABULARY = Vocabulary((*SPECIALS, "red", "dog", "ball", "sky", "kite"))
@@ -129,6 +132,49 @@ def test_two_photos_by_eye(tmp_path, directions):
     assert numbers["phrases_by_type"]["animals"][directions[0]]["max"]["r1"] == 1 / 2
 
 
+class WithPrior(ByFeature):
+    """The same times the regions' scores."""
+
+    def __init__(self):
+        super().__init__(("t2i",))
+        self.prior = RegionPrior(SCANConfig(prior=1.0))
+
+    def encode_images(self, features, counts, boxes=None, scores=None, process_group=SINGLE_PROCESS):
+        plain = super().encode_images(features, counts)
+        return Fragments(plain.vectors, plain.mask, self.prior.extras(scores, plain.mask, torch.float32))
+
+    def match(self, images, captions):
+        match = super().match(images, captions)
+        attention, prior = match.attentions["t2i"], self.region_prior(images)
+        if prior is None:
+            return match
+        weights = attention.weights * prior[:, None]
+        weights = weights / weights.sum(2, keepdim=True).clamp_min(1e-30)
+        with_prior = Attention(captions.vectors, images.vectors, weights, captions.mask, images.mask, check=False)
+        return Match(match.scores, {"t2i": with_prior})
+
+
+def test_attention_without_its_prior_stands_beside_it(tmp_path, capsys):
+    """Divided by its prior it is, by every figure, the attention of the model that has none."""
+    plain = evaluate(a_run("t2i"), write_photos(tmp_path / "scored"), "test")
+    run = dataclasses.replace(a_run("t2i"), model=WithPrior())
+    found = evaluate(run, tmp_path / "scored", "test")
+    assert found.prior == 1.0
+    assert figures(found.phrases["t2i"]["without_prior"]) == pytest.approx(figures(plain.phrases["t2i"]["mean"]))
+    assert found.attention["t2i"].average_precision != pytest.approx(plain.attention["t2i"].average_precision)
+    rule, attention = found.rules["t2i"]["without_prior"], plain.attention["t2i"]
+    assert (rule.average_precision, rule.pointing) == pytest.approx((attention.average_precision, attention.pointing))
+    print_tables([found], Console(width=100))
+    said = capsys.readouterr().out
+    assert "prior: the regions' scores to the power 1" in said
+    assert len([line for line in said.splitlines() if "attention without its prior  " in line]) == 2
+    assert "Attention without its prior: the run's own weights, divided by their prior." in " ".join(said.split())
+    with pytest.warns(InputWarning, match="the prior of the model's attention is uniform"):
+        unscored = evaluate(run, write_photos(tmp_path / "unscored", has_scores=False), "test")
+    assert unscored.prior == 0.0
+    assert "without_prior" not in {**unscored.rules["t2i"], **unscored.phrases["t2i"]}
+
+
 # Average precision of the words `red`, `dog`, `ball` and `sky`, and which of them have a relevant region on top; no
 # region is relevant to the kite.
 WORDS_BY_EYE = {
@@ -215,4 +261,4 @@ def test_it_is_measured_where_it_is_asked_for(tmp_path):
     assert set(measure(ByFeature(("t2i",)), split, encoded, phrases=True).phrases["t2i"]["mean"].as_dict()) == {
         *("r1", "r5", "r10", "pointing", "upper_bound", "phrases", "without_box", "iou"),
     }
-    assert set(POINTERS) == set(BY_EYE)
+    assert set(POINTERS) == {*BY_EYE, "without_prior"}

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -18,12 +20,14 @@ from xattn.data.reader import read_split
 from xattn.evaluation.encode import encode_captions, encode_images
 from xattn.evaluation.evaluate import evaluate, evaluate_all
 from xattn.evaluation.options import EvaluationOptions
+from xattn.evaluation.score import score_image
 from xattn.models.config import BFANConfig, PFANConfig, SCANConfig, SGRAFConfig
 from xattn.models.fragments import PRIOR, Fragments
 from xattn.models.registry import build_model
 from xattn.retrieval.one_caption import score_one_caption
 from xattn.retrieval.ranking import score_stored
-from xattn.retrieval.storing import store_images
+from xattn.retrieval.storing import check_source, store_images
+from xattn.runs.fingerprint import _described
 from xattn.runs.folder import load_run
 from xattn.runtime.errors import InputError, InputWarning
 from xattn.training.train import train
@@ -189,6 +193,8 @@ def learnt_run(scored_data, configured, tmp_path_factory):
 def test_a_power_is_learnt_and_saved(learnt_run, scored_data):
     run = load_run(learnt_run)
     assert run.model.prior_power != pytest.approx(0.5, abs=1e-4)
+    (entry,) = map(json.loads, (learnt_run / "log.jsonl").read_text().splitlines())
+    assert entry["prior"] == pytest.approx(run.model.prior_power)
     assert evaluate(run, scored_data, progress=quiet).as_dict()["evaluated"]["prior"] == run.model.prior_power
 
 
@@ -223,7 +229,7 @@ def test_where_no_words_attend_there_is_no_prior(tiny_i2t_run, tiny_run, tiny_da
         evaluate(tiny_i2t_run, tiny_data, options=asked, progress=quiet)
     with pytest.warns(InputWarning):  # of the other run, whose data has no scores
         found = evaluate_all([tiny_i2t_run, tiny_run], tiny_data, options=asked, progress=quiet)
-    assert [each.prior for each in found] == [None, 1.0, None]
+    assert [each.prior for each in found] == [None, 0.0, None]
     for changes, sentence in (
         ({"prior": 1.0}, "model.prior weighs the regions that words attend to"),
         ({"learn_prior": True}, "model.prior weighs the regions that words attend to"),
@@ -232,6 +238,10 @@ def test_where_no_words_attend_there_is_no_prior(tiny_i2t_run, tiny_run, tiny_da
             train(configured("scan-i2t-avg", model=changes), tiny_data, tmp_path / "run", progress=quiet)
     with pytest.raises(InputError, match=r"model\.learn_prior starts from model\.prior, which must then be above"):
         train(configured("scan-t2i-avg", model={"learn_prior": True}), tiny_data, tmp_path / "run", progress=quiet)
+    learnt = configured("scan-t2i-avg", model={"learn_prior": True, "prior": 1.0})
+    with pytest.raises(InputError, match=r"train_region_scores\.npy: is missing, so there is nothing to learn a prior"):
+        train(learnt, tiny_data, tmp_path / "run", progress=quiet)
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_without_scores_is_said_to_have_no_prior(tiny_data, learnt_run, even_data, configured, tmp_path):
@@ -256,3 +266,39 @@ def test_stored_images_keep_it(learnt_run, scored_data, tmp_path):
         assert torch.equal(stored.fragments(torch.tensor([2, 0])).extras[PRIOR], images.extras[PRIOR][[2, 0]])
         close(score_stored(run.model, stored, captions), run.model.score(images, captions), atol=2e-3, rtol=0)
         close(score_stored(run.model, stored, captions[:1]), run.model.score(images, captions[:1]), atol=2e-3, rtol=0)
+
+
+def test_stored_images_of_other_scores_are_noticed(learnt_run, scored_data, tiny_run, tmp_path):
+    """By a model with a prior alone; and a model without one is told from others as it was before there were priors."""
+    data = shutil.copytree(scored_data, tmp_path / "data")
+    with_prior, without = load_run(learnt_run), load_run(tiny_run)
+    of_with, of_without = (
+        store_images(run, read_split(data, "test"), tmp_path / name, progress=quiet)
+        for name, run in (("with", with_prior), ("without", without))
+    )
+    os.utime(data / "test_region_scores.npy", ns=(1, 1))
+    split = read_split(data, "test")
+    check_source(of_without, split, without)
+    with pytest.raises(InputError, match="have changed since"):
+        check_source(of_with, split, with_prior)
+    assert "prior" not in _described(without.config.model)
+    assert _described(SCANConfig(dim=8)) == repr(SCANConfig(dim=8)).replace(", prior=0.0, learn_prior=False", "")
+    assert "prior=0.5, learn_prior=True" in _described(with_prior.config.model)
+
+
+@pytest.mark.parametrize("scores", [[0.9, 0.1], None])
+def test_the_scores_of_given_boxes_are_the_prior_of_a_picture(learnt_run, scored_data, tmp_path, monkeypatch, scores):
+    run = load_run(learnt_run)
+    line = {"image": "test0.png", "boxes": [[0, 0, 50, 40], [50, 0, 100, 40]]} | ({"scores": scores} if scores else {})
+    (tmp_path / "boxes.jsonl").write_text(json.dumps(line) + "\n")
+    features = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
+    monkeypatch.setattr("xattn.evaluation.score.image_features", lambda *_: features)
+    monkeypatch.setattr("xattn.evaluation.score._check_same_backbone", lambda *_: None)
+    asked = scored_data / "pictures" / "test0.png", "a dog near the cat"
+    caption = encode_captions(run.model, EncodedCaptions([asked[1]], run.vocabulary))
+    with nullcontext() if scores else pytest.warns(InputWarning, match="have no scores, so the prior .* is uniform"):
+        (found,) = score_image(run, *asked, boxes=tmp_path / "boxes.jsonl")
+    with torch.no_grad():
+        given = None if scores is None else torch.tensor([scores])
+        images = run.model.encode_images(torch.from_numpy(features)[None], torch.tensor([2]), None, given)
+        assert found.score == pytest.approx(run.model.score(images, caption).item(), abs=1e-6)

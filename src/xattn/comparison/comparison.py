@@ -22,7 +22,7 @@ COLLAPSED = "collapsed"
 THRESHOLDED = ("precision", "recall", "f1")
 ATTENTION = (*THRESHOLDED, *(f"chosen_{name}" for name in THRESHOLDED), "average_precision", "pointing")
 """Of each direction: at the uniform threshold, at the one chosen on dev, and without a threshold."""
-BY_WORDS = ("mean", "max", "caption_mean")
+BY_WORDS = ("mean", "max", "without_prior", "caption_mean")
 """Who ranks the regions of a phrase by attention; other reports of a record's phrases are the same for all models."""
 PHRASE_FIGURES = ("r1", "r5", "r10", "pointing")
 

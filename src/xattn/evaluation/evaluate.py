@@ -136,10 +136,17 @@ def _evaluated(
         phrases=measured.phrases,
         phrases_by_type=measured.phrases_by_type,
         rules=measured.rules,
-        prior=run.model.prior_power or (options.prior if "t2i" in run.model.directions else None),
+        prior=_prior(run, split, options),
         eccv=_eccv(judge, ranked),
         **about,
     )
+
+
+def _prior(run: Run, split: Split, options: EvaluationOptions) -> float | None:
+    power = run.model.prior_power
+    if not power and (options.prior is None or "t2i" not in run.model.directions):
+        return None
+    return power if split.region_scores is not None else 0.0
 
 
 class _ScoreSum:

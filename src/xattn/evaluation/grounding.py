@@ -39,6 +39,19 @@ class GroundingBatch(NamedTuple):
     key_mask: Bool[Tensor, "pairs k"]
     word_types: dict[str, Bool[Tensor, "pairs words"]]
     """By type of phrase, the annotated words of that type; a phrase of several (`people/other`) is of each."""
+    prior: Float[Tensor, "pairs k"] | None = None
+    """Of `t2i`, what the weights of each region were multiplied by, where the model has a prior over regions."""
+
+    def without_prior(self) -> Float[Tensor, "pairs q k"] | None:
+        """The weights divided by their prior and, again, by their sum; None where there is no prior.
+
+        What a prior has made 0 stays 0, as does what BFAN's focus, which judges with it, has dropped.
+        """
+        if self.prior is None:
+            return None
+        tiny = torch.finfo(self.prior.dtype).tiny
+        divided = self.weights.to(self.prior.dtype) / self.prior.clamp_min(tiny)[:, None]
+        return divided / divided.sum(-1, keepdim=True).clamp_min(tiny)
 
     def of_type(self, kind: str) -> "GroundingBatch":
         """The same with only the phrases of one type: for `t2i` its words are measured, for `i2t` its words are what is
@@ -95,11 +108,15 @@ def grounding_batches(
         device = images.mask.device
         of_some = encoded[torch.from_numpy(some).to(device)]
         of_some = Fragments(of_some.vectors[:, :length], of_some.mask[:, :length], of_some.extras)
-        attentions = model.attentions(images[torch.from_numpy(split.caption_image[some]).to(device)], of_some)
+        their_images = images[torch.from_numpy(split.caption_image[some]).to(device)]
+        attentions, prior = model.attentions(their_images, of_some), model.region_prior(their_images)
+        prior = None if prior is None else prior.cpu()
         for direction, attention in attentions.items():
             weights, key_mask = attention.weights.cpu(), attention.key_mask.cpu()
             if direction == "t2i":
-                yield GroundingBatch(direction, some.tolist(), weights, relevant, annotated, key_mask, word_types)
+                yield GroundingBatch(
+                    direction, some.tolist(), weights, relevant, annotated, key_mask, word_types, prior
+                )
             else:
                 regions = attention.query_mask.cpu()
                 yield GroundingBatch(

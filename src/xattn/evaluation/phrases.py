@@ -20,14 +20,16 @@ WORD_BLIND = "word_blind"
 POINTERS = {
     "mean": "mean of its words",
     "max": "largest of its words",
+    "without_prior": "attention without its prior",
     "caption_mean": "mean of its caption",
     "chance": "chance",
     "order": "scores of the regions",
     "largest": "largest region",
     "middle": "middle of the image",
 }
-"""Who ranks the regions of a phrase: its words, by their mean or their largest weight; its caption, by the mean of all
-words; and, whatever the phrase, chance, the regions' scores, their areas, and how near they are to the middle."""
+"""Who ranks the regions of a phrase: its words, by their mean or their largest weight and, of a model with a prior over
+regions, by their mean without it; its caption, by the mean of all words; and, whatever the phrase, chance, the regions'
+scores, which is what a prior over them would do alone, their areas, and how near they are to the middle."""
 PhraseReports = dict[str, dict[str, PhraseReport]]
 """By direction, and `word_blind`; then by who ranks the regions."""
 
@@ -132,6 +134,9 @@ class PhraseMeter:
             "max": phrase_weights(of_phrase, truth.words, "max"),
             "caption_mean": caption_weights(weights, batch.captions, self.captions)[truth.pairs],
         }
+        plain = batch.without_prior()
+        if plain is not None:
+            levels["without_prior"] = phrase_weights(plain.float()[truth.pairs], truth.words, "mean")
         for pointer, level in levels.items():
             self._add(batch.direction, pointer, level, truth, batch.captions)
         for pointer, level in (word_blind_levels(self.split, batch.captions) if is_first else {}).items():

@@ -37,13 +37,16 @@ class Evaluation:
     relevant are left out."""
     phrases: PhraseReports = field(default_factory=dict)
     """Phrase grounding at the first IoU threshold: by direction, who ranks the regions of a phrase (its words by `mean`
-    or `max`, or `caption_mean`), and as `word_blind` the rules that read no word; empty without truth."""
+    or `max`, or, of a run with a prior over regions, `without_prior`, or `caption_mean`), and as `word_blind` the rules
+    that read no word; empty without truth."""
     phrases_by_type: dict[str, PhraseReports] = field(default_factory=dict)
     """The same for each type of phrase, where asked for."""
     rules: RuleReports = field(default_factory=dict)
-    """What rules that read no word reach on the queries of `attention`."""
+    """What rules that read no word reach on the queries of `attention`, and `without_prior` the weights of a run with a
+    prior over regions without it."""
     prior: float | None = None
-    """The power of the regions' scores in the words' attention, where it is not 0 or was asked for."""
+    """The power of the regions' scores in the words' attention, where it is not 0 or was asked for; 0 where the split
+    has no scores."""
     eccv: dict[str, dict[str, float]] | None = None
     """The figures of ECCV Caption and CxC, in percent, where asked for."""
     attention_metrics: dict[Direction, AttentionMetrics] = field(default_factory=dict, compare=False, repr=False)

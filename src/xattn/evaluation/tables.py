@@ -21,6 +21,7 @@ PLAIN_WIDTH = 100
 _MEASURED = "R@K: percent of the queries with rank K or better. rsum: the sum of the six."
 _ATTENTION = "AP: average precision. Left out: queries without any relevant key."
 _RULES = "Rows without queries are rules that do not read the word."
+_WITHOUT_PRIOR = f"{POINTERS['without_prior']}: the run's own weights, divided by their prior."
 _PHRASES = (
     "R@K: share of the phrases of which one of the first K regions overlaps a box of the phrase. Centre: of which the "
     "first region has its middle in such a box. Rows without a run read no word."
@@ -78,6 +79,7 @@ def attention_table(
         return None
     measured = dict.fromkeys(_attended(report) for _, _, report in rows)
     legend = f"{title}{'; '.join(measured)}. {_ATTENTION}" + (f" {_RULES}" if rules else "")
+    legend += f" {_WITHOUT_PRIOR.capitalize()}" if any(rule == "without_prior" for _, rule, _ in rules) else ""
     table = _table([evaluation for evaluation in evaluations if reports_shown(evaluation)], legend)
     table.add_column("\nrun")
     table.add_column("", no_wrap=True)
@@ -105,7 +107,9 @@ def _rules(evaluations: Sequence[Evaluation], shown: Reports) -> dict[tuple[str,
         if shown(evaluation) == evaluation.attention:
             for direction, reports in evaluation.rules.items():
                 for rule, report in reports.items():
-                    own = rule == "caption_mean" and sum(bool(each.rules) for each in evaluations) > 1
+                    own = (
+                        rule in ("caption_mean", "without_prior") and sum(bool(each.rules) for each in evaluations) > 1
+                    )
                     found[direction, rule, report] = label if own else ""
     return dict(sorted(found.items(), key=lambda each: list(POINTERS).index(each[0][1])))
 
@@ -221,7 +225,8 @@ def _table(evaluations: Sequence[Evaluation], *legend: str) -> Table:
 def _evaluated(evaluations: Sequence[Evaluation]) -> list[str]:
     """What was evaluated on what: one line if it is the same for all runs, else one for each."""
     on = [
-        f"{each.split} split of {each.data}: {each.images} images, {each.captions} captions{_protocol(each)}"
+        f"{each.split} split of {each.data}: {each.images} images, {each.captions} captions"
+        f"{_protocol(each)}{_prior(each)}"
         for each in evaluations
     ]
     if len(set(on)) == 1:
@@ -234,6 +239,10 @@ def _protocol(evaluation: Evaluation) -> str:
         return ""
     folds = f", means over {evaluation.folds} folds" if evaluation.folds > 1 else ""
     return f"; protocol {evaluation.protocol}{folds}"
+
+
+def _prior(evaluation: Evaluation) -> str:
+    return f"; prior: the regions' scores to the power {evaluation.prior:.3g}" if evaluation.prior else ""
 
 
 def _labels(evaluations: Sequence[Evaluation]) -> list[str]:

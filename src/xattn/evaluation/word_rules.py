@@ -1,4 +1,6 @@
-"""What rules that read no word reach on the queries of the attention metrics: average precision and pointing."""
+"""What rules that read no word, and attention without its prior, reach on the queries of the attention metrics: average
+precision and pointing.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +32,9 @@ class RuleReport:
 
 
 RuleReports = dict[Direction, dict[str, RuleReport]]
-"""By direction; then by rule, named as in `xattn.evaluation.phrases`. Where regions attend to words there is only
-`chance`, for the other rules rank regions."""
+"""By direction; then by rule, named as in `xattn.evaluation.phrases`. Where words attend, `without_prior` is of the
+weights of a model with a prior over regions, divided by it. Where regions attend to words there is only `chance`, for
+the other rules rank regions."""
 
 
 class RuleMeter:
@@ -55,11 +58,14 @@ class RuleMeter:
         chance = chance_average_precision(batch.relevant, batch.key_mask)
         found = {"chance": torch.stack([chance[measured], share[measured].double()])}
         if batch.direction == "t2i":
+            plain = batch.without_prior()
+            if plain is not None:
+                found["without_prior"] = self._ranked(plain, batch, measured)
             levels = {"caption_mean": caption_weights(batch.weights.float(), batch.captions, self.captions)}
             levels |= word_blind_levels(self.split, batch.captions)
             for rule, level in levels.items():
                 if rule != "chance":
-                    found[rule] = self._ranked(level, batch, measured)
+                    found[rule] = self._ranked(level[:, None].expand(batch.relevant.shape), batch, measured)
         figures = self._figures.setdefault(batch.direction, {})
         for rule, values in found.items():
             figures.setdefault(rule, []).append(values)
@@ -77,7 +83,7 @@ class RuleMeter:
         return found
 
     @staticmethod
-    def _ranked(level: Tensor, batch: GroundingBatch, measured: Tensor) -> Float[Tensor, "figures queries"]:
-        levels = level[:, None].expand(batch.relevant.shape).double()
+    def _ranked(levels: Tensor, batch: GroundingBatch, measured: Tensor) -> Float[Tensor, "figures queries"]:
+        levels = levels.double()
         figures = (average_precision, pointing)
         return torch.stack([figure(levels, batch.relevant, batch.key_mask)[measured] for figure in figures])

@@ -42,6 +42,13 @@ class MatchingModel(nn.Module, ABC):
         prior = self._modules.get("prior")
         return prior.power if isinstance(prior, RegionPrior) else 0.0
 
+    def region_prior(self, images: Fragments) -> Float[Tensor, "n regions"] | None:
+        """What the weights of each region are multiplied by where words attend, see `xattn.models.prior`; None where
+        there is no prior.
+        """
+        prior = self._modules.get("prior")
+        return prior(images) if isinstance(prior, RegionPrior) else None
+
     @abstractmethod
     def encode_images(
         self,

@@ -61,9 +61,10 @@ class Training:
         """Train to the end, giving the log's entry after each epoch.
 
         An entry holds `epoch` (from 1), `learning_rate`, the mean over the epoch's pairs of `loss` and of every term by
-        name, the shares of active hinges, the norms of the terms' gradients on the fragments, the `spread` of the
-        scores, `collapsed` if they have long been alike (`xattn.training.collapse`), `seconds`, and the development
-        numbers under `dev` where there is such a split.
+        name, the shares of active hinges, the norms of the terms' gradients on the fragments, `prior` where it is
+        learnt, the power of the regions' scores at the end of the epoch, the `spread` of the scores, `collapsed` if
+        they have long been alike (`xattn.training.collapse`), `seconds`, and the development numbers under `dev` where
+        there is such a split.
         """
         state, config, data = self.state, self.config, self.data
         while state.epoch <= config.epochs:
@@ -78,6 +79,8 @@ class Training:
             self.meters = Meters(**state.meters)
             self._steps(progress)
             entry: dict[str, Any] = {"epoch": state.epoch, "learning_rate": rate, **self.meters.means()}
+            if config.model.learn_prior:
+                entry["prior"] = self.model.prior_power
             if state.collapse >= STEPS:
                 entry["collapsed"] = True
             entry["seconds"] = round(state.seconds, 3)

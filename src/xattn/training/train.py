@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import xattn
+from xattn.data.split import split_file
 from xattn.evaluation.compatibility import check_compatible, check_truth, prior_notes
 from xattn.models.base import MatchingModel
 from xattn.models.registry import build_model
@@ -74,8 +75,9 @@ def train(
         The run folder.
 
     Raises:
-        InputError: the data cannot be used, a constraint would never act, `out` is taken or cannot be written, or the
-            loss is no longer finite. The last checkpoint stays; a run that fails in its first step leaves no folder.
+        InputError: the data cannot be used, a constraint would never act, there are no scores to learn a prior from,
+            `out` is taken or cannot be written, or the loss is no longer finite. The last checkpoint stays; a run that
+            fails in its first step leaves no folder.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the run has been saved. A second one does not wait for that.
     """
     out, process_group = Path(out), launched_process_group()
@@ -138,6 +140,11 @@ def _new_training(config: RunConfig, data: TrainingData, process_group: ProcessG
             check_compatible(model, split)
     if data.dev is not None:
         check_truth(data.dev)
+    if config.model.learn_prior and data.train.region_scores is None:
+        path = split_file(data.train.folder, data.train.name, "region_scores.npy")
+        raise InputError(
+            f"{path}: is missing, so there is nothing to learn a prior from; leave out --model.learn-prior"
+        )
     per_part = config.batch_size // config.accumulation
     if per_part < process_group.world_size:
         raise InputError(
