@@ -25,6 +25,7 @@ from xattn.training.data import prepare_data
 from xattn.training.loss import WordWeights
 from xattn.training.resumable import Interrupted, Saving
 from xattn.training.step import training_step
+from xattn.training.swaps import needed_substitutes
 from xattn.training.train import train
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -105,6 +106,7 @@ def trained_in_double(configs, data, steps):
         model = model.double().train()
         optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         every_word = torch.ones(len(prepared.vocabulary), dtype=torch.float64)
+        substitutes = needed_substitutes(model, config, prepared)
         swaps, losses, terms = torch.Generator().manual_seed(1), [], []
         first_scores = _scores(model, prepared, process_group)
         epoch = 0
@@ -115,7 +117,7 @@ def trained_in_double(configs, data, steps):
                 part = pair_batch(prepared.train, prepared.train_captions, rows, share)
                 boxes = None if part.images.boxes is None else part.images.boxes.double()
                 part = part._replace(images=part.images._replace(features=part.images.features.double(), boxes=boxes))
-                words = WordWeights(every_word, every_word)
+                words = WordWeights(every_word, every_word, substitutes)
                 found = training_step(
                     model,
                     optimiser,

@@ -45,7 +45,7 @@ COMPARE = "compare --data d --out o"
     ("words", "flag", "wrong", "advice"),
     [
         (TRAIN, "--ccs.swap", "hrad", "did you mean hard or random?"),
-        (TRAIN, "--ccs.swap", "soft", "there are hard, random, sentence, batch"),
+        (TRAIN, "--ccs.swap", "soft", "there are hard, random, sentence, batch, substitute"),
         (TRAIN, "--constraints", "bth", "did you mean both?"),
         (TRAIN, "--model.direction", "t21", "did you mean t2i?"),
         (COMPARE, "--constraints", "boht", "did you mean both?"),

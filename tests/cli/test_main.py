@@ -253,7 +253,7 @@ def test_a_misspelt_word_is_answered_with_the_nearest(refused, arguments, senten
         ),
         (
             "train scan-t2i-avg --data d --out o --ccs.swap soft",
-            "Error parsing --ccs.swap: there is no choice 'soft'; there are hard, random, sentence, batch",
+            "Error parsing --ccs.swap: there is no choice 'soft'; there are hard, random, sentence, batch, substitute",
         ),
         ("train scan-t2i-avg --data d --out o --epochz 3", "Unrecognized options: --epochz"),
         ("train scan-t2i-avg --data d --out o --epochz 3", "Perhaps you meant: --epochs INT"),

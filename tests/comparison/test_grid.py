@@ -136,7 +136,7 @@ def test_ensembles_come_last_and_know_their_members():
         ({"sweep": ("clip=nan",)}, "--sweep clip=nan: expected a number, found nan"),
         (
             {"sweep": ("ccs.swap=soft",)},
-            "--sweep ccs.swap=soft: expected one of hard, random, sentence, batch, found soft",
+            "--sweep ccs.swap=soft: expected one of hard, random, sentence, batch, substitute, found soft",
         ),
         (
             {"sweep": ("ccr.margin=3",)},

@@ -62,6 +62,7 @@ OTHER = RunConfig(
         directions="i2t",
         temperature=0.1,
         batch_swaps=64,
+        substitutes=5,
     ),
 )
 
@@ -214,6 +215,12 @@ def test_which_constraints_are_used(constraints, weights, ccr, ccs):
         ),
         (lambda: CCSConfig(from_epoch=0), "ccs.from_epoch counts epochs from 1, but it is 0"),
         (lambda: CCSConfig(temperature=-1.0), "ccs.temperature must be at least 0, but it is -1.0"),
+        (lambda: CCSConfig(batch_swaps=0), "ccs.batch_swaps must be at least 1, but it is 0"),
+        (lambda: CCSConfig(substitutes=21), "ccs.substitutes must be at least 1 and at most 20, but it is 21"),
+        (
+            lambda: RunConfig(constraints="ccs", model=BFANConfig(), ccs=CCSConfig(swap="substitute")),
+            "ccs.swap substitute replaces words that attend to regions, t2i, but bfan is constrained t2i and i2t here",
+        ),
         (lambda: RunConfig(ccr=CCRConfig(directions="i2t")), "ccr.directions is i2t, but scan attends t2i here"),
         (
             lambda: RunConfig(model=SGRAFConfig(), ccs=CCSConfig(directions="i2t")),
@@ -250,7 +257,7 @@ def test_the_least_values_are_allowed():
         ),
         (
             lambda values: values["ccs"].update(swap="soft"),
-            'ccs.swap must be one of hard, random, sentence, batch, but it is "soft"',
+            'ccs.swap must be one of hard, random, sentence, batch, substitute, but it is "soft"',
         ),
         (lambda values: values["model"].update(dim="256"), 'model.dim must be int, but it is "256"'),
         (

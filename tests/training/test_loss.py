@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import oracles
+from xattn.data.substitutes import Substitutes, draw_substitutes
 from xattn.data.vocabulary import END, PAD, START
 from xattn.losses.constraints import ccr_loss, ccs_loss
 from xattn.losses.ranking import hinge_ranking_loss, infonce_ranking_loss, soft_hinge_ranking_loss
@@ -42,7 +43,9 @@ class Batch:
             self.tokens[row, :length] = torch.tensor([START, *words, END])
         self.lengths = torch.tensor(LENGTHS[: len(image_ids)])
         query_weights = torch.tensor([0, 0, 0, 0, 0.5, 1, 1, 0, 0.25, 1, 1, 0], dtype=torch.float64)
-        self.word_weights = WordWeights(ccr=query_weights, ccs=query_weights.flip(0) * (torch.arange(WORDS) > 2))
+        self.word_weights = WordWeights(
+            ccr=query_weights, ccs=query_weights.flip(0) * (torch.arange(WORDS) > 2), substitutes=SUBSTITUTES
+        )
 
     def encoded(self):
         return self.model.encode_images(self.features, self.counts), self.model.encode_captions(
@@ -120,6 +123,38 @@ def batch_swaps_by_hand(batch, count, generator):
     return drawn, allowed
 
 
+SUBSTITUTES = Substitutes(
+    of_word=torch.tensor([[0, 0, 0]] * 4 + [[4 + (word + step) % 8 for step in (1, 3, 6)] for word in range(8)]),
+    in_image=torch.tensor(
+        [
+            [5, 6, 0],
+            [4, 0, 0],
+            [7, 8, 9],
+            [11, 0, 0],
+            [4, 5, 6],
+            [8, 0, 0],
+            [9, 10, 0],
+            [7, 10, 11],
+            [5, 0, 0],
+            [6, 7, 0],
+        ]
+    ),
+)
+
+
+def substitutes_by_hand(batch, count, generator):
+    """The word at the drawn place of each caption, in captions encoded with the drawn words there."""
+    replaceable = batch.word_weights.ccs[batch.tokens] > 0
+    places, words, valid = draw_substitutes(SUBSTITUTES, batch.tokens, batch.image_ids, replaceable, count, generator)
+    allowed, swapped = torch.zeros(*batch.tokens.shape, count, dtype=torch.bool), []
+    for p, place in enumerate(places.tolist()):
+        allowed[p, place] = valid[p]
+        replaced = batch.tokens[p].expand(count, -1).clone()
+        replaced[:, place] = words[p]
+        swapped.append(batch.model.encode_captions(replaced, batch.lengths[p].expand(count)).vectors[:, place])
+    return torch.stack(swapped), allowed
+
+
 def full_form(batch, config, epoch=3, generator=None):
     """Every term by itself, with a gradient through all pairs' scores."""
     images, captions = batch.encoded()
@@ -143,6 +178,8 @@ def full_form(batch, config, epoch=3, generator=None):
         if config.ccs.swap == "batch":
             drawn, allowed = batch_swaps_by_hand(batch, config.ccs.batch_swaps, generator)
             swapped = torch.stack([vectors[at] for at in drawn]).expand(len(vectors), -1, -1)
+        elif config.ccs.swap == "substitute":
+            swapped, allowed = substitutes_by_hand(batch, config.ccs.substitutes, generator)
         else:
             partners = partners_by_hand(batch, scores.detach(), negatives, config.ccs.swap, generator)
             allowed = allowed_by_hand(batch, partners, config.ccs.swap)
@@ -155,7 +192,7 @@ def full_form(batch, config, epoch=3, generator=None):
 
 
 def seeded(swap):
-    return torch.Generator().manual_seed(11) if swap in ("random", "batch") else None
+    return torch.Generator().manual_seed(11) if swap in ("random", "batch", "substitute") else None
 
 
 @pytest.fixture(params=[0.0, 1.0], ids=["all at once", "one by one"])
@@ -226,6 +263,13 @@ def test_the_options_of_the_constraints_arrive(configured, direction, gradient, 
         },
     )
     check_against_the_full_form(Batch(direction), config)
+
+
+@pytest.mark.parametrize(("count", "temperature", "gradient"), [(1, 0.0, "all"), (3, 0.2, "all"), (2, 0.1, "content")])
+def test_substitutes_are_read_in_their_caption(configured, count, temperature, gradient):
+    ccs = {"from_epoch": 1, "weight": 1.3, "swap": "substitute", "substitutes": count}
+    config = configured(constraints="ccs", ccs=ccs | {"temperature": temperature, "gradient": gradient})
+    check_against_the_full_form(Batch(), config)
 
 
 def check_against_the_full_form(batch, config):

@@ -65,7 +65,12 @@ def test_two_processes_agree_with_one_in_double_precision(even_data, configured)
     configs = [hardest(configured, name) for name in MODELS]
     configs += [
         hardest(configured, name, ccs={"swap": swap})
-        for name, swap in (("scan-i2t-avg", "random"), ("bfan-prob", "sentence"), ("bfan-equal", "batch"))
+        for name, swap in (
+            ("scan-i2t-avg", "random"),
+            ("bfan-prob", "sentence"),
+            ("bfan-equal", "batch"),
+            ("scan-t2i-avg", "substitute"),
+        )
     ]
     (alone,) = together(1, trained_in_double, configs, even_data, 50)
     both = together(2, trained_in_double, configs, even_data, 50)

@@ -85,6 +85,27 @@ def test_another_seed_gives_another_run(tmp_path, tiny_data, configured):
     assert all(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0] if "bias" not in name)
 
 
+@pytest.mark.parametrize("swap", ["batch", "substitute"])
+def test_swaps_of_the_batch_and_substitutes_train(tmp_path, tiny_data, configured, swap):
+    """With parts of a batch, and the same twice."""
+    ccs = {"swap": swap, "from_epoch": 1, "temperature": 0.1, "batch_swaps": 5, "substitutes": 2}
+    config = configured(constraints="ccs", ccs=ccs, epochs=2, accumulation=2)
+    logs = [without_seconds(log_of(trained(config, tiny_data, tmp_path / name))) for name in ("one", "two")]
+    assert logs[0] == logs[1]
+    assert all(entry["ccs_t2i"] > 0 for entry in logs[0])
+
+
+def test_captions_too_few_for_substitutes(tmp_path, write_data, configured):
+    data = write_data(tmp_path / "data", images=(2, 0, 0))
+    with pytest.raises(InputError) as caught:
+        trained(configured(constraints="ccs", ccs={"swap": "substitute"}), data, tmp_path / "run")
+    assert str(caught.value) == (
+        f"{data}: no word of the training captions has a substitute, for which they are too few or too much alike; "
+        "choose another --ccs.swap"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_measuring_does_not_disturb_training(tmp_path, tiny_data, configured):
     """With and without a development split the weights are the same, given the vocabulary."""
     bare = tmp_path / "bare"

@@ -6,8 +6,9 @@ Reduction = Literal["sum", "mean", "none"]
 """How hinges of queries become a loss; see `xattn.losses.constraints.Hinges.reduce`."""
 PartnerSource = Literal["hard", "random", "sentence"]
 """Which pair's fragments are swapped in; see `xattn.losses.constraints.swap_partners`."""
-SwapSource = Literal["hard", "random", "sentence", "batch"]
-"""Where swapped queries come from: a pair, or, with `batch`, all of the batch; see `xattn.losses.batch_swaps`."""
+SwapSource = Literal["hard", "random", "sentence", "batch", "substitute"]
+"""Where swapped queries come from: a pair; with `batch` all of the batch, see `xattn.losses.batch_swaps`; with
+`substitute` the same caption with another word in the query's place, see `xattn.data.substitutes`."""
 Negatives = Literal["hardest", "all"]
 """Which negatives the ranking loss compares with; see `xattn.losses.ranking.hinge_ranking_loss`."""
 RankingLoss = Literal["hinge", "infonce", "soft_hinge"]

@@ -101,8 +101,8 @@ class CCSConfig:
     queries: CountedQueries = "content"
     """Which words are queries and swaps: all, content words only, or all weighted by inverse document frequency."""
     swap: SwapSource = "random"
-    """Where swapped queries come from: the hardest negative, a random pair, the same sentence or image, or the whole
-    batch."""
+    """Where swapped queries come from: the hardest negative, a random pair, the same sentence or image, the whole
+    batch, or another word in the place of one of the caption's words, which then is the only query."""
     gradient: GradientTarget = "all"
     """What its gradient reaches: all, the attention weights alone, the content (weights and keys), or the query
     alone."""
@@ -113,11 +113,17 @@ class CCSConfig:
     alone."""
     batch_swaps: int = field(default=128, metadata={BEFORE: 128})
     """How many words of the batch, or regions, are drawn in each step for the swap batch, at least 1."""
+    substitutes: int = field(default=10, metadata={BEFORE: 10})
+    """How many words are put in the place of a caption's word for the swap substitute, 1 to 20."""
 
     def __post_init__(self) -> None:
         _check_constraint("ccs", self.weight, self.margin, self.from_epoch)
         _require(self.temperature >= 0, f"ccs.temperature must be at least 0, but it is {self.temperature}")
         _require(self.batch_swaps >= 1, f"ccs.batch_swaps must be at least 1, but it is {self.batch_swaps}")
+        _require(
+            1 <= self.substitutes <= 20,
+            f"ccs.substitutes must be at least 1 and at most 20, but it is {self.substitutes}",
+        )
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,13 @@ class RunConfig:
                 constraint.directions in ("both", *attended),
                 f"{name}.directions is {constraint.directions}, but {self.model.name} attends {' and '.join(attended)} "
                 "here",
+            )
+        if self.uses_ccs and self.ccs.swap == "substitute":
+            constrained = " and ".join(way for way in attended if self.ccs.directions in ("both", way))
+            _require(
+                constrained == "t2i",
+                f"ccs.swap substitute replaces words that attend to regions, t2i, but {self.model.name} is constrained "
+                f"{constrained} here",
             )
 
     @property

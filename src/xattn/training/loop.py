@@ -20,6 +20,7 @@ from xattn.training.data import TrainingData
 from xattn.training.loss import WordWeights, negatives_in_epoch
 from xattn.training.meters import Meters
 from xattn.training.step import training_step
+from xattn.training.swaps import needed_substitutes
 
 GRADIENTS_EVERY = 20
 """The gradients of the terms on the fragments are measured in one of so many steps of an epoch, the first among
@@ -55,7 +56,8 @@ class Training:
         self.meters = Meters()
         self.last_terms: dict[str, float] = {}
         queries = config.ccr.queries, config.ccs.queries
-        self.word_weights = WordWeights(*(_word_weights(kind, data).to(self.device) for kind in queries))
+        ccr, ccs = (_word_weights(kind, data).to(self.device) for kind in queries)
+        self.word_weights = WordWeights(ccr, ccs, needed_substitutes(model, config, data))
 
     def epochs(self, progress: ProgressCallback = lambda *_: None) -> Iterator[dict[str, Any]]:
         """Train to the end, giving the log's entry after each epoch.

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xattn.data.substitutes import Substitutes
 from xattn.losses.constraints import Hinges, ccr_hinges
 from xattn.losses.options import Negatives
 from xattn.losses.ranking import (
@@ -45,10 +46,12 @@ SPARSE_SHARE = 1 / 8
 
 
 class WordWeights(NamedTuple):
-    """How much each word of the vocabulary counts as a query of the constraints."""
+    """How much each word of the vocabulary counts as a query of the constraints, and what may stand in for it."""
 
     ccr: Float[Tensor, "vocabulary"]
     ccs: Float[Tensor, "vocabulary"]
+    substitutes: Substitutes | None = None
+    """Where CCS swaps them in."""
 
 
 class BatchLoss(NamedTuple):
@@ -85,11 +88,11 @@ def batch_loss(
         images: encoded, one for each pair of this process.
         captions: encoded, one for each pair of this process, padded alike on all.
         tokens: the captions' token ids, padded as the fragments are.
-        image_ids: equal for siblings.
+        image_ids: the row of each pair's image in its split, equal for siblings.
         config: margins, weights, kinds of negatives and swaps.
         epoch: from 1; decides which constraints act and which negatives count.
         word_weights: how much each word counts as a query.
-        generator: the source of chance for random swaps, in the same state on all processes.
+        generator: the source of chance for swaps, in the same state on all processes.
         measures_gradients: fill `BatchLoss.gradients`: for each term `T` with weight `c` the norm of `d(c T)/dv` over
             the vectors `v` of all images' and captions' fragments. Costs one more backward pass, but for the encoders.
             Where a caption or an image is twice in a batch, the norm depends on which of the two is taken for the
@@ -125,9 +128,9 @@ def batch_loss(
                 ccr_hinges(attention, config.ccr.margin, query_weights, config.ccr.gradient),
             )
         if config.uses_ccs and epoch >= config.ccs.from_epoch and config.ccs.directions in ("both", direction):
-            swaps = chosen_swaps(
-                attention, direction, batch, scores, negatives, config.ccs, word_weights.ccs, generator
-            )
+            ranked = scores, negatives, config
+            of_words = word_weights.ccs, word_weights.substitutes
+            swaps = chosen_swaps(model, attention, direction, batch, *ranked, *of_words, generator)
             query_weights = word_weights.ccs[tokens] if direction == "t2i" else None
             hinges = swapped_hinges(attention, swaps, config.ccs, query_weights)
             constraints[f"ccs_{direction}"] = config.ccs.weight, hinges
