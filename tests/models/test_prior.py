@@ -215,6 +215,22 @@ def test_evaluate_takes_another_prior_as_typed(learnt_run, scored_data, tmp_path
     assert found == shown["2"]
 
 
+def test_evaluate_takes_areas_as_typed(learnt_run, scored_data, tmp_path, capsys):
+    arguments = ["evaluate", str(learnt_run), "--data", str(scored_data), "--prior", "1"]
+    shown = []
+    for power in ("0", "0.5"):
+        main([*arguments, "--prior-area", power, "--json", str(tmp_path / "found.json")])
+        found = json.loads((tmp_path / "found.json").read_text())
+        assert (found["evaluated"]["prior"], found["evaluated"]["prior_area"]) == (1.0, float(power))
+        shown.append(found["attention"])
+    assert shown[0] != shown[1]
+    assert "areas to the power 0.5" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--prior-area=-1"])
+    assert caught.value.code == 2
+    assert "prior_area must be at least 0 and finite, but it is -1.0" in capsys.readouterr().err
+
+
 def test_a_prior_that_is_no_number_is_refused(learnt_run, scored_data, capsys):
     for power in ("-1", "inf", "nan"):
         with pytest.raises(SystemExit) as caught:
@@ -282,7 +298,9 @@ def test_stored_images_of_other_scores_are_noticed(learnt_run, scored_data, tiny
     with pytest.raises(InputError, match="have changed since"):
         check_source(of_with, split, with_prior)
     assert "prior" not in _described(without.config.model)
-    assert _described(SCANConfig(dim=8)) == repr(SCANConfig(dim=8)).replace(", prior=0.0, learn_prior=False", "")
+    assert _described(SCANConfig(dim=8)) == repr(SCANConfig(dim=8)).replace(
+        ", prior=0.0, learn_prior=False, prior_area=0.0", ""
+    )
     assert "prior=0.5, learn_prior=True" in _described(with_prior.config.model)
 
 

@@ -46,6 +46,7 @@ OTHER = RunConfig(
         word_dim=12,
         prior=0.5,
         learn_prior=True,
+        prior_area=0.25,
     ),
     words=WordsConfig(model="some/model", fine_tuned=True, learning_rate=1e-4),
     matching=MatchingConfig(
@@ -299,7 +300,7 @@ def test_fields_that_are_missing_or_unknown(refused):
         assert refused(lambda values, model=model: values | {"model": model}) == sentence
     assert refused(lambda values: values | {"model": without(values["model"], "word_dim")}) == (
         "model must hold exactly the fields aggregation, dim, direction, lambda_lse, lambda_softmax, learn_prior, "
-        "name, prior, word_dim, "
+        "name, prior, prior_area, word_dim, "
         "but lacks word_dim"
     )
     assert refused(lambda values: values | {"ccs": [1, 2]}) == "ccs must be an object, but it is [1, 2]"

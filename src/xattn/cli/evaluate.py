@@ -40,6 +40,8 @@ class Evaluate:
     prior: float | None = None
     """Measure with this power of the regions' scores as the prior of the words' attention, whatever the run was trained
     with; 0: with none."""
+    prior_area: float | None = None
+    """Measure with this power of the regions' areas in that prior, whatever the run was trained with."""
     weights: WhichWeights = "last"
     """The weights after the last epoch, or those that were best on dev, which an unfinished run may have too."""
     precision: Precision = "fp32"
@@ -58,7 +60,7 @@ class Evaluate:
         if not self.run_folders:
             raise InputError("evaluate needs a run folder")
         options = EvaluationOptions(
-            _numbers(self.iou), self.precision, self.protocol, self.by_type, self.eccv, self.prior
+            _numbers(self.iou), self.precision, self.protocol, self.by_type, self.eccv, self.prior, self.prior_area
         )
         runs = [load_run(folder, best_device(), self.weights) for folder in self.run_folders]
         evaluations = evaluate_all(runs, self.data, self.split, options)

@@ -81,8 +81,8 @@ def evaluate_all(
             "not; use coco-5k"
         )
     loaded = [run if isinstance(run, Run) else load_run(Path(run), best_device()) for run in runs]
-    if options.prior is not None:
-        loaded = with_prior(loaded, options.prior)
+    if options.prior is not None or options.prior_area is not None:
+        loaded = with_prior(loaded, options.prior, options.prior_area)
     check_same_data(loaded)
     chosen = read_split(data, split_of(protocol, data, split) if protocol else split or "test")
     if protocol:
@@ -137,6 +137,7 @@ def _evaluated(
         phrases_by_type=measured.phrases_by_type,
         rules=measured.rules,
         prior=_prior(run, split, options),
+        prior_area=run.config.model.prior_area,
         eccv=_eccv(judge, ranked),
         **about,
     )

@@ -30,10 +30,11 @@ class EvaluationOptions:
     """Whether attention is measured for each type of phrase too."""
     eccv: bool = False
     """Whether ECCV Caption and CxC are measured too, on COCO's 5,000 test images."""
-
     prior: float | None = None
     """The power of the regions' scores that words' attention takes as its prior, in place of the one that a run was
     trained with; None: that one."""
+    prior_area: float | None = None
+    """The power of the regions' areas in that prior, in place of the one of the run; None: that one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "iou", tuple(dict.fromkeys(self.iou)))  # each once
@@ -42,5 +43,7 @@ class EvaluationOptions:
                 raise InputError(f"iou must be above 0 and at most 1, but it is {each}")
         if self.prior is not None and not 0 <= self.prior < math.inf:
             raise InputError(f"prior must be at least 0 and finite, but it is {self.prior}")
+        if self.prior_area is not None and not 0 <= self.prior_area < math.inf:
+            raise InputError(f"prior_area must be at least 0 and finite, but it is {self.prior_area}")
         if not self.iou:
             raise InputError("iou needs at least one value")

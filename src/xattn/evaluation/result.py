@@ -47,6 +47,8 @@ class Evaluation:
     prior: float | None = None
     """The power of the regions' scores in the words' attention, where it is not 0 or was asked for; 0 where the split
     has no scores."""
+    prior_area: float = 0.0
+    """The power of the regions' areas in that prior."""
     eccv: dict[str, dict[str, float]] | None = None
     """The figures of ECCV Caption and CxC, in percent, where asked for."""
     attention_metrics: dict[Direction, AttentionMetrics] = field(default_factory=dict, compare=False, repr=False)
@@ -63,7 +65,7 @@ class Evaluation:
         if self.protocol:
             about |= {"protocol": self.protocol, "folds": self.folds}
         if self.prior is not None:
-            about["prior"] = self.prior
+            about |= {"prior": self.prior, "prior_area": self.prior_area}
         numbers = {"evaluated": about, **self.retrieval.as_dict()}
         if self.attention is not None:
             numbers["attention"] = self.attention

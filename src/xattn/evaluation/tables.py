@@ -242,7 +242,10 @@ def _protocol(evaluation: Evaluation) -> str:
 
 
 def _prior(evaluation: Evaluation) -> str:
-    return f"; prior: the regions' scores to the power {evaluation.prior:.3g}" if evaluation.prior else ""
+    if not evaluation.prior:
+        return ""
+    times = f" times their areas to the power {evaluation.prior_area:.3g}," if evaluation.prior_area else ""
+    return f"; prior: the regions' scores{times} to the power {evaluation.prior:.3g}"
 
 
 def _labels(evaluations: Sequence[Evaluation]) -> list[str]:

@@ -21,9 +21,10 @@ Module = Literal["sgr", "saf"]
 """SGRAF's graph reasoning, or its attention filtration."""
 
 
-def _check_prior(prior: float) -> None:
-    if not 0 <= prior < math.inf:
-        raise ValueError(f"model.prior must be at least 0 and finite, but it is {prior}")
+def _check_prior(prior: float, prior_area: float) -> None:
+    for name, value in (("prior", prior), ("prior_area", prior_area)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"model.{name} must be at least 0 and finite, but it is {value}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class SCANConfig:
     without scores has none."""
     learn_prior: bool = field(default=False, metadata={BEFORE: False})
     """Learn that power, starting from it."""
+    prior_area: float = field(default=0.0, metadata={BEFORE: 0.0})
+    """Multiply the scores in the prior by this power of each region's share of the photo's area, at least 0."""
 
     def __post_init__(self) -> None:
         if self.direction not in get_args(Direction):
@@ -76,7 +79,7 @@ class SCANConfig:
             raise ValueError(f"model.aggregation must be 'mean', 'lse', 'max' or 'sum', but it is {self.aggregation!r}")
         if not 0 < self.lambda_softmax <= 35:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
-        _check_prior(self.prior)
+        _check_prior(self.prior, self.prior_area)
         if self.lambda_lse <= 0:
             raise ValueError(f"model.lambda_lse must be above 0, but it is {self.lambda_lse}")
         if self.dim < 1 or self.word_dim < 1:
@@ -106,13 +109,15 @@ class PFANConfig:
     without scores has none."""
     learn_prior: bool = field(default=False, metadata={BEFORE: False})
     """Learn that power, starting from it."""
+    prior_area: float = field(default=0.0, metadata={BEFORE: 0.0})
+    """Multiply the scores in the prior by this power of each region's share of the photo's area, at least 0."""
 
     def __post_init__(self) -> None:
         if self.direction not in get_args(Direction):
             raise ValueError(f"model.direction must be 't2i' or 'i2t', but it is {self.direction!r}")
         if not 0 < self.lambda_softmax <= 35:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
-        _check_prior(self.prior)
+        _check_prior(self.prior, self.prior_area)
         sizes = (self.dim, self.word_dim, self.position_dim)
         if min(sizes) < 1:
             raise ValueError(
@@ -140,13 +145,15 @@ class BFANConfig:
     without scores has none."""
     learn_prior: bool = field(default=False, metadata={BEFORE: False})
     """Learn that power, starting from it."""
+    prior_area: float = field(default=0.0, metadata={BEFORE: 0.0})
+    """Multiply the scores in the prior by this power of each region's share of the photo's area, at least 0."""
 
     def __post_init__(self) -> None:
         if self.focus not in get_args(Focus):
             raise ValueError(f"model.focus must be 'equal' or 'prob', but it is {self.focus!r}")
         if not 0 < self.lambda_softmax <= 35:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
-        _check_prior(self.prior)
+        _check_prior(self.prior, self.prior_area)
         if self.dim < 1 or self.word_dim < 1:
             raise ValueError(
                 f"model.dim and model.word_dim must be at least 1, but they are {self.dim} and {self.word_dim}"
@@ -181,13 +188,15 @@ class SGRAFConfig:
     without scores has none."""
     learn_prior: bool = field(default=False, metadata={BEFORE: False})
     """Learn that power, starting from it."""
+    prior_area: float = field(default=0.0, metadata={BEFORE: 0.0})
+    """Multiply the scores in the prior by this power of each region's share of the photo's area, at least 0."""
 
     def __post_init__(self) -> None:
         if self.module not in get_args(Module):
             raise ValueError(f"model.module must be 'sgr' or 'saf', but it is {self.module!r}")
         if not 0 < self.lambda_softmax <= 35:
             raise ValueError(f"model.lambda_softmax must be above 0 and at most 35, but it is {self.lambda_softmax}")
-        _check_prior(self.prior)
+        _check_prior(self.prior, self.prior_area)
         for name in ("dim", "word_dim", "sim_dim", "sgr_steps", "regions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, but it is {getattr(self, name)}")

@@ -77,10 +77,10 @@ class CrossAttentionModel(MatchingModel):
         scores: Float[Tensor, "n regions"] | None = None,
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
-        """See `MatchingModel`; positions are not used."""
+        """See `MatchingModel`; positions are used by the prior alone."""
         mask = prefix_mask(counts, features.shape[1])
         vectors = self.regions(features, mask)
-        return Fragments(vectors, mask, self.prior.extras(scores, mask, vectors.dtype))
+        return Fragments(vectors, mask, self.prior.extras(scores, boxes, mask, vectors.dtype))
 
     def key_prior(self, direction: Direction, images: Fragments) -> Float[Tensor, "n regions"] | None:
         """What the weights of the keys of a direction are multiplied by: of regions the prior, of words nothing."""

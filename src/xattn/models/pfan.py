@@ -103,7 +103,7 @@ class PFAN(CrossAttentionModel):
             )
         mask = prefix_mask(counts, features.shape[1])
         vectors = self.regions(self.regions.positioned(features, region_blocks(boxes, mask)), mask)
-        return Fragments(vectors, mask, self.prior.extras(scores, mask, vectors.dtype))
+        return Fragments(vectors, mask, self.prior.extras(scores, boxes, mask, vectors.dtype))
 
     def needs_largest_weight(self, direction: Direction) -> bool:
         """Of `t2i`, see `pair_scores`."""

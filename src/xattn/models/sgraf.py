@@ -95,7 +95,7 @@ class SGRAF(MatchingModel):
         scores: Float[Tensor, "n regions"] | None = None,
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> Fragments:
-        """See `MatchingModel`; positions are not used. `extras["whole"]` is each whole image, `n dim`.
+        """See `MatchingModel`; positions are used by the prior alone. `extras["whole"]` is each whole image, `n dim`.
 
         Raises:
             InputError: an image has not as many regions as the model was made for.
@@ -111,7 +111,7 @@ class SGRAF(MatchingModel):
         mask = prefix_mask(counts, features.shape[1])
         vectors = self.regions(features, mask)
         extras = {"whole": self.image_attention(vectors, mask, process_group)}
-        return Fragments(vectors, mask, extras | self.prior.extras(scores, mask, vectors.dtype))
+        return Fragments(vectors, mask, extras | self.prior.extras(scores, boxes, mask, vectors.dtype))
 
     def encode_captions(
         self, tokens: Int[Tensor, "n words"], lengths: Int[Tensor, "n"], words: Tensor | None = None

@@ -11,17 +11,18 @@ from xattn.runs.folder import Run
 from xattn.runtime.errors import InputError
 
 
-def with_prior(runs: Sequence[Run], power: float) -> list[Run]:
+def with_prior(runs: Sequence[Run], power: float | None = None, area_power: float | None = None) -> list[Run]:
     """The runs with a fixed power of the regions' scores as the prior of their words' attention; weights are shared.
 
     Runs in which regions alone attend stay as they are.
 
     Args:
         runs: trained with any prior or none.
-        power: `beta` of `xattn.models.prior`, at least 0; 0 takes a prior away.
+        power: `beta` of `xattn.models.prior`, at least 0; 0 takes a prior away; None is that of each run.
+        area_power: `gamma` of `xattn.models.prior`, at least 0; None is that of each run.
 
     Raises:
-        InputError: in none of them do words attend to regions.
+        InputError: in none of them do words attend to regions, or areas are to count in a run without a prior.
     """
     attends = ["t2i" in attention_directions(run.config.model) for run in runs]
     if not any(attends):
@@ -29,11 +30,16 @@ def with_prior(runs: Sequence[Run], power: float) -> list[Run]:
             f"{' and '.join(str(run.folder) for run in runs)}: regions attend to words there, so no prior over "
             "regions can be taken"
         )
-    return [_with_prior(run, power) if has_words else run for run, has_words in zip(runs, attends, strict=True)]
+    return [
+        _with_prior(run, power, area_power) if has_words else run for run, has_words in zip(runs, attends, strict=True)
+    ]
 
 
-def _with_prior(run: Run, power: float) -> Run:
-    config = replace(run.config.model, prior=power, learn_prior=False)
+def _with_prior(run: Run, power: float | None, area_power: float | None) -> Run:
+    own = run.config.model
+    power = run.model.prior_power if power is None else power
+    area_power = own.prior_area if area_power is None else area_power
+    config = replace(own, prior=power, learn_prior=False, prior_area=area_power if power or not own.prior else 0.0)
     with torch.device("meta"):
         model = build_model(config, run.feature_size, len(run.vocabulary))
     names = model.state_dict().keys()
