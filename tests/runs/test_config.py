@@ -50,7 +50,14 @@ OTHER = RunConfig(
     ),
     words=WordsConfig(model="some/model", fine_tuned=True, learning_rate=1e-4),
     matching=MatchingConfig(
-        loss="infonce", margin=0.1, temperature=0.1, negatives="all", all_negatives_epochs=0, siblings="count"
+        loss="infonce",
+        margin=0.1,
+        temperature=0.1,
+        drawn_negatives=4,
+        negatives="all",
+        all_negatives_epochs=0,
+        hardest_from="spread",
+        siblings="count",
     ),
     ccr=CCRConfig(weight=0.5, margin=0.3, from_epoch=1, queries="idf", gradient="weights", directions="i2t"),
     ccs=CCSConfig(
@@ -201,6 +208,7 @@ def test_which_constraints_are_used(constraints, weights, ccr, ccs):
         (lambda: RunConfig(learning_rate=1e38), "learning_rate must be above 0 and at most 1, but it is 1e+38"),
         (lambda: RunConfig(clip=-1.0), "clip must be above 0, but it is -1.0"),
         (lambda: MatchingConfig(margin=-0.1), "matching.margin must be at least 0, but it is -0.1"),
+        (lambda: MatchingConfig(drawn_negatives=-1), "matching.drawn_negatives must be at least 0, but it is -1"),
         (lambda: MatchingConfig(temperature=0.0), "matching.temperature must be above 0, but it is 0.0"),
         (
             lambda: MatchingConfig(all_negatives_epochs=-1),

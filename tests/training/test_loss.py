@@ -10,6 +10,7 @@ import oracles
 from xattn.data.substitutes import Substitutes, draw_substitutes
 from xattn.data.vocabulary import END, PAD, START
 from xattn.losses.constraints import ccr_loss, ccs_loss
+from xattn.losses.drawn import drawn_gradient
 from xattn.losses.ranking import hinge_ranking_loss, infonce_ranking_loss, soft_hinge_ranking_loss
 from xattn.models.config import Aggregation, Direction, SCANConfig
 from xattn.models.scan import SCAN
@@ -243,6 +244,38 @@ def test_soft_losses_have_the_gradient_of_the_full_form(configured, share, loss,
     check_against_the_full_form(Batch(), config)
     one, two = (Batch().computed(config, epoch=epoch).loss.item() for epoch in (1, 2))
     assert one == two
+
+
+@pytest.mark.parametrize(("loss", "margin"), [("infonce", 0.0), ("soft_hinge", 0.2)])
+def test_drawn_negatives_leave_the_value_as_it_is_and_draw_the_gradient(configured, monkeypatch, loss, margin):
+    """The gradient of the parameters is that of the drawn coefficients, which few pairs have."""
+    monkeypatch.setattr(objective_module, "SPARSE_SHARE", 1.0)
+    batch, scored = Batch(), []
+    score_pairs = batch.model.score_pairs
+
+    def noted(images, captions):
+        scored.append(len(images))
+        return score_pairs(images, captions)
+
+    monkeypatch.setattr(batch.model, "score_pairs", noted)
+    exact, drawn = (
+        batch.computed(configured(matching={"loss": loss, "drawn_negatives": count}), generator=seeded("random"))
+        for count in (0, 1)
+    )
+    assert drawn.loss.item() == pytest.approx(exact.loss.item(), rel=1e-12)
+    assert scored[1] <= 2 * len(IMAGE_IDS) < scored[0]
+    images, captions = batch.encoded()
+    scores, mask = batch.model.score(images, captions), torch.tensor(negatives_by_hand(batch, "exclude"))
+    coefficients = drawn_gradient(scores.detach(), mask, margin, 0.05, 1, seeded("random"))
+    expected = batch.gradient((coefficients * scores).sum())
+    for mine, theirs in zip(batch.gradient(drawn.loss), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_nothing_is_drawn_from_a_small_batch(configured):
+    """Of 7 pairs a pass over all costs less, and is exact."""
+    matching = {"loss": "infonce", "drawn_negatives": 1}
+    check_against_the_full_form(Batch(), configured(matching=matching))
 
 
 @pytest.mark.parametrize("direction", ["t2i", "i2t"])

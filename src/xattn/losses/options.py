@@ -13,3 +13,5 @@ Negatives = Literal["hardest", "all"]
 """Which negatives the ranking loss compares with; see `xattn.losses.ranking.hinge_ranking_loss`."""
 RankingLoss = Literal["hinge", "infonce", "soft_hinge"]
 """How a pair is compared with its negatives; see `xattn.losses.ranking`."""
+HardestFrom = Literal["epoch", "spread"]
+"""What decides when the hinge goes over to the hardest negatives; see `xattn.training.negatives`."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from xattn.attention.options import GradientTarget
-from xattn.losses.options import Negatives, RankingLoss, SwapSource
+from xattn.losses.options import HardestFrom, Negatives, RankingLoss, SwapSource
 from xattn.models.config import BEFORE, ModelConfig, SCANConfig, WordsConfig, attention_directions
 from xattn.runtime.errors import InputError
 from xattn.runtime.json_shapes import read_object
@@ -47,17 +47,26 @@ class MatchingConfig:
     """How much higher a pair must score than its negatives, at least 0; infonce has none."""
     temperature: float = field(default=0.05, metadata={BEFORE: 0.05})
     """Of infonce and soft_hinge, in units of the score, above 0: the lower, the more the hardest negatives count."""
+    drawn_negatives: int = field(default=0, metadata={BEFORE: 0})
+    """Of infonce and soft_hinge: how many negatives of each pair get a gradient, drawn by their share in it, so that a
+    step costs about what it costs with the hinge; 0: all of them."""
     negatives: Negatives = "hardest"
     """Of the hinge: rank against the hardest negative of the batch or against all of them."""
     all_negatives_epochs: int = 1
     """Of the hinge: rank against all negatives in this many first epochs, a known cure for a loss that stays at twice
     the margin. Published: 0."""
+    hardest_from: HardestFrom = field(default="epoch", metadata={BEFORE: "epoch"})
+    """Of the hinge: rank against the hardest after that many epochs (epoch), or not before pairs also stand off their
+    negatives by a quarter of the margin (spread)."""
     siblings: Siblings = "exclude"
     """Captions of the same image as negatives: exclude them, or count them as the published code does."""
 
     def __post_init__(self) -> None:
         _require(self.margin >= 0, f"matching.margin must be at least 0, but it is {self.margin}")
         _require(self.temperature > 0, f"matching.temperature must be above 0, but it is {self.temperature}")
+        _require(
+            self.drawn_negatives >= 0, f"matching.drawn_negatives must be at least 0, but it is {self.drawn_negatives}"
+        )
         _require(
             self.all_negatives_epochs >= 0,
             f"matching.all_negatives_epochs must be at least 0, but it is {self.all_negatives_epochs}",

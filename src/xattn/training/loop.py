@@ -17,8 +17,9 @@ from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from xattn.runtime.progress import ProgressCallback
 from xattn.training.collapse import STEPS, collapsed_steps
 from xattn.training.data import TrainingData
-from xattn.training.loss import WordWeights, negatives_in_epoch
+from xattn.training.loss import WordWeights
 from xattn.training.meters import Meters
+from xattn.training.negatives import negatives_in_epoch
 from xattn.training.step import training_step
 from xattn.training.swaps import needed_substitutes
 
@@ -103,7 +104,7 @@ class Training:
     def _steps(self, progress: ProgressCallback) -> None:
         """The steps of an epoch that are not done yet."""
         state, config, captions = self.state, self.config, self.data.train_captions
-        kind = negatives_in_epoch(config, state.epoch)
+        kind = negatives_in_epoch(config.matching, state.epoch, state.log)
         batches = epoch_batches(len(captions), config.batch_size, config.seed, state.epoch)
         seen, began = self.meters.pairs, time.perf_counter()
         for rows in batches[state.step :]:
@@ -120,6 +121,7 @@ class Training:
                 step=state.step + 1,
                 measures_gradients=state.step % GRADIENTS_EVERY == 0,
                 process_group=self.process_group,
+                kind=kind,
             )
             self.meters.add(computed, len(rows))
             self.last_terms = Meters.of(computed, len(rows)).means()

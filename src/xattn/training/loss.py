@@ -6,9 +6,11 @@ All `b x b` scores are computed in blocks without a gradient. The ranking loss a
 taken on those scalars; `c` is zero but for the pairs that the loss looks at, with hardest negatives at most three for
 each of the `b` pairs. Only their scores are computed again, with gradient, and `sum_ij c_ij S_ij` then has the very
 gradient of the loss: which pair is hardest is piecewise constant. Memory no longer grows with `b^2`. Where the loss
-looks at much of the batch (all negatives, early on), one differentiable pass over all pairs costs less and gives the
-same; and where a score depends on the other pairs of the batch, as behind a batch norm over pairs, that pass is the
-only one that is true.
+looks at much of the batch (all negatives, early on, or a softmax over them), one differentiable pass over all pairs
+costs less and gives the same; and where a score depends on the other pairs of the batch, as behind a batch norm over
+pairs, that pass is the only one that is true. Of a softmax, a few negatives can be drawn instead
+(`xattn.losses.drawn`); the value of the loss stays exact, and so does the gradient where the pass over all pairs would
+cost less.
 
 Of several processes (`xattn.runtime.process_group`) each holds some pairs of the batch. Encoded captions are gathered;
 each process scores its own images with all captions, the scores are gathered, and all see the same hardest pairs, the
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from xattn.data.substitutes import Substitutes
 from xattn.losses.constraints import Hinges, ccr_hinges
+from xattn.losses.drawn import drawn_gradient
 from xattn.losses.options import Negatives
 from xattn.losses.ranking import (
     hinge_ranking_loss,
@@ -39,6 +42,7 @@ from xattn.models.fragments import Fragments
 from xattn.runs.config import MatchingConfig, RunConfig
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from xattn.training.gathered import gathered
+from xattn.training.negatives import negatives_in_epoch
 from xattn.training.swaps import chosen_swaps, swapped_hinges, swaps_regions
 
 SPARSE_SHARE = 1 / 8
@@ -80,6 +84,7 @@ def batch_loss(
     generator: torch.Generator | None = None,
     measures_gradients: bool = False,
     process_group: ProcessGroup = SINGLE_PROCESS,
+    kind: Negatives | None = None,
 ) -> BatchLoss:
     """The loss of aligned pairs.
 
@@ -92,12 +97,13 @@ def batch_loss(
         config: margins, weights, kinds of negatives and swaps.
         epoch: from 1; decides which constraints act and which negatives count.
         word_weights: how much each word counts as a query.
-        generator: the source of chance for swaps, in the same state on all processes.
+        generator: the source of chance for drawn negatives and swaps, in the same state on all processes.
         measures_gradients: fill `BatchLoss.gradients`: for each term `T` with weight `c` the norm of `d(c T)/dv` over
             the vectors `v` of all images' and captions' fragments. Costs one more backward pass, but for the encoders.
             Where a caption or an image is twice in a batch, the norm depends on which of the two is taken for the
             hardest; the loss and its gradient do not.
         process_group: the processes that hold the batch, each a share of the pairs.
+        kind: which negatives the hinge ranks against; by default what the number of the epoch says.
     """
     vectors = images.vectors, captions.vectors
     needs_images = model.scores_use_batch_statistics or swaps_regions(model, config, epoch)
@@ -105,7 +111,7 @@ def batch_loss(
     images, captions = batch.own_images, batch.own_captions
     matching = config.matching
     negatives = negative_pairs(batch.image_ids, count_siblings=matching.siblings == "count")
-    kind = negatives_in_epoch(config, epoch)
+    kind = kind or negatives_in_epoch(matching, epoch)
     if model.scores_use_batch_statistics:
         own_columns = model.score(batch.images, captions, process_group=process_group)
         (scores,) = process_group.all_gather(own_columns.detach().t(), n=batch.pairs)
@@ -117,6 +123,10 @@ def batch_loss(
         with torch.no_grad():
             (scores,) = process_group.all_gather(model.score(images, batch.captions), n=batch.pairs)
         match, coefficients = _ranking(scores, negatives, matching, kind)
+        if 0 < 2 * matching.drawn_negatives <= SPARSE_SHARE * batch.pairs and matching.loss != "hinge":
+            margin = 0.0 if matching.loss == "infonce" else matching.margin
+            drawn = matching.temperature, matching.drawn_negatives, generator
+            coefficients = drawn_gradient(scores, negatives, margin, *drawn)
         own_scores, attentions = model.match(images, captions)
         share = _same_gradient(model, images, batch.captions, own_scores, coefficients, batch.own)
     constraints: dict[str, tuple[float, Hinges]] = {}
@@ -143,13 +153,6 @@ def batch_loss(
         gradients = {name: _gradient_norm(process_group, term, vectors) for name, term in weighted.items()}
     spread = score_spread(scores, negatives).sum().item()
     return _summed(process_group, match, share, constraints)._replace(gradients=gradients, spread=spread)
-
-
-def negatives_in_epoch(config: RunConfig, epoch: int) -> Negatives:
-    """Which negatives the hinge of an epoch ranks against; the soft losses rank against all of them in every epoch."""
-    if config.matching.loss != "hinge":
-        return "all"
-    return "all" if epoch <= config.matching.all_negatives_epochs else config.matching.negatives
 
 
 def ranking_loss(scores: Tensor, negatives: Tensor, matching: MatchingConfig, kind: Negatives) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xattn.data.batches import PairBatch
+from xattn.losses.options import Negatives
 from xattn.models.base import MatchingModel, evaluating
 from xattn.models.fragments import Fragments
 from xattn.runs.config import RunConfig
@@ -30,6 +31,7 @@ def training_step(
     step: int = 1,
     measures_gradients: bool = False,
     process_group: ProcessGroup = SINGLE_PROCESS,
+    kind: Negatives | None = None,
 ) -> BatchLoss:
     """One step of the optimiser; the loss and its terms are those of the whole batch, on every process.
 
@@ -41,10 +43,11 @@ def training_step(
         config: margins, weights, precision, clipping.
         epoch: from 1.
         word_weights: how much each word counts as a query.
-        swaps: the source of chance for random swaps.
+        swaps: the source of chance for drawn negatives and random swaps.
         step: of the epoch, from 1; for the message.
         measures_gradients: of each term on the fragments, see `batch_loss`.
         process_group: the processes that train together, each on its pairs of the parts.
+        kind: which negatives the hinge ranks against; by default what the number of the epoch says.
 
     Raises:
         InputError: the loss or its gradient is not finite; the terms and the captions are named, and nothing is
@@ -52,7 +55,7 @@ def training_step(
     """
     optimiser.zero_grad(set_to_none=True)
     parts_computed = [
-        _add_gradient(model, part, config, epoch, word_weights, swaps, measures_gradients, process_group)
+        _add_gradient(model, part, config, epoch, word_weights, swaps, measures_gradients, process_group, kind)
         for part in parts
     ]
     process_group.all_reduce_gradients(model.parameters())
@@ -73,6 +76,7 @@ def _add_gradient(
     swaps: torch.Generator,
     measures_gradients: bool,
     process_group: ProcessGroup,
+    kind: Negatives | None,
 ) -> BatchLoss:
     """Differentiate the loss of a part, adding to the gradients that there are.
 
@@ -83,7 +87,18 @@ def _add_gradient(
     images, captions = _encoded(model, part, config, together)
     tokens, image_ids = part.captions.tokens, part.image_ids
     computed = batch_loss(
-        model, images, captions, tokens, image_ids, config, epoch, word_weights, swaps, measures_gradients, together
+        model,
+        images,
+        captions,
+        tokens,
+        image_ids,
+        config,
+        epoch,
+        word_weights,
+        swaps,
+        measures_gradients,
+        together,
+        kind,
     )
     (computed.loss if part.is_shared else computed.loss / process_group.world_size).backward()
     if not part.is_shared:
