@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from text_models import SPECIAL, states_alone, write_text_model, write_tokenizer
 from xattn.models.config import SCANConfig, WordsConfig
@@ -161,6 +162,19 @@ def test_text_models_that_are_refused(tmp_path, monkeypatch, folder):
     assert refused(folder) == (
         f"transformers:{folder} needs the package transformers: pip install 'xattn[transformers]' installs it"
     )
+
+
+def test_weights_in_a_pickle_and_code_of_others_are_refused(tmp_path):
+    pickled = write_text_model(tmp_path / "pickled")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    assert refused(pickled).startswith(f"transformers:{pickled} cannot be loaded: ")
+    coded = write_text_model(tmp_path / "coded")
+    config = json.loads((coded / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (coded / "config.json").write_text(json.dumps(config))
+    (coded / "own.py").write_text("raise SystemExit('was run')")
+    assert refused(coded).startswith(f"transformers:{coded} cannot be loaded: ")
 
 
 def test_a_slow_tokenizer_is_refused():

@@ -67,9 +67,10 @@ def load_text_model(config: WordsConfig, device: torch.device | str = "cpu") -> 
         from transformers import AutoModel, AutoTokenizer
 
         with _quiet():
-            network: Any = AutoModel.from_pretrained(name)
+            # No pickle and no code of others is asked for, as a run of others may name the model.
+            network: Any = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
             # Models of bytes put a space before a word, which tells its beginning; others do not heed this.
-            tokenizer: Any = AutoTokenizer.from_pretrained(name, add_prefix_space=True)
+            tokenizer: Any = AutoTokenizer.from_pretrained(name, add_prefix_space=True, trust_remote_code=False)
     network = _reader_of_texts(network).float().eval().to(device)
     settings = network.config
     hidden_size = getattr(settings, "hidden_size", None)
