@@ -68,7 +68,7 @@ def scan_score(regions, words, direction, aggregation, lambda_softmax, lambda_ls
     return aggregate(relevances, aggregation, lambda_lse)
 
 
-def ccr_hinges(queries, keys, weights, margin):
+def ccr_hinges(queries, keys, weights, margin, against="all"):
     """`l_i` of each query of one pair; `None` where it does not count."""
     n = len(keys)
     if n < 2:
@@ -76,6 +76,10 @@ def ccr_hinges(queries, keys, weights, margin):
     hinges = []
     for query, row in zip(queries, weights, strict=True):
         ignored = [(1 - w) / (n - 1) for w in row]
+        if against == "least":
+            least = sorted(range(n), key=lambda j: (row[j], j))[: n // 2]
+            total = math.fsum(1 - row[j] for j in least)
+            ignored = [(1 - row[j]) / total if j in least else 0.0 for j in range(n)]
         hinges.append(max(0.0, margin - relevance(query, row, keys) + relevance(query, ignored, keys)))
     return hinges
 

@@ -1,4 +1,5 @@
 import math
+import statistics
 from typing import get_args
 
 import jaxtyping
@@ -19,7 +20,9 @@ from xattn.losses.constraints import (
     ccr_loss,
     ccs_hinges,
     ccs_loss,
+    counted_relevances,
     different_words,
+    relevance_spread,
     swap_partners,
 )
 
@@ -109,6 +112,63 @@ class TestCCR:
             ours = ccr_loss(attention, 0.5, importance, reduction)
             close(ours, oracles.reduced(expected, reduction, valid_importance(attention, importance)))
             assert torch.equal(CCR(0.5, reduction)(attention, queries=importance), ours)
+
+    @given(sizes, st.sampled_from(["absolute", "relative"]), st.sampled_from(["all", "least"]))
+    @settings(max_examples=30)
+    def test_options_are_those_of_the_oracle(self, size, margin_kind, against):
+        """A relative margin counts standard deviations of the relevances of all queries that count."""
+        attention = random_attention(*size)
+        importance = torch.rand(attention.query_mask.shape, dtype=torch.double).mul(3).floor() / 2  # 0, 0.5, 1
+        counted = [
+            oracles.relevance(query, row, keys)
+            for p in range(len(importance))
+            for queries, keys, rows in [valid_parts(attention, p)]
+            for query, row, counts in zip(queries, rows, importance[p, attention.query_mask[p]].tolist(), strict=True)
+            if counts > 0 and len(keys) > 1
+        ]
+        margin = 0.7
+        if margin_kind == "relative":
+            margin *= statistics.pstdev(counted) if counted else 0.0
+        expected = [
+            oracles.ccr_hinges(*valid_parts(attention, p), margin, against) for p in range(len(attention.queries))
+        ]
+        options = {"margin_kind": margin_kind, "against": against}
+        hinges = ccr_hinges(attention, 0.7, importance, **options)
+        for p, of_pair in enumerate(expected):
+            for i, hinge in zip(attention.query_mask[p].nonzero()[:, 0].tolist(), of_pair, strict=True):
+                counts = hinge is not None and importance[p, i] > 0
+                close(hinges.values[p, i], hinge if counts else 0.0, 1e-7)  # the variance of few cancels
+        ours = CCR(0.7, **options)(attention, importance)
+        assert torch.equal(ours, ccr_loss(attention, 0.7, importance, **options))
+
+    @pytest.mark.parametrize("against", ["all", "least"])
+    def test_the_spread_gets_no_gradient(self, against):
+        attention = random_attention(seed=5, pairs=2, q=3, k=5, dim=4, at_least=3)
+        queries, keys = (part.clone().requires_grad_() for part in (attention.queries, attention.keys))
+        masks = attention.query_mask, attention.key_mask
+
+        def loss(queries, keys, weights, **options):
+            # Weights as they come from a softmax, so that a small step leaves them a distribution.
+            weights = weights.masked_fill(~masks[1][:, None], -torch.inf).softmax(-1)
+            return ccr_loss(Attention(queries, keys, weights, *masks), against=against, **options)
+
+        logits = attention.weights.clone().requires_grad_()
+        relative = loss(queries, keys, logits, margin=2.0, margin_kind="relative")
+        connected = Attention(queries, keys, logits.masked_fill(~masks[1][:, None], -torch.inf).softmax(-1), *masks)
+        absolute = loss(queries, keys, logits, margin=2.0 * relevance_spread(counted_relevances(connected)).item())
+        close(relative, absolute)
+        for mine, theirs in zip(
+            *(torch.autograd.grad(each, (queries, keys, logits)) for each in (relative, absolute)), strict=True
+        ):
+            close(mine, theirs)
+        assert torch.autograd.gradcheck(lambda *parts: loss(*parts, margin=2.0), (queries, keys, logits))
+
+    def test_options_that_do_not_exist(self, monkeypatch):
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        with pytest.raises(ValueError, match=r"^against must be 'all', 'least', but it is 'most'$"):
+            CCR(against="most")
+        with pytest.raises(ValueError, match=r"^margin_kind must be 'absolute', 'relative', but it is 'soft'$"):
+            CCR(margin_kind="soft")
 
     @given(sizes)
     @settings(max_examples=25)

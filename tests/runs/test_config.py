@@ -59,7 +59,16 @@ OTHER = RunConfig(
         hardest_from="spread",
         siblings="count",
     ),
-    ccr=CCRConfig(weight=0.5, margin=0.3, from_epoch=1, queries="idf", gradient="weights", directions="i2t"),
+    ccr=CCRConfig(
+        weight=0.5,
+        margin=0.3,
+        from_epoch=1,
+        queries="idf",
+        gradient="weights",
+        directions="i2t",
+        margin_kind="relative",
+        against="least",
+    ),
     ccs=CCSConfig(
         weight=0.25,
         margin=0.0,
@@ -300,8 +309,8 @@ def test_fields_that_are_missing_or_unknown(refused):
         f'{exactly} lacks clip, seed and has ["tau"], which this version does not know'
     )
     assert refused(lambda values: values | {"ccr": {"weight": 0.3, "margin": 0.2, "from_epoch": 1}}) == (
-        "ccr must hold exactly the fields directions, from_epoch, gradient, margin, queries, weight, "
-        "but lacks directions, gradient, queries"
+        "ccr must hold exactly the fields against, directions, from_epoch, gradient, margin, margin_kind, queries, "
+        "weight, but lacks directions, gradient, queries"
     )
     for model in ("scan", {}, {"name": "scam"}, {"name": ["scan"]}):
         sentence = f"model.name must be one of scan, pfan, bfan, sgraf, but model is {json.dumps(model)}"

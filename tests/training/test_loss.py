@@ -173,7 +173,8 @@ def full_form(batch, config, epoch=3, generator=None):
     words = batch.direction == "t2i"
     if config.constraints in ("ccr", "both"):
         query_weights = batch.word_weights.ccr[batch.tokens] if words else None
-        terms["ccr"] = ccr_loss(attention, config.ccr.margin, query_weights, gradient=config.ccr.gradient)
+        options = {"margin_kind": config.ccr.margin_kind, "against": config.ccr.against}
+        terms["ccr"] = ccr_loss(attention, config.ccr.margin, query_weights, gradient=config.ccr.gradient, **options)
     if config.constraints in ("ccs", "both"):
         vectors = (captions if words else images).vectors
         if config.ccs.swap == "batch":
@@ -296,6 +297,12 @@ def test_the_options_of_the_constraints_arrive(configured, direction, gradient, 
         },
     )
     check_against_the_full_form(Batch(direction), config)
+
+
+@pytest.mark.parametrize("direction", ["t2i", "i2t"])
+def test_the_options_of_ccr_arrive(configured, direction):
+    ccr = {"weight": 0.7, "margin": 0.9, "from_epoch": 1, "margin_kind": "relative", "against": "least"}
+    check_against_the_full_form(Batch(direction), configured(constraints="ccr", ccr=ccr))
 
 
 @pytest.mark.parametrize(("count", "temperature", "gradient"), [(1, 0.0, "all"), (3, 0.2, "all"), (2, 0.1, "content")])

@@ -72,6 +72,7 @@ def test_two_processes_agree_with_one_in_double_precision(even_data, configured)
             ("scan-t2i-avg", "substitute"),
         )
     ]
+    configs.append(dataclasses.replace(configs[0], ccr=dataclasses.replace(configs[0].ccr, margin_kind="relative")))
     (alone,) = together(1, trained_in_double, configs, even_data, 50)
     both = together(2, trained_in_double, configs, even_data, 50)
     assert isinstance(alone, list), alone

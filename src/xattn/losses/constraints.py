@@ -8,6 +8,9 @@ Reverse the weights over the `n` valid keys and attend again:
 
     w'_ij = (1 - w_ij) / (n - 1)        a'_i = sum_j w'_ij k_j        l_i = max(0, margin - R(q_i, a_i) + R(q_i, a'_i))
 
+or, against the least attended, with `w'` in proportion to `1 - w` over the half of the keys with the smallest weights
+and 0 elsewhere.
+
 **CCS, contrastive content swapping.** What a query attends to must be more relevant to that query than to another one.
 Keep the content, swap the query for the most relevant `q~` of some others:
 
@@ -33,7 +36,7 @@ from torch import Tensor, nn
 from xattn.attention.attention import Attention
 from xattn.attention.masks import boolean_mask
 from xattn.attention.options import GradientTarget
-from xattn.losses.options import PartnerSource, Reduction
+from xattn.losses.options import Against, MarginKind, PartnerSource, Reduction
 
 
 class Hinges(NamedTuple):
@@ -74,18 +77,45 @@ class Hinges(NamedTuple):
 
 def ccr_hinges(
     attention: Attention,
-    margin: float = 0.2,
+    margin: float | Float[Tensor, ""] = 0.2,
     queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None,
     gradient: GradientTarget = "all",
+    margin_kind: MarginKind = "absolute",
+    against: Against = "all",
 ) -> Hinges:
     """`l_i = max(0, margin - R(q_i, a_i) + R(q_i, a'_i))` of every query; see `ccr_loss`."""
+    if margin_kind == "relative":
+        margin = margin * relevance_spread(counted_relevances(attention, queries))
     attention = attention.with_gradient_to(gradient)
     n = attention.key_count[..., None, None]
-    valid = attention.key_mask.unsqueeze(-2)
-    ignored = torch.where(valid, (1 - attention.weights) / (n - 1).clamp_min(1), 0.0)  # w', *batch q k
+    if against == "all":
+        valid = attention.key_mask.unsqueeze(-2)
+        ignored = torch.where(valid, (1 - attention.weights) / (n - 1).clamp_min(1), 0.0)  # w', *batch q k
+    else:
+        reversed_weights = torch.where(_least_attended(attention), 1 - attention.weights, 0.0)
+        ignored = reversed_weights / torch.where(n > 1, reversed_weights.sum(-1, keepdim=True), 1.0)
     values = (margin - attention.relevance + attention.reweighted_relevance(ignored)).clamp_min(0)
     # With a single key there is nothing to re-source from.
     return _hinges(attention, values, (n > 1).squeeze(-1), queries)
+
+
+def counted_relevances(
+    attention: Attention, queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None
+) -> Float[Tensor, "3"]:
+    """Of the queries that count in CCR: how many they are, and the sums of `R` and `R^2`, without a gradient.
+
+    Those of several processes add up.
+    """
+    relevance = attention.relevance.detach()
+    counting = _hinges(attention, relevance, (attention.key_count > 1).unsqueeze(-1), queries).query_weights > 0
+    counted = relevance[counting]
+    return torch.stack([counting.sum().to(relevance.dtype), counted.sum(), counted.square().sum()])
+
+
+def relevance_spread(counted: Float[Tensor, "3"]) -> Float[Tensor, ""]:
+    """The standard deviation `sqrt(mean R^2 - (mean R)^2)` of what `counted_relevances` counted, in [0, 1]."""
+    number, total, squares = counted / counted[0].clamp_min(1)
+    return (squares - total.square()).clamp_min(0).sqrt() * (number > 0)
 
 
 def ccs_hinges(
@@ -144,6 +174,8 @@ def ccr_loss(
     queries: Float[Tensor, "..."] | Bool[Tensor, "..."] | None = None,
     reduction: Reduction = "sum",
     gradient: GradientTarget = "all",
+    margin_kind: MarginKind = "absolute",
+    against: Against = "all",
 ) -> Tensor:
     """Contrastive content re-sourcing: what a query attends to against what it ignores.
 
@@ -154,6 +186,10 @@ def ccr_loss(
             absent = all alike. Padding never counts, nor does a query with fewer than two valid keys.
         reduction: `sum` (the mean over a pair's queries, summed over pairs, as the ranking loss is), `mean` or `none`.
         gradient: what it reaches, see `Attention.with_gradient_to`.
+        margin_kind: `relative` takes the margin times the standard deviation of `R(q_i, a_i)` over all counting
+            queries, which gets no gradient: what a difference of cosines is worth depends on how far they spread.
+        against: `least` compares with the `n // 2` keys that the query attends to least, of equal weights the first,
+            in proportion to their reversed weights; what is attended to a little is then no part of what is ignored.
 
     Returns:
         A scalar, or `l_i` of shape `*batch q` for `none`; 0 where no query counts.
@@ -166,7 +202,7 @@ def ccr_loss(
 
     Source: Chen et al., WACV 2023; see the head of this file for what the formula rests on.
     """
-    return ccr_hinges(attention, margin, queries, gradient).reduce(reduction)
+    return ccr_hinges(attention, margin, queries, gradient, margin_kind, against).reduce(reduction)
 
 
 def ccs_loss(
@@ -213,20 +249,33 @@ def ccs_loss(
 class CCR(nn.Module):
     """`ccr_loss` with its options held and checked: `CCR(margin=0.2)(attention)`."""
 
-    def __init__(self, margin: float = 0.2, reduction: Reduction = "sum", gradient: GradientTarget = "all") -> None:
+    def __init__(
+        self,
+        margin: float = 0.2,
+        reduction: Reduction = "sum",
+        gradient: GradientTarget = "all",
+        margin_kind: MarginKind = "absolute",
+        against: Against = "all",
+    ) -> None:
         super().__init__()
         _check_options(margin, reduction, gradient)
+        for name, value, choices in (("margin_kind", margin_kind, MarginKind), ("against", against, Against)):
+            if value not in get_args(choices):
+                raise ValueError(f"{name} must be {', '.join(map(repr, get_args(choices)))}, but it is {value!r}")
+        self.margin_kind: MarginKind = margin_kind
+        self.against: Against = against
         self.margin = margin
         self.reduction: Reduction = reduction
         self.gradient: GradientTarget = gradient
 
     def forward(self, attention: Attention, queries: Tensor | None = None) -> Tensor:
         """See `ccr_loss`."""
-        return ccr_loss(attention, self.margin, queries, self.reduction, self.gradient)
+        return ccr_loss(attention, self.margin, queries, self.reduction, self.gradient, self.margin_kind, self.against)
 
     def extra_repr(self) -> str:
         """The options, for `print(model)`."""
-        return f"margin={self.margin}, reduction={self.reduction!r}, gradient={self.gradient!r}"
+        options = f"margin={self.margin}, reduction={self.reduction!r}, gradient={self.gradient!r}"
+        return f"{options}, margin_kind={self.margin_kind!r}, against={self.against!r}"
 
 
 class CCS(nn.Module):
@@ -319,6 +368,14 @@ def _but_for_itself(attention: Attention, swapped: Tensor) -> Bool[Tensor, "..."
         stacklevel=4,
     )
     return ~torch.eye(swapped.shape[-2], dtype=torch.bool, device=swapped.device)
+
+
+def _least_attended(attention: Attention) -> Bool[Tensor, "*batch q k"]:
+    """The `n // 2` valid keys with the smallest weights."""
+    weights = attention.weights.detach().masked_fill(~attention.key_mask.unsqueeze(-2), torch.inf)
+    order = weights.argsort(dim=-1, stable=True)
+    first = torch.arange(weights.shape[-1], device=weights.device) < attention.key_count[..., None, None] // 2
+    return torch.zeros_like(weights, dtype=torch.bool).scatter(-1, order, first.expand_as(order))
 
 
 def _hinges(

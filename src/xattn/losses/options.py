@@ -4,6 +4,12 @@ from typing import Literal
 
 Reduction = Literal["sum", "mean", "none"]
 """How hinges of queries become a loss; see `xattn.losses.constraints.Hinges.reduce`."""
+MarginKind = Literal["absolute", "relative"]
+"""Of CCR: a difference of cosines, or so many standard deviations of the relevances; see
+`xattn.losses.constraints.relevance_spread`."""
+Against = Literal["all", "least"]
+"""Of CCR: which keys attended content is compared with, all or the half that is attended least; see
+`xattn.losses.constraints.ccr_loss`."""
 PartnerSource = Literal["hard", "random", "sentence"]
 """Which pair's fragments are swapped in; see `xattn.losses.constraints.swap_partners`."""
 SwapSource = Literal["hard", "random", "sentence", "batch", "substitute"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from xattn.attention.options import GradientTarget
-from xattn.losses.options import HardestFrom, Negatives, RankingLoss, SwapSource
+from xattn.losses.options import Against, HardestFrom, MarginKind, Negatives, RankingLoss, SwapSource
 from xattn.models.config import BEFORE, ModelConfig, SCANConfig, WordsConfig, attention_directions
 from xattn.runtime.errors import InputError
 from xattn.runtime.json_shapes import read_object
@@ -92,6 +92,10 @@ class CCRConfig:
     alone."""
     directions: ConstrainedDirections = "both"
     """Of a model that attends in both directions, such as BFAN: constrain both, or one alone."""
+    margin_kind: MarginKind = field(default="absolute", metadata={BEFORE: "absolute"})
+    """What the margin counts: absolute, cosine; relative, standard deviations of the batch's relevances."""
+    against: Against = field(default="all", metadata={BEFORE: "all"})
+    """Compare attended content with that of all keys by reversed weights, or of the half that is attended least."""
 
     def __post_init__(self) -> None:
         _check_constraint("ccr", self.weight, self.margin, self.from_epoch)

@@ -26,8 +26,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xattn.attention.attention import Attention
 from xattn.data.substitutes import Substitutes
-from xattn.losses.constraints import Hinges, ccr_hinges
+from xattn.losses.constraints import Hinges, ccr_hinges, counted_relevances, relevance_spread
 from xattn.losses.drawn import drawn_gradient
 from xattn.losses.options import Negatives
 from xattn.losses.ranking import (
@@ -39,7 +40,7 @@ from xattn.losses.ranking import (
 )
 from xattn.models.base import MatchingModel
 from xattn.models.fragments import Fragments
-from xattn.runs.config import MatchingConfig, RunConfig
+from xattn.runs.config import CCRConfig, MatchingConfig, RunConfig
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from xattn.training.gathered import gathered
 from xattn.training.negatives import negatives_in_epoch
@@ -135,7 +136,7 @@ def batch_loss(
             query_weights = word_weights.ccr[tokens] if direction == "t2i" else None
             constraints[f"ccr_{direction}"] = (
                 config.ccr.weight,
-                ccr_hinges(attention, config.ccr.margin, query_weights, config.ccr.gradient),
+                _ccr(attention, config.ccr, query_weights, process_group),
             )
         if config.uses_ccs and epoch >= config.ccs.from_epoch and config.ccs.directions in ("both", direction):
             ranked = scores, negatives, config
@@ -191,6 +192,14 @@ def _same_gradient(
     elif len(rows):
         share = share + (others[rows, columns] * model.score_pairs(images[rows], captions[columns])).sum()
     return share
+
+
+def _ccr(attention: Attention, config: CCRConfig, query_weights: Tensor | None, process_group: ProcessGroup) -> Hinges:
+    """A relative margin is relative to the queries of all processes."""
+    margin: float | Tensor = config.margin
+    if config.margin_kind == "relative":
+        margin = margin * relevance_spread(process_group.all_reduce(counted_relevances(attention, query_weights)))
+    return ccr_hinges(attention, margin, query_weights, config.gradient, against=config.against)
 
 
 def _gradient_norm(process_group: ProcessGroup, term: Tensor, vectors: tuple[Tensor, ...]) -> float:
