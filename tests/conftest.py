@@ -1,6 +1,7 @@
 """A data folder small enough to train on in a second, and runs trained on it."""
 
 import dataclasses
+import shutil
 import signal
 from typing import Any
 
@@ -125,6 +126,17 @@ def tiny_data(tmp_path_factory):
 def even_data(tmp_path_factory):
     """The same with five regions in every image, as SGRAF needs."""
     return write_tiny_data(tmp_path_factory.mktemp("tiny") / "even", has_counts=False)
+
+
+@pytest.fixture(scope="session")
+def scored_data(even_data, tmp_path_factory):
+    """The even data with a score of every region."""
+    folder = shutil.copytree(even_data, tmp_path_factory.mktemp("tiny") / "scored")
+    for place, split in enumerate(("train", "dev", "test")):
+        shape = np.load(folder / f"{split}_ims.npy", mmap_mode="r").shape[:2]
+        scores = np.random.default_rng(place).uniform(0.05, 1, shape)
+        np.save(folder / f"{split}_region_scores.npy", scores.astype(np.float32))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -145,7 +145,7 @@ def _scores(model, prepared, process_group):
     with evaluating(model):
         images = read_regions(prepared.dev, np.arange(prepared.dev.n_images))
         boxes = None if images.boxes is None else images.boxes.double()
-        encoded = model.encode_images(images.features.double(), images.counts, boxes)
+        encoded = model.encode_images(images.features.double(), images.counts, boxes, images.scores)
         return score_all(
             model, encoded, encode_captions(model, prepared.dev_captions), process_group=process_group
         ).numpy()

@@ -27,8 +27,9 @@ from xattn.models.registry import build_model
 from xattn.retrieval.one_caption import score_one_caption
 from xattn.retrieval.ranking import score_stored
 from xattn.retrieval.storing import check_source, store_images
-from xattn.runs.fingerprint import _described
+from xattn.runs.fingerprint import _described, run_fingerprint
 from xattn.runs.folder import load_run
+from xattn.runs.prior import with_prior
 from xattn.runtime.errors import InputError, InputWarning
 from xattn.training.train import train
 
@@ -174,17 +175,6 @@ def test_no_power_and_no_score_leaves_the_range_of_float32(name):
 
 
 @pytest.fixture(scope="module")
-def scored_data(even_data, tmp_path_factory):
-    """Data whose regions have scores."""
-    folder = shutil.copytree(even_data, tmp_path_factory.mktemp("scored") / "data")
-    for place, split in enumerate(("train", "dev", "test")):
-        n = read_split(even_data, split).n_images
-        scores = np.random.default_rng(place).uniform(0.05, 1, (n, 5)).astype(np.float32)
-        np.save(folder / f"{split}_region_scores.npy", scores)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def learnt_run(scored_data, configured, tmp_path_factory):
     config = configured("scan-t2i-avg", epochs=1, model={"prior": 0.5, "learn_prior": True})
     return train(config, scored_data, tmp_path_factory.mktemp("learnt") / "run", progress=quiet)
@@ -320,3 +310,28 @@ def test_the_scores_of_given_boxes_are_the_prior_of_a_picture(learnt_run, scored
         given = None if scores is None else torch.tensor([scores])
         images = run.model.encode_images(torch.from_numpy(features)[None], torch.tensor([2]), None, given)
         assert found.score == pytest.approx(run.model.score(images, caption).item(), abs=1e-6)
+
+
+def test_another_prior_leaves_the_run_as_it_was(learnt_run):
+    run = load_run(learnt_run)
+    (other,) = with_prior([run], 0.25)
+    assert (run.model.prior_power != 0.5, other.model.prior_power) == (True, 0.25)
+    assert other.model.words is run.model.words
+    assert set(run.model.state_dict()) - set(other.model.state_dict()) == {"prior.raw"}
+    assert (other.config.model.prior, other.config.model.learn_prior, other.text) == (0.25, False, run.text)
+    assert run_fingerprint(other) != run_fingerprint(run)
+
+
+def test_a_run_that_learns_its_prior_goes_on_as_if_unbroken(learnt_run, scored_data, configured, tmp_path):
+    config = configured("scan-t2i-avg", epochs=2, model={"prior": 0.5, "learn_prior": True})
+
+    def fail(entry):
+        raise RuntimeError
+
+    whole = train(config, scored_data, tmp_path / "whole", progress=quiet)
+    with pytest.raises(RuntimeError):
+        train(config, scored_data, tmp_path / "broken", progress=quiet, on_epoch=fail)
+    broken = train(config, scored_data, tmp_path / "broken", progress=quiet, on_note=quiet)
+    weights = [load_run(folder).model.state_dict() for folder in (whole, broken)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert "prior.raw" in weights[0]

@@ -116,6 +116,21 @@ def _agree_but_for_ties(ones, others, what):
 
 
 @pytest.mark.slow
+def test_two_processes_learn_one_prior(scored_data, configured):
+    configs = [hardest(configured, name) for name in ("scan-t2i-avg", "bfan-equal", "sgraf-saf")]
+    learns = {"prior": 0.5, "learn_prior": True}
+    configs = [dataclasses.replace(config, model=dataclasses.replace(config.model, **learns)) for config in configs]
+    (alone,), both = (together(count, trained_in_double, configs, scored_data, 8) for count in (1, 2))
+    for found in both:
+        assert isinstance(found, list), found
+        for config, one, two in zip(configs, alone, found, strict=True):
+            assert np.abs(np.subtract(two.losses, one.losses)).max() < 1e-7, config.preset
+            assert one.weights["prior.raw"] != pytest.approx(np.log(np.expm1(0.5)), abs=1e-5)
+            for name, weight in one.weights.items():
+                np.testing.assert_allclose(two.weights[name], weight, rtol=0, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.slow
 def test_a_batch_too_small_to_be_shared_out_counts_once(even_data, configured):
     """The last of an epoch, of 2 pairs for 3 processes."""
     configs = [hardest(configured, name, batch_size=23) for name in ("scan-t2i-avg", "sgraf-saf")]

@@ -1,5 +1,6 @@
 """What every model of the package can do; training, evaluation, pictures and search need no more of it."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,12 @@ class MatchingModel(nn.Module, ABC):
         """
         prior = self._modules.get("prior")
         return prior(images) if isinstance(prior, RegionPrior) else None
+
+    def with_prior(self, prior: RegionPrior) -> "MatchingModel":
+        """The same model, all else of it shared, with another prior over regions."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "prior": prior}
+        return other
 
     @abstractmethod
     def encode_images(

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from xattn.models.config import attention_directions
-from xattn.models.registry import build_model
+from xattn.models.prior import RegionPrior
 from xattn.runs.folder import Run
 from xattn.runtime.errors import InputError
 
@@ -40,8 +38,4 @@ def _with_prior(run: Run, power: float | None, area_power: float | None) -> Run:
     power = run.model.prior_power if power is None else power
     area_power = own.prior_area if area_power is None else area_power
     config = replace(own, prior=power, learn_prior=False, prior_area=area_power if power or not own.prior else 0.0)
-    with torch.device("meta"):
-        model = build_model(config, run.feature_size, len(run.vocabulary))
-    names = model.state_dict().keys()
-    model.load_state_dict({name: each for name, each in run.model.state_dict().items() if name in names}, assign=True)
-    return replace(run, config=replace(run.config, model=config), model=model.eval())
+    return replace(run, config=replace(run.config, model=config), model=run.model.with_prior(RegionPrior(config)))
