@@ -212,8 +212,16 @@ def test_every_model_goes_on_in_the_middle_of_an_epoch(tmp_path, even_data, conf
     assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
 
 
-@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"accumulation": 2}])
-def test_precision_and_accumulation_go_on_too(tmp_path, even_data, configured, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bf16"},
+        {"accumulation": 2},
+        {"batch_size": 16, "matching": {"loss": "infonce", "drawn_negatives": 1}},
+        {"matching": {"hardest_from": "spread"}},
+    ],
+)
+def test_precision_parts_and_ranking_go_on_too(tmp_path, even_data, configured, change):
     config = configured("sgraf-sgr", constraints="both", ccs={"from_epoch": 1}, epochs=2, **change)
     trained(config, even_data, tmp_path / "undisturbed")
     stopped(config, even_data, tmp_path / "run", calls=2)
