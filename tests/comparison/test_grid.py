@@ -111,7 +111,7 @@ def test_ensembles_come_last_and_know_their_members():
         (
             {"sweep": ("model.regions=24",)},
             "--sweep model.regions: the configuration has no such field; did you mean model.aggregation or "
-            "model.direction or model.dim?",
+            "model.direction or model.prior?",
         ),
         (
             {"sweep": ("ccr=0.1",)},
