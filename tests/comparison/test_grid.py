@@ -102,7 +102,8 @@ def test_ensembles_come_last_and_know_their_members():
         ),
         (
             {"sweep": ("ccr.margn=0.1",)},
-            "--sweep ccr.margn: the configuration has no such field; did you mean ccr.margin or ccs.margin?",
+            "--sweep ccr.margn: the configuration has no such field; did you mean ccr.margin or ccs.margin or "
+            "ccr.margin_kind?",
         ),
         (
             {"sweep": ("colour=red",)},
