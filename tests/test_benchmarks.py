@@ -57,6 +57,7 @@ def command(program: str, *arguments: str) -> list[str]:
     return [sys.executable, "-W", "error", f"benchmarks/{program}", *arguments]
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_scores_runs_as_a_user_types_it(tmp_path):
     """At a tiny size, where its times mean nothing: that it runs, and that the three forms agree."""
     written = tmp_path / "rows.json"
@@ -73,6 +74,7 @@ def test_the_benchmark_of_scores_runs_as_a_user_types_it(tmp_path):
     assert all(row["images_a_call"] in (32, 128, 512) for row in found["rows"])
 
 
+@pytest.mark.slow
 def test_a_row_is_there_before_the_next_is_measured():
     """Whoever stops the benchmark after the first row has it, and it is the only one."""
     with subprocess.Popen(
@@ -86,6 +88,7 @@ def test_a_row_is_there_before_the_next_is_measured():
     assert "SGRAF saf" not in rest
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_steps_runs_as_a_user_types_it(tmp_path):
     written = tmp_path / "rows.json"
     arguments = command("steps.py", *TINY, "--batch", "4", "--threads", "1", "--full", "--json", str(written))
@@ -135,6 +138,7 @@ def test_a_step_through_all_scores_has_the_same_effect_as_ours():
             torch.testing.assert_close(mine.grad, other.grad, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_checkouts_are_compared_as_a_user_types_it(tmp_path):
     """Each with its own package: a folder that has none is told."""
     sizes = ["--images", "5", "--captions", "4", "--threads", "1", "--repeats", "1"]

@@ -67,7 +67,7 @@ def test_type_checkers_see_what_is_imported():
 
 def test_the_constraints_are_modules():
     model = torch.nn.ModuleDict({"ccr": xattn.CCR(0.3), "ccs": xattn.CCS(temperature=0.1)})
-    assert "CCR(margin=0.3, reduction='sum', gradient='all')" in str(model)
+    assert "CCR(margin=0.3, reduction='sum', gradient='all', margin_kind='absolute', against='all')" in str(model)
     assert "CCS(margin=0.2, reduction='sum', gradient='all', temperature=0.1)" in str(model)
     assert not list(model.parameters())
     assert not model.state_dict()

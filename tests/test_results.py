@@ -15,7 +15,7 @@ from xattn.comparison.experiment import planned_trials
 from xattn.comparison.grid import CONSTRAINT_SECTIONS, Grid, grid_trials
 from xattn.comparison.records import read_records
 from xattn.data.identity import DataIdentity, is_same_data
-from xattn.runs.config import RunConfig, flattened
+from xattn.runs.config import RunConfig, configuration_of, flattened
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def test_the_grids_used_the_defaults(folder):
     """What every record's constraint set reads is what a user gets."""
     expected = flattened(RunConfig().as_dict())
     for record in read_records(ROOT / "results" / folder / "records"):
-        found = flattened(record.configuration)
+        found = flattened(configuration_of(record.configuration).as_dict())
         for name in expected:
             if name.split(".")[0] in CONSTRAINT_SECTIONS[record.constraints]:
                 assert found[name] == expected[name], f"{record.trial}: {name}"

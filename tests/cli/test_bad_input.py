@@ -314,6 +314,7 @@ def limited(n_bytes, arguments):
     return done.stdout, the_sentence(done.stderr)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_a_run_is_saved(train, tmp_path):
     """The vocabulary is small enough, the first checkpoint is not."""
     before = contents(tmp_path)
@@ -331,6 +332,7 @@ def test_a_disk_that_fills_up_while_features_are_written(photos, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_ctrl_c(data, tmp_path):
     """In the middle of a training run that would go on for long."""
     before = contents(tmp_path)

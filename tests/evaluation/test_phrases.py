@@ -141,7 +141,7 @@ class WithPrior(ByFeature):
 
     def encode_images(self, features, counts, boxes=None, scores=None, process_group=SINGLE_PROCESS):
         plain = super().encode_images(features, counts)
-        return Fragments(plain.vectors, plain.mask, self.prior.extras(scores, plain.mask, torch.float32))
+        return Fragments(plain.vectors, plain.mask, self.prior.extras(scores, boxes, plain.mask, torch.float32))
 
     def match(self, images, captions):
         match = super().match(images, captions)

@@ -511,5 +511,5 @@ class TestErrors:
     def test_published_settings_are_the_defaults(self):
         assert dataclasses.asdict(PFANConfig()) == {
             "name": "pfan", "direction": "t2i", "lambda_softmax": 9.0, "dim": 1024, "word_dim": 300,
-            "position_dim": 200,
+            "position_dim": 200, "prior": 0.0, "learn_prior": False, "prior_area": 0.0,
         }  # fmt: skip

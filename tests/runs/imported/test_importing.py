@@ -33,6 +33,7 @@ from xattn.data.reader import read_split
 from xattn.data.vocabulary import SPECIALS, Vocabulary
 from xattn.evaluation.attend import attend
 from xattn.evaluation.evaluate import evaluate
+from xattn.runs.config import MatchingConfig
 from xattn.runs.folder import load_run
 from xattn.runs.imported.importing import import_checkpoint, import_summary
 from xattn.runtime.errors import InputError
@@ -270,7 +271,9 @@ def test_the_configuration_is_that_of_the_settings(imported, variant):
         0.001,
         1.5,
     )
-    assert dataclasses.astuple(config.matching) == (0.25, "all", 0, "count")
+    assert config.matching == MatchingConfig(
+        margin=0.25, negatives="all", all_negatives_epochs=0, siblings="count", loss="hinge"
+    )
     assert config.constraints == "none"
     known = dataclasses.asdict(config.model)
     assert (known["name"], known["dim"], known["word_dim"]) == (model, DIM, WORD_DIM)
