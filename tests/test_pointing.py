@@ -42,11 +42,11 @@ def test_every_row_is_that_of_its_record(cells, path):
 
 
 def test_every_record_is_in_the_page():
-    assert {path.resolve() for _, path in ROWS} == set((ROOT / "results" / "pointing").glob("*.json"))
+    assert {path.resolve() for _, path in ROWS} == set((ROOT / "results" / "pointing" / "records").glob("*.json"))
 
 
 def test_the_table_of_types_is_that_of_its_record():
-    record = json.loads((ROOT / "results/pointing/test-hinge-prior-area.json").read_text(encoding="utf-8"))
+    record = json.loads((ROOT / "results/pointing/records/test-hinge-prior-area.json").read_text(encoding="utf-8"))
     shown = re.findall(
         r"^\| (\w+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.MULTILINE
     )
