@@ -32,8 +32,9 @@ from xattn.data.reader import read_split
 from xattn.data.split import Split
 from xattn.data.vocabulary import Vocabulary
 from xattn.evaluation.grounding import word_relevance
-from xattn.losses.constraints import CCR, CCS, different_words, swap_partners
+from xattn.losses.constraints import CCR, CCS
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
+from xattn.losses.swaps import different_words, swap_partners
 from xattn.metrics.attention import AttentionMetrics
 from xattn.metrics.retrieval import RetrievalReport, retrieval_report
 from xattn.models.config import Direction

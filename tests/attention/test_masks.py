@@ -6,7 +6,8 @@ import torch
 from xattn.attention.attention import Attention
 from xattn.attention.masks import CONVENTION, boolean_mask
 from xattn.attention.pairwise import pairwise_scores
-from xattn.losses.constraints import ccr_loss, ccs_loss, different_words
+from xattn.losses.constraints import ccr_loss, ccs_loss
+from xattn.losses.swaps import different_words
 from xattn.metrics.attention import (
     attention_report,
     average_precision,

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xattn.attention.attention import Attention
-from xattn.losses.constraints import CCR, CCS, different_words
+from xattn.losses.constraints import CCR, CCS
+from xattn.losses.swaps import different_words
 
 ADVICE = (
     "pass the weights as the softmax gives them: before dropout, one head at a time, not added up or averaged "

@@ -262,7 +262,7 @@ def test_a_trial_that_fails_says_why_and_stops_no_other(tiny_data, tmp_path):
     assert [record.trial for record in comparison.records] == ["scan-t2i-avg_none_min_count=1_seed0"]
     (failed,) = comparison.failed
     assert failed.trial == "scan-t2i-avg_none_min_count=100_seed0"
-    assert failed.reason.startswith(f"{tiny_data / 'dev_caps.txt'}: the vocabulary knows no word of any caption")
+    assert failed.reason.startswith(f"{tiny_data / 'train_caps.txt'}: the vocabulary knows no word of any caption")
     assert not (tmp_path / "runs" / failed.trial).exists()
     assert planned(grid, tiny_data, tmp_path) == {
         "scan-t2i-avg_none_min_count=100_seed0": ("failed", failed.reason),

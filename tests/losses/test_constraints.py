@@ -21,10 +21,9 @@ from xattn.losses.constraints import (
     ccs_hinges,
     ccs_loss,
     counted_relevances,
-    different_words,
     relevance_spread,
-    swap_partners,
 )
+from xattn.losses.swaps import different_words
 
 SEEDS = st.integers(0, 2**32 - 1)
 MARGINS = st.sampled_from([0.0, 0.2, 0.7, 2.0])
@@ -538,53 +537,6 @@ class TestHinges:
         assert hinges.reduce("sum").item() == 1 + 5
         assert hinges.reduce("mean").item() == 3
         assert hinges.active_fraction().item() == 0.75
-
-
-class TestSwapPartners:
-    @given(SEEDS, st.integers(1, 8), st.integers(1, 8))
-    @settings(max_examples=40)
-    def test_hard_and_random(self, seed, pairs, images):
-        generator = torch.Generator().manual_seed(seed)
-        scores = torch.randn(pairs, pairs, generator=generator)
-        ids = torch.randint(images, (pairs,), generator=generator).tolist()
-        negatives = torch.tensor([[a != b for b in ids] for a in ids])
-        for direction in ("t2i", "i2t"):
-            partners, has = swap_partners(scores, negatives, "hard", direction)
-            chances, has_too = swap_partners(scores, negatives, "random", direction, generator)
-            for p in range(pairs):
-                others = [o for o in range(pairs) if ids[o] != ids[p]]
-                assert has[p] == has_too[p] == bool(others)
-                if others:
-                    score = (lambda o, p=p: scores[p, o]) if direction == "t2i" else (lambda o, p=p: scores[o, p])
-                    assert partners[p] == max(others, key=score)
-                    assert chances[p].item() in others
-
-    def test_random_is_reproducible_and_reaches_every_negative(self):
-        ids = torch.tensor([0, 0, 1, 2, 3])
-        negatives = ids[:, None] != ids
-
-        def drawn(seed):
-            generator = torch.Generator().manual_seed(seed)
-            return torch.stack(
-                [swap_partners(torch.zeros(5, 5), negatives, "random", "t2i", generator)[0] for _ in range(60)]
-            )
-
-        assert torch.equal(drawn(3), drawn(3))
-        assert not torch.equal(drawn(3), drawn(4))
-        assert set(drawn(3)[:, 0].tolist()) == {2, 3, 4}
-        assert set(drawn(3)[:, 4].tolist()) == {0, 1, 2, 3}
-
-    def test_sentence_is_the_pair_itself(self):
-        for direction in ("t2i", "i2t"):
-            partners, has = swap_partners(torch.randn(3, 3), torch.zeros(3, 3, dtype=torch.bool), "sentence", direction)
-            assert partners.tolist() == [0, 1, 2]
-            assert has.all()
-
-
-def test_different_words():
-    words, swapped = torch.tensor([[4, 5, 0]]), torch.tensor([[5, 6, 0]])
-    allowed = different_words(words, swapped, torch.tensor([[True, True, False]]))
-    assert allowed.tolist() == [[[True, True, False], [False, True, False], [True, True, False]]]
 
 
 def test_half_of_the_words_overlap_by_hand():

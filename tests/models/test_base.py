@@ -11,8 +11,9 @@ from xattn.data.batches import EncodedCaptions, epoch_batches, pair_batch, read_
 from xattn.data.reader import read_split
 from xattn.evaluation.encode import encode_captions, encode_images, score_all
 from xattn.evaluation.evaluate import evaluate
-from xattn.losses.constraints import ccr_loss, ccs_loss, different_words
+from xattn.losses.constraints import ccr_loss, ccs_loss
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
+from xattn.losses.swaps import different_words
 from xattn.models.registry import build_model
 from xattn.runs.folder import load_run
 from xattn.runs.presets import DESCRIPTIONS

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracles
-from xattn.losses.constraints import ccr_loss, ccs_loss, different_words, swap_partners
+from xattn.losses.constraints import ccr_loss, ccs_loss
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
+from xattn.losses.swaps import different_words, swap_partners
 from xattn.metrics.retrieval import retrieval_report
 from xattn.models.config import SCANConfig
 from xattn.models.encoders import RegionEncoder, WordEncoder, prefix_mask

@@ -11,8 +11,9 @@ from torch import nn
 
 import oracles
 import oracles_sgraf
-from xattn.losses.constraints import ccr_loss, ccs_loss, different_words, swap_partners
+from xattn.losses.constraints import ccr_loss, ccs_loss
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
+from xattn.losses.swaps import different_words, swap_partners
 from xattn.metrics.retrieval import retrieval_report
 from xattn.models import sgraf, sgraf_similarity
 from xattn.models.config import SGRAFConfig

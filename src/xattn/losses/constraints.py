@@ -27,7 +27,7 @@ from, margins, what the gradient reaches, reduction) is an option here.
 """
 
 import warnings
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from xattn.attention.attention import Attention
 from xattn.attention.masks import boolean_mask
 from xattn.attention.options import GradientTarget
-from xattn.losses.options import Against, MarginKind, PartnerSource, Reduction
+from xattn.losses.options import Against, MarginKind, Reduction
 
 
 class Hinges(NamedTuple):
@@ -219,9 +219,9 @@ def ccs_loss(
 
     Args:
         attention: weights with the fragments that they connect; its direction is the constraint's.
-        swapped: fragments of the queries' kind to swap in, `q~`. `swap_partners` says from which pair; a pair's own
-            queries serve too. Of shape `s dim` they are the same for all pairs, as `draw_swaps` of
-            `xattn.losses.batch_swaps` draws them from a whole batch, and are not copied.
+        swapped: fragments of the queries' kind to swap in, `q~`. `xattn.losses.swaps` has ways to choose them; a pair's
+            own queries serve too. Of shape `s dim` they are the same for all pairs, as `draw_swaps` draws them from a
+            whole batch, and are not copied.
         allowed: which swaps are swaps, broadcast to `*batch q s`: not padding, not the query itself, not the same word
             (`different_words`), not a sibling's. Absent = all, but for the query itself where `swapped` holds the
             queries. A query without an allowed swap does not count.
@@ -311,44 +311,6 @@ class CCS(nn.Module):
         """The options, for `print(model)`."""
         options = f"margin={self.margin}, reduction={self.reduction!r}, gradient={self.gradient!r}"
         return f"{options}, temperature={self.temperature}"
-
-
-def swap_partners(
-    scores: Float[Tensor, "pairs pairs"],
-    negatives: Bool[Tensor, "pairs pairs"],
-    source: PartnerSource,
-    direction: Literal["t2i", "i2t"],
-    generator: torch.Generator | None = None,
-) -> tuple[Int[Tensor, "pairs"], Bool[Tensor, "pairs"]]:
-    """The pair that each pair's swapped queries come from, and whether there is one.
-
-    `hard`: for `t2i` the captions' words swap, so the hardest negative caption of the image, the one with the highest
-    score; for `i2t` the hardest negative image of the caption. `random`: any pair that is a negative. `sentence`: the
-    pair itself, whose other fragments then serve.
-
-    Args:
-        scores: image `i` with caption `j`, pairs on the diagonal.
-        negatives: true where image `i` and caption `j` are no pair and no siblings.
-        source: one of the three.
-        direction: whose fragments the queries are.
-        generator: the source of chance for `random`.
-    """
-    if source == "sentence":
-        itself = torch.arange(len(scores), device=scores.device)
-        return itself, torch.ones_like(itself, dtype=torch.bool)
-    if direction == "i2t":
-        scores, negatives = scores.t(), negatives.t()
-    preference = scores if source == "hard" else torch.rand(scores.shape, generator=generator).to(scores.device)
-    return preference.masked_fill(~negatives, -torch.inf).max(1).indices, negatives.any(1)
-
-
-def different_words(
-    words: Int[Tensor, "*batch q"], swapped: Int[Tensor, "*batch s"], swapped_mask: Shaped[Tensor, "*batch s"]
-) -> Bool[Tensor, "*batch q s"]:
-    """`allowed` of `ccs_loss` for words: a swapped word must be no padding and not the query's own word; all are
-    ids. The mask is one of booleans or of 0 and 1.
-    """
-    return boolean_mask(swapped_mask, "swapped_mask").unsqueeze(-2) & (words.unsqueeze(-1) != swapped.unsqueeze(-2))
 
 
 def _but_for_itself(attention: Attention, swapped: Tensor) -> Bool[Tensor, "..."]:

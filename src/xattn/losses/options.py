@@ -11,9 +11,9 @@ Against = Literal["all", "least"]
 """Of CCR: which keys attended content is compared with, all or the half that is attended least; see
 `xattn.losses.constraints.ccr_loss`."""
 PartnerSource = Literal["hard", "random", "sentence"]
-"""Which pair's fragments are swapped in; see `xattn.losses.constraints.swap_partners`."""
+"""Which pair's fragments are swapped in; see `xattn.losses.swaps.swap_partners`."""
 SwapSource = Literal["hard", "random", "sentence", "batch", "substitute"]
-"""Where swapped queries come from: a pair; with `batch` all of the batch, see `xattn.losses.batch_swaps`; with
+"""Where swapped queries come from: a pair; with `batch` all of the batch, see `xattn.losses.swaps`; with
 `substitute` the same caption with another word in the query's place, see `xattn.data.substitutes`."""
 Negatives = Literal["hardest", "all"]
 """Which negatives the ranking loss compares with; see `xattn.losses.ranking.hinge_ranking_loss`."""

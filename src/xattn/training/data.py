@@ -76,5 +76,6 @@ def prepare_data(
         words = Vocabulary.build(split.captions + (dev.captions if dev else []), config.min_count)
     else:
         words = Vocabulary.load(Path(vocabulary))
+    train_captions = EncodedCaptions(split, words, text)  # before those of dev: of two mistakes it is the first to mend
     dev_captions = EncodedCaptions(dev, words, text) if dev else None
-    return TrainingData(split, EncodedCaptions(split, words, text), dev, dev_captions, words, text)
+    return TrainingData(split, train_captions, dev, dev_captions, words, text)

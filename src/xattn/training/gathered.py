@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from xattn.models.fragments import Fragments
@@ -15,10 +16,13 @@ class GatheredBatch(NamedTuple):
     images: Fragments
     """Those of all processes where regions of others are needed, and otherwise only this process's own."""
     captions: Fragments
-    tokens: Tensor
-    image_ids: Tensor
+    """Of all processes."""
+    tokens: Int[Tensor, "pairs words"]
+    image_ids: Int[Tensor, "pairs"]
     pairs: int
+    """How many all processes have."""
     own: slice
+    """Which of them are this process's."""
     own_images: Fragments
     own_captions: Fragments
 
@@ -27,11 +31,20 @@ def gathered(
     process_group: ProcessGroup,
     images: Fragments,
     captions: Fragments,
-    tokens: Tensor,
-    image_ids: Tensor,
+    tokens: Int[Tensor, "own words"],
+    image_ids: Int[Tensor, "own"],
     needs_images: bool,
 ) -> GatheredBatch:
-    """The pairs of all processes; `needs_images`: their images, too."""
+    """The pairs of all processes, from those of each; with gradient.
+
+    Args:
+        process_group: the processes.
+        images: of this process's pairs.
+        captions: of this process's pairs, padded alike on all.
+        tokens: the captions' token ids.
+        image_ids: equal for siblings.
+        needs_images: whether images of other processes are needed, too.
+    """
     if process_group.world_size == 1:
         return GatheredBatch(images, captions, tokens, image_ids, len(tokens), slice(0, len(tokens)), images, captions)
     n = int(process_group.all_reduce(torch.tensor(len(tokens), device=tokens.device)))

@@ -9,9 +9,9 @@ from torch import Tensor
 from xattn.attention.attention import Attention
 from xattn.data.substitutes import Substitutes, draw_substitutes, find_substitutes
 from xattn.data.vocabulary import PAD
-from xattn.losses.batch_swaps import draw_swaps, of_other_images
-from xattn.losses.constraints import Hinges, ccs_hinges, different_words, swap_partners
+from xattn.losses.constraints import Hinges, ccs_hinges
 from xattn.losses.options import PartnerSource
+from xattn.losses.swaps import different_words, draw_swaps, of_other_images, swap_partners
 from xattn.models.base import MatchingModel
 from xattn.models.config import Direction
 from xattn.models.fragments import select_rows
