@@ -5,7 +5,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-slow lint docs benchmark clean
 
-demo: $(INSTALLED)  ## Render scenes, train SCAN without and with the constraints, compare, draw (two to six minutes on 2 cores)
+demo: $(INSTALLED)  ## Render scenes, train SCAN without and with the constraints, compare, draw (three to seven minutes on 2 cores)
 	$(VENV)/bin/xattn demo --out demo
 
 test: $(INSTALLED)  ## All fast tests

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from xattn.data.prepare.features.pretrained import loading, weights_digest
 from xattn.models.config import WordsConfig
 from xattn.models.subwords import MOST, Subwords
 from xattn.models.word_states import word_states
 from xattn.runtime.errors import InputError
+from xattn.runtime.pretrained import loading, weights_digest
 
 LONGEST = 512
 """The most sub-words that are read at once, also by models that have no limit."""

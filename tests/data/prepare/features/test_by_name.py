@@ -13,9 +13,10 @@ from xattn.data.prepare.features.backbone import Backbone, identity_of
 from xattn.data.prepare.features.by_name import backbone_by_name, detector_by_name
 from xattn.data.prepare.features.detector import Detector, detected_regions
 from xattn.data.prepare.features.map_backbone import MapBackbone, timm_map_backbone
-from xattn.data.prepare.features.pretrained import as_pixels, unique_names, weights_digest
+from xattn.data.prepare.features.pretrained import as_pixels, unique_names
 from xattn.data.prepare.features.torchvision_detector import TorchvisionDetector
 from xattn.runtime.errors import InputError
+from xattn.runtime.pretrained import weights_digest
 
 IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 40, 60)) / 255).float()
 BOXES = torch.tensor([[0.0, 0.0, 60.0, 40.0], [0.0, 0.0, 30.0, 20.0], [31.0, 5.0, 59.0, 39.0]])

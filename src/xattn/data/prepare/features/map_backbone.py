@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xattn.data.prepare.features.pooling import pool_boxes
-from xattn.data.prepare.features.pretrained import loading, weights_digest
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
+from xattn.runtime.pretrained import loading, weights_digest
 
 FeatureMap = Float[Tensor, "dim rows columns"]
 

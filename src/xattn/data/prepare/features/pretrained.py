@@ -1,26 +1,11 @@
-"""What networks from other libraries have in common here: told apart by their weights, and refused with a sentence."""
+"""What detectors and backbones from other libraries take and give, in the form of this package."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
-
-from xattn.runtime.errors import InputError
-
-
-def weights_digest(network: nn.Module, digits: int = 8) -> str:
-    """Hexadecimal digits, at most 64, of a SHA-256 of a network's weights: the same for the same ones, wherever they
-    lie.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:digits]
+from torch import Tensor
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -37,23 +22,3 @@ def unique_names(names: Sequence[str]) -> list[str]:
 def as_pixels(image: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width 3"]:
     """The eight bits a channel that an image of values from 0 to 1 was made of."""
     return (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-
-@contextmanager
-def loading(source: str, name: str, package: str) -> Iterator[None]:
-    """Turn what goes wrong while `source:name` is loaded into a sentence.
-
-    Raises:
-        InputError: the package is missing or does not work, or it has no such model and cannot fetch it.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{source}:{name} needs the package {error.name}: pip install 'xattn[{package}]' installs it"
-        ) from error
-    except (ImportError, OSError, RuntimeError, ValueError, LookupError, AttributeError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{source}:{name} cannot be loaded: {said[:300]}") from error

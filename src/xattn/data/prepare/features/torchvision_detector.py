@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xattn.data.prepare.features.detector import Detections
-from xattn.data.prepare.features.pretrained import loading, unique_names, weights_digest
+from xattn.data.prepare.features.pretrained import unique_names
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
+from xattn.runtime.pretrained import loading, weights_digest
 
 
 class TorchvisionDetector:

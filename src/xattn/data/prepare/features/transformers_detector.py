@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xattn.data.prepare.features.detector import Detections
-from xattn.data.prepare.features.pretrained import as_pixels, loading, unique_names, weights_digest
+from xattn.data.prepare.features.pretrained import as_pixels, unique_names
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
+from xattn.runtime.pretrained import loading, weights_digest
 
 LEAST_SCORE = 0.01
 """Detections of a lower score are not looked at; there are always more that are surely nothing."""
