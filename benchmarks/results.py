@@ -1,5 +1,6 @@
 """Write the tables of `docs/results.md` again from the records under `results/`: `python benchmarks/results.py`."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from statistics import fmean
 
 from xattn.comparison.comparison import Comparison, Row, figures
 from xattn.comparison.experiment import compared_folder
-from xattn.comparison.statistics import paired_difference
+from xattn.comparison.statistics import Difference, paired_difference
 from xattn.comparison.table import NOTHING, difference_text, markdown, summary_text
 from xattn.runs.config import RunConfig, flattened
 
@@ -43,7 +44,7 @@ def gains(comparison: Comparison) -> str:
 def averaged(comparison: Comparison) -> str:
     """The difference of each constraint set in the mean over the models.
 
-    Of all of them, and, if they are more than two, of all but the one in which both constraints change rsum most. A
+    Of all of them, and, where the base of some has collapsed, of the others: only there is a difference a gain. A
     seed's figure is the mean over the models, a model's the mean over the directions in which it attends, so that the
     interval is over seeds as in the other tables. Seeds that some row lacks are left out.
     """
@@ -54,17 +55,20 @@ def averaged(comparison: Comparison) -> str:
     rows = [row for each in by_set.values() for row in each.values()]
     seeds = sorted(set.intersection(*({*row.records} for row in rows)))
     models = list(by_set["none"])
-    most = max(models, key=lambda model: abs(by_set["both"][model].differences["rsum"].mean))
-    groups = [(f"all {len(models)}", models), (f"without {most}", [model for model in models if model != most])]
+    collapsed = [model for model in models if by_set["none"][model].collapsed]
+    groups = [(f"all {len(models)}", models)]
+    if collapsed:
+        groups.append((f"without {', '.join(collapsed)}", [model for model in models if model not in collapsed]))
     attention = _ATTENTION if all(row.directions for row in rows) else {}
     lines = []
-    for what, chosen in groups if len(models) > 2 else groups[:1]:
+    for what, chosen in groups:
+        is_rescue = bool({*chosen} & {*collapsed})
         base = {
             name: _averages([by_set["none"][model] for model in chosen], seeds, name) for name in ("rsum", *attention)
         }
         for name in ("ccr", "ccs", "both"):
             members = [by_set[name][model] for model in chosen]
-            found = [paired_difference(_averages(members, seeds, figure), base[figure]) for figure in base]
+            found = [_difference(_averages(members, seeds, figure), base[figure], is_rescue) for figure in base]
             lines.append(
                 [
                     what,
@@ -74,6 +78,11 @@ def averaged(comparison: Comparison) -> str:
                 ]
             )
     return _table(["models", "constraints", "n", "rsum", *attention.values()], lines)
+
+
+def _difference(values: dict[int, float], base: dict[int, float], is_rescue: bool) -> Difference | None:
+    found = paired_difference(values, base)
+    return found and dataclasses.replace(found, is_rescue=is_rescue)
 
 
 def _averages(rows: Sequence[Row], seeds: Iterable[int], name: str) -> dict[int, float]:

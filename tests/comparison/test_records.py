@@ -7,7 +7,7 @@ import pytest
 
 from compared_records import DATA, failed, made_record
 from xattn.comparison.comparison import completed
-from xattn.comparison.records import read_record, read_records, write_record
+from xattn.comparison.records import at_best_epoch, read_record, read_records, write_record
 from xattn.runs.config import RunConfig, flattened
 from xattn.runs.presets import DESCRIPTIONS, preset
 from xattn.runtime.errors import InputError
@@ -47,6 +47,16 @@ def test_of_a_record_of_an_older_form_it_is_not_known_whether_the_run_collapsed(
     assert read_record(path).collapsed is None
 
 
+def test_a_record_without_figures_of_its_best_epoch_says_so():
+    with pytest.raises(InputError) as caught:
+        at_best_epoch(made_record())
+    assert str(caught.value) == (
+        "the record scan-t2i-avg_none_seed0 has no figures of the epoch that was best on dev: its data has no dev "
+        "split, or it was written before they were measured"
+    )
+    assert at_best_epoch(failed()) == failed()
+
+
 def test_writing_again_replaces(tmp_path):
     write_record(made_record(rsum=1.0), tmp_path)
     write_record(made_record(rsum=2.0), tmp_path)
@@ -62,6 +72,8 @@ def test_writing_again_replaces(tmp_path):
         ({"format": None}, 'expected a record with "format": 3, as `xattn compare` writes it'),
         ({"colour": "red"}, "expected exactly the fields of a record, but these are missing or unknown: colour"),
         ({"collapsed": "no"}, 'expected collapsed to be true, false or null, found "no"'),
+        ({"best": {"retrieval": None}}, "expected best.epoch to be a whole number, found null"),
+        ({"best": {"epoch": 1, "retrieval": None}}, "expected best.retrieval to be an object, found null"),
         ({"seed": "1"}, 'expected seed to be a whole number, found "1"'),
         ({"state": "begun"}, 'expected state to be finished or failed, found "begun"'),
         ({"model": None}, "expected model to be text, found null"),

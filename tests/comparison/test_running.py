@@ -18,9 +18,10 @@ import torch
 
 from waiting import LONGEST_WAIT
 from xattn.comparison import running
+from xattn.comparison.comparison import compared
 from xattn.comparison.experiment import compare, compared_folder, planned_trials, records_in, seconds_left
 from xattn.comparison.grid import Grid, grid_trials
-from xattn.comparison.records import read_record, write_record
+from xattn.comparison.records import at_best_epoch, read_record, write_record
 from xattn.comparison.running import hold, main, run_trials
 from xattn.comparison.table import as_dict
 from xattn.comparison.trial import Task, is_collapsed, read_task, run_trial, write_task
@@ -104,12 +105,37 @@ def test_every_trial_leaves_a_run_and_a_record(finished, tiny_data):
         assert record.dev["retrieval"]["rsum"] == pytest.approx(dev.retrieval.rsum, abs=1e-5)
         assert record.dev["attention"]["t2i"]["f1"] == pytest.approx(dev.attention["t2i"].f1, abs=1e-5)
         assert record.log["epoch"] == [1, 2]
+        assert record.best["epoch"] == 1 + record.log["dev_rsum"].index(max(record.log["dev_rsum"]))
         assert len(record.log["spread"]) == 2
         assert record.collapsed is False
         assert record.log["dev_rsum"][-1] == pytest.approx(dev.retrieval.rsum, abs=0.01)
         assert ("ccr_t2i_active" in record.log) == (record.constraints == "both")
         assert (record.about["threads"], record.about["processes"]) == (max(1, running._all_threads() // 2), 1)
         assert (finished / "records" / f"{record.trial}.json").stat().st_size < 20_000
+
+
+def test_the_epoch_that_was_best_on_dev_is_measured_with_its_own_weights(finished, tiny_data, tmp_path):
+    """The log says that it was the first, and its weights are those of another run."""
+    first, other = (record.trial for record in records_in(finished)[:2])
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    folder = out / "runs" / first
+    shutil.copy(out / "runs" / other / "weights.safetensors", folder / "best.safetensors")
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    entries[0]["dev"]["rsum"] = 599.0
+    (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    record = run_trial(read_task(out / "trials" / first))
+    assert record.best["epoch"] == 1
+    expected = evaluate(load_run(out / "runs" / other), tiny_data, "test")
+    assert record.best["retrieval"]["rsum"] == pytest.approx(expected.retrieval.rsum, abs=1e-5)
+    assert record.best["attention"]["t2i"]["uniform"]["f1"] == pytest.approx(expected.attention["t2i"].f1, abs=1e-5)
+    assert record.retrieval["rsum"] != record.best["retrieval"]["rsum"]
+    best = at_best_epoch(record)
+    assert best.retrieval == record.best["retrieval"]
+    assert best.attention == record.best["attention"]
+    assert best.dev == record.best["dev"]
+    assert compared([record], "best").rows[0].summaries["rsum"].mean == record.best["retrieval"]["rsum"]
+    assert read_record(out / "records" / f"{first}.json") == record
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,8 @@ def test_the_table_as_it_is_printed(capsys):
     assert "[+4.0, +7.2] ▲" in shown
     assert "scan-t2i-avg_both_seed1   the loss is no longer finite" in shown
     text = " ".join(shown.split())
-    assert "test split of scenes (fingerprint 0123456789abcdef): 20 images, 100 captions." in text
+    assert "test split of scenes (fingerprint 0123456789abcdef): 20 images, 100 captions;" in text
+    assert "of each run the last epoch." in text
     assert "95% interval by Student's t over the seeds; ▲ better and ▼ worse only where it excludes zero" in text
     assert "Made by xattn 0.1.0 with torch 2.13.0, threads of a trial: 1, processes: 1." in text
 
@@ -361,7 +362,8 @@ def test_a_collapse_is_marked_in_every_table(tmp_path, capsys):
     print_comparison(comparison)
     printed = capsys.readouterr().out
     assert "[collapsed: 1 of 3 seeds]" in printed
-    assert "a rescue and no gain. Of 1 of 10 records it is not known." in " ".join(printed.split())
+    said = " ".join(printed.split())
+    assert "a rescue and no gain, whatever its interval. This is not known of 1 of 10 records." in said
     markdown, table, values = (path.read_text(encoding="utf-8") for path in write_tables(comparison, tmp_path))
     assert "| sgraf-sgr + CCR [collapsed] |" in markdown
     lines = {
@@ -372,6 +374,27 @@ def test_a_collapse_is_marked_in_every_table(tmp_path, capsys):
     assert lines["scan-t2i-avg", "ccr"] == ("0", "1")
     assert lines["sgraf-sgr", "ccr"] == ("1", "")
     assert json.loads(values)["rows"][0]["collapsed"] == [True, False, None]
+
+
+def test_a_difference_to_a_collapsed_base_is_called_no_gain(tmp_path):
+    """Its interval excludes zero, and would be a gain if the base had learned."""
+    gain = compared(THREE).rows[1].differences["rsum"]
+    assert (gain.verdict, difference_text(gain, 1)) == ("better", "+5.6 [+4.0, +7.2] ▲")
+    records = [
+        dataclasses.replace(record, collapsed=record.constraints == "none" and record.seed == 1) for record in THREE
+    ]
+    comparison = compared(records)
+    rescue = comparison.rows[1].differences["rsum"]
+    assert (rescue.verdict, difference_text(rescue, 1)) == ("rescue", "+5.6 [+4.0, +7.2] (rescue)")
+    _, table, values = write_tables(comparison, tmp_path)
+    lines = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
+    assert {line["verdict"] for line in lines if line["difference"]} == {"rescue"}
+    assert json.loads(values.read_text(encoding="utf-8"))["rows"][1]["figures"]["rsum"]["difference"]["verdict"] == (
+        "rescue"
+    )
+    # A collapsed seed that has no partner is in no pair.
+    alone = [record for record in records if record.constraints == "none" or record.seed != 1]
+    assert compared(alone).rows[1].differences["rsum"].verdict != "rescue"
 
 
 def test_nothing_is_said_of_collapses_where_none_is_known(capsys):

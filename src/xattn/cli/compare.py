@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xattn.cli.printing import print_line
-from xattn.runs.config import ConstraintSet
+from xattn.runs.config import ConstraintSet, WhichWeights
 from xattn.runs.presets import Settings
 from xattn.runtime.errors import InputError
 
@@ -49,6 +49,8 @@ class Compare:
     """How much a region must overlap an annotated box to be relevant to its words."""
     vocabulary: Path | None = None
     """A vocabulary in the published JSON format; by default each run builds one from the captions."""
+    epoch: WhichWeights = "last"
+    """Which epoch of each run is compared: the last, or the one with the best rsum on dev."""
     jobs: int = 1
     """How many trials run at a time; the threads are shared out among them."""
     launch: str = ""
@@ -68,7 +70,7 @@ class Compare:
         if self.records is not None:
             if self.data is not None:
                 raise InputError("compare takes --data to train, or --records to train nothing, but not both")
-            comparison = compared_folder(self.records)
+            comparison = compared_folder(self.records, self.epoch)
         else:
             if self.data is None or self.out is None:
                 raise InputError("compare needs --data and --out, or --records alone")
@@ -85,6 +87,7 @@ class Compare:
                 on_plan=self._print_plan,
                 on_record=_print_record,
                 dry_run=self.dry_run,
+                epoch=self.epoch,
             )
             if comparison is None:
                 return

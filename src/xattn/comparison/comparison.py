@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
+from xattn.comparison.collapse import has_collapsed
 from xattn.comparison.grid import CONSTRAINT_SECTIONS
-from xattn.comparison.records import RECALLS, SIDES, Record
+from xattn.comparison.records import RECALLS, SIDES, Record, at_best_epoch
 from xattn.comparison.statistics import Difference, Summary, paired_difference, summary
 from xattn.data.identity import is_same_data
 from xattn.models.config import ModelConfig
-from xattn.runs.config import RunConfig, flattened
+from xattn.runs.config import RunConfig, WhichWeights, flattened
 from xattn.runs.folder import CONSTRAINTS_NAMES
 from xattn.runs.presets import DESCRIPTIONS
 from xattn.runtime.errors import InputError
@@ -60,7 +61,7 @@ class Row:
     @property
     def collapsed(self) -> list[int]:
         """The seeds whose training ended with equal scores."""
-        return [seed for seed, record in self.records.items() if record.collapsed]
+        return [seed for seed, record in self.records.items() if has_collapsed(record)]
 
     @property
     def mark(self) -> str:
@@ -92,6 +93,8 @@ class Comparison:
     data: dict[str, Any]
     """See `DataIdentity`."""
     iou: float
+    epoch: WhichWeights = "last"
+    """Whether the figures are of the last epoch of each run or of the one that was best on dev."""
 
     @property
     def records(self) -> list[Record]:
@@ -109,15 +112,23 @@ class Comparison:
         return [row for row in self.rows if row.ensemble_of]
 
 
-def compared(records: Sequence[Record]) -> Comparison:
+def compared(records: Sequence[Record], epoch: WhichWeights = "last") -> Comparison:
     """Put records into rows and compare each row with its base over the seeds that both have.
 
     A row holds the records that differ in the seed alone. Its base has the same model and configuration but for the
     constraints: no constraint set, and whatever the sections of the constraints say.
 
+    Args:
+        records: finished and failed ones.
+        epoch: `last`, or `best` to compare each run's epoch with the best rsum on dev; ensembles, which have none, are
+            left out then.
+
     Raises:
-        InputError: there is no record; they are of different data, splits or overlaps; or two are of one trial.
+        InputError: there is no record; they are of different data, splits or overlaps; two are of one trial; or one has
+            no figures of its best epoch.
     """
+    if epoch == "best":
+        records = [at_best_epoch(record) for record in records if not record.ensemble_of]
     if not records:
         raise InputError("there is no record to compare")
     first = records[0]
@@ -133,7 +144,8 @@ def compared(records: Sequence[Record]) -> Comparison:
         found.setdefault(key, []).append(record)
     rows = {key: _row(key, members, _differing(key, found)) for key, members in found.items()}
     done = [_with_base(row, rows.get(key._replace(constraints=BASE, own=()))) for key, row in rows.items()]
-    return Comparison(sorted(done, key=_order), sorted(failed, key=lambda record: record.trial), first.data, first.iou)
+    failed = sorted(failed, key=lambda record: record.trial)
+    return Comparison(sorted(done, key=_order), failed, first.data, first.iou, epoch)
 
 
 def figures(record: Record) -> dict[str, float]:
@@ -203,7 +215,8 @@ def _with_base(row: Row, base: Row | None) -> Row:
         if name in base.summaries:
             values, bases = ({seed: one[name] for seed, one in each.items()} for each in (mine, theirs))
             if (difference := paired_difference(values, bases)) is not None:
-                differences[name] = difference
+                is_rescue = bool(row.records.keys() & set(base.collapsed))
+                differences[name] = dataclasses.replace(difference, is_rescue=is_rescue)
     return dataclasses.replace(row, base=base, differences=differences)
 
 

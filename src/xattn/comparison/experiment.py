@@ -12,6 +12,7 @@ from xattn.comparison.records import Record, read_records
 from xattn.comparison.running import RecordCallback, run_trials
 from xattn.comparison.trial import Task
 from xattn.data.identity import DataIdentity, data_identity
+from xattn.runs.config import WhichWeights
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
@@ -45,6 +46,7 @@ def compare(
     on_record: RecordCallback = lambda *_: None,
     progress: ProgressCallback | None = None,
     dry_run: bool = False,
+    epoch: WhichWeights = "last",
 ) -> Comparison | None:
     """Run the trials of a grid that have no finished record yet, and compare all records of the folder.
 
@@ -63,6 +65,7 @@ def compare(
         on_record: called when a trial is finished or has failed.
         progress: called as trials end; by default it is shown on stderr, see `progress_bars`.
         dry_run: only plan.
+        epoch: which epoch of each run the tables compare, see `compared`.
 
     Returns:
         All records of the folder compared, those of earlier grids among them; None for a dry run.
@@ -87,7 +90,7 @@ def compare(
     ]
     with progress_bars(progress) as shown_on:
         run_trials(tasks, jobs, launch, on_record, shown_on)
-    return compared(records_in(out))
+    return compared(records_in(out), epoch)
 
 
 def records_in(out: Path | str) -> list[Record]:
@@ -96,7 +99,7 @@ def records_in(out: Path | str) -> list[Record]:
     return read_records(folder) if folder.is_dir() else []
 
 
-def compared_folder(records: Path | str) -> Comparison:
+def compared_folder(records: Path | str, epoch: WhichWeights = "last") -> Comparison:
     """Compare the records of a folder: that of a comparison, its `records`, or any other that holds them.
 
     Raises:
@@ -107,7 +110,7 @@ def compared_folder(records: Path | str) -> Comparison:
     found = read_records(folder)
     if not found:
         raise InputError(f"{folder}: holds no records (*.json)")
-    return compared(found)
+    return compared(found, epoch)
 
 
 def planned_trials(

@@ -68,6 +68,9 @@ class Record:
     dev: dict[str, Any] | None = None
     """`retrieval` and `attention` (by direction, the report at the uniform threshold) of dev; None where there is
     none."""
+    best: dict[str, Any] | None = field(default=None, metadata={BEFORE: None})
+    """`epoch`, that of the best rsum on dev, and `retrieval`, `attention` and `dev` of its weights; None where there is
+    no dev, for an ensemble, and in records of versions that measured the last weights alone."""
     log: dict[str, list] = field(default_factory=dict)
     """A list for each quantity with a value for each epoch, `epoch` among them."""
     collapsed: bool | None = field(default=None, metadata={BEFORE: None})
@@ -128,6 +131,22 @@ def _attention_summary(metrics: AttentionMetrics, threshold: float | None) -> di
 def _phrases(phrases: PhraseReports, direction: Direction) -> dict[str, Any]:
     """The reports of a direction, the rules that read no word among them."""
     return {"phrases": phrases[direction] | phrases.get(WORD_BLIND, {})} if direction in phrases else {}
+
+
+def at_best_epoch(record: Record) -> Record:
+    """The record with the figures of the epoch that was best on dev in place of those of the last.
+
+    Raises:
+        InputError: it does not have them.
+    """
+    if record.state == "failed":
+        return record
+    if record.best is None:
+        raise InputError(
+            f"the record {record.trial} has no figures of the epoch that was best on dev: its data has no dev split, "
+            "or it was written before they were measured"
+        )
+    return dataclasses.replace(record, **{name: record.best[name] for name in ("retrieval", "attention", "dev")})
 
 
 def record_path(folder: Path, trial: str) -> Path:
@@ -198,6 +217,9 @@ def _check(record: shapes.Value) -> None:
     record["collapsed"].expect(lambda value: value is None or isinstance(value, bool), "true, false or null")
     if state == "finished":
         _check_figures(record)
+        if record["best"].expect(lambda value: value is None or isinstance(value, dict), "an object or null"):
+            record["best"]["epoch"].expect(is_whole, "a whole number")
+            _check_figures(record["best"])
         n_epochs = len(record.content["log"].get("epoch", []))
         for name in record.content["log"]:
             record["log"][name].expect(shapes.is_numbers, "a list of numbers")

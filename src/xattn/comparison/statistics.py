@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 ROUNDING = 2e-6
 """Records have six digits after the point: a value is off by up to 5e-7, so two differences that are truly equal may be
 2e-6 apart."""
-Verdict = Literal["better", "worse", ""]
+Verdict = Literal["better", "worse", "rescue", ""]
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,14 @@ class Difference:
     high: float | None
     n: int
     """Pairs."""
+    is_rescue: bool = False
+    """Whether some base of its pairs is of a run that has not learned: whatever the interval, this is no gain."""
 
     @property
     def verdict(self) -> Verdict:
-        """`better` or `worse` only where the interval excludes zero."""
+        """`better` or `worse` only where the interval excludes zero; `rescue` whatever it says."""
+        if self.is_rescue:
+            return "rescue"
         if self.low is None or self.high is None:
             return ""
         return "better" if self.low > 0 else "worse" if self.high < 0 else ""

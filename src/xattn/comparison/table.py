@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xattn.comparison.collapse import has_collapsed
 from xattn.comparison.comparison import BY_WORDS, COLLAPSED, Comparison, Row, figures
 from xattn.comparison.phrases import PHRASE_COLUMNS, about_phrases, word_blind_rows
 from xattn.comparison.statistics import CONFIDENCE, Difference, Summary
@@ -23,7 +24,7 @@ from xattn.runtime.printable import printable, printable_lines
 
 FAILED = "Failed"
 BETTER, WORSE, NOTHING = "▲", "▼", "-"
-_MARKS = {"better": f" {BETTER}", "worse": f" {WORSE}", "": ""}
+_MARKS = {"better": f" {BETTER}", "worse": f" {WORSE}", "rescue": " (rescue)", "": ""}
 RETRIEVAL = {
     "image_to_text.r1": "i→t R@1",
     "image_to_text.r5": "i→t R@5",
@@ -36,6 +37,7 @@ RETRIEVAL = {
 UNIFORM = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "AP", "pointing": "pointing"}
 CHOSEN = {"chosen_precision": "precision", "chosen_recall": "recall", "chosen_f1": "F1"}
 """By the name of a figure, its column; recalls are percentages, attention is in [0, 1]."""
+_EPOCHS = {"last": "of each run the last epoch", "best": "of each run the epoch with the best rsum on dev"}
 _AT_DEVS = " at the threshold chosen on dev"
 
 
@@ -75,7 +77,7 @@ def legend(comparison: Comparison) -> list[str]:
     """The data, the settings and how to read the table, a few sentences per line."""
     data, records = comparison.data, comparison.records
     on = f"{data['split']} split of {data['folder']} (fingerprint {data['fingerprint']})"
-    lines = [f"{on}: {data['images']} images, {data['captions']} captions."]
+    lines = [f"{on}: {data['images']} images, {data['captions']} captions; {_EPOCHS[comparison.epoch]}."]
     if not records:
         return [*lines, "No trial is finished."]
     is_spread = any(len(row.records) > 1 for row in comparison.rows)
@@ -129,11 +131,12 @@ def _about_collapse(comparison: Comparison) -> list[str]:
     """Nothing where no run has collapsed as far as is known."""
     if not any(row.mark for row in comparison.rows):
         return []
-    unknown = sum(record.collapsed is None for record in comparison.records)
-    rest = f" Of {unknown} of {len(comparison.records)} records it is not known." if unknown else ""
+    unknown = sum(has_collapsed(record) is None for record in comparison.records)
+    rest = f" This is not known of {unknown} of {len(comparison.records)} records." if unknown else ""
     return [
         f"[{COLLAPSED}]: at the end of the training all scores were alike, so that the figures are not those of a "
-        f"model that has learned; a difference to a collapsed base is a rescue and no gain.{rest}"
+        "model that has learned; a difference to a collapsed base is a rescue and no gain, whatever its interval."
+        f"{rest}"
     ]
 
 
@@ -230,13 +233,15 @@ def summary_text(summary: Summary | None, places: int) -> str:
 
 
 def difference_text(difference: Difference | None, places: int) -> str:
-    """`+5.6 [+4.0, +7.2] ▲`, or the difference alone where there is no interval."""
+    """`+5.6 [+4.0, +7.2] ▲`, or the difference alone where there is no interval; `(rescue)` in place of a mark where a
+    base has collapsed.
+    """
     if difference is None:
         return NOTHING
     text = f"{difference.mean:+z.{places}f}"
-    if difference.low is None or difference.high is None:
-        return text
-    return f"{text} [{difference.low:+z.{places}f}, {difference.high:+z.{places}f}]{_MARKS[difference.verdict]}"
+    if difference.low is not None and difference.high is not None:
+        text += f" [{difference.low:+z.{places}f}, {difference.high:+z.{places}f}]"
+    return text + _MARKS[difference.verdict]
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -316,6 +321,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
     return {
         "data": comparison.data,
         "iou": comparison.iou,
+        "epoch": comparison.epoch,
         "interval": f"{CONFIDENCE:.0%}, Student's t over paired seeds",
         "rows": [_row(row) for row in comparison.rows],
         "failed": [{"trial": record.trial, "reason": record.reason} for record in comparison.failed],
@@ -345,14 +351,14 @@ def _row(row: Row) -> dict[str, Any]:
         "constraints": row.constraints,
         "ensemble_of": list(row.ensemble_of),
         "seeds": list(seeds),
-        "collapsed": [record.collapsed for record in row.records.values()],
+        "collapsed": [has_collapsed(record) for record in row.records.values()],
         "figures": values,
     }
 
 
 def _collapsed(row: Row) -> int | None:
     """Of how many seeds; None where that is known of none."""
-    return None if all(record.collapsed is None for record in row.records.values()) else len(row.collapsed)
+    return None if all(has_collapsed(record) is None for record in row.records.values()) else len(row.collapsed)
 
 
 def _fields(row: Row) -> str:

@@ -28,7 +28,7 @@ from xattn.data.reader import split_names
 from xattn.evaluation.evaluate import evaluate_all
 from xattn.evaluation.options import EvaluationOptions
 from xattn.models.config import Direction
-from xattn.runs.config import RunConfig, read_configuration, write_configuration
+from xattn.runs.config import RunConfig, WhichWeights, read_configuration, write_configuration
 from xattn.runs.folder import ABOUT, LOG, WEIGHTS, load_run
 from xattn.runtime import atomic
 from xattn.runtime import json_shapes as shapes
@@ -157,24 +157,41 @@ def run_trial(task: Task, on_epoch: EpochCallback | None = None) -> Record:
     figures = _figures(task, folders)
     collapses = [is_collapsed(folder / LOG) for folder in folders]
     collapsed = True in collapses or (None if None in collapses else False)
-    log, training = {}, 0.0
+    log, best, training = {}, None, 0.0
     if not task.trial.members:
         log, training = log_columns(task.run_folder / LOG), _training_seconds(task.run_folder)
+        best = _figures_at_best(task, log, figures)
     seconds = {"training": training, "measuring": round(time.perf_counter() - started, 2)}
-    record = Record(**_described(task), **figures, log=log, collapsed=collapsed, seconds=seconds, about=versions())
+    record = Record(
+        **_described(task), **figures, best=best, log=log, collapsed=collapsed, seconds=seconds, about=versions()
+    )
     if is_first():
         write_record(record, task.out / "records")
     return record
 
 
-def _figures(task: Task, folders: list[Path]) -> dict[str, Any]:
+def _figures(task: Task, folders: list[Path], which: WhichWeights = "last") -> dict[str, Any]:
     """The figures of the run, or of the ensemble, on the measured split and on dev; each split is encoded once."""
-    runs = [load_run(folder, best_device()) for folder in folders]
+    runs = [load_run(folder, best_device(), which) for folder in folders]
     names = dict.fromkeys([task.identity.split, *({"dev"} & set(split_names(task.data)))])
     options = EvaluationOptions((task.iou,))
     measured = {name: evaluate_all(runs, task.data, name, options)[-1] for name in names}
     of_split = measured[task.identity.split]
     return record_figures(of_split, measured.get("dev"), of_split.phrases)
+
+
+def _figures_at_best(task: Task, log: dict[str, list], last: dict[str, Any]) -> dict[str, Any] | None:
+    """The same of the epoch that was best on dev, without the curve and the histogram; None where there is no dev."""
+    values = [value for value in log.get("dev_rsum", []) if value is not None]
+    if not values:
+        return None
+    epoch = log["epoch"][log["dev_rsum"].index(max(values))]
+    figures = last if epoch == log["epoch"][-1] else _figures(task, [task.run_folder], "best")
+    attention = {
+        direction: {name: part for name, part in summary.items() if name not in ("curve", "histogram")}
+        for direction, summary in (figures["attention"] or {}).items()
+    }
+    return {"epoch": epoch, **figures, "attention": attention or None}
 
 
 def failed_record(task: Task, reason: str) -> Record:
