@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint docs benchmark clean
+# The packages whose annotated shapes a test run checks at every call, which takes half as long again.
+SHAPES := --jaxtyping-packages=xattn,beartype.beartype
+
+.PHONY: demo test test-shapes test-slow lint docs benchmark clean
 
 demo: $(INSTALLED)  ## Render scenes, train SCAN without and with the constraints, compare, draw (three to seven minutes on 2 cores)
 	$(VENV)/bin/xattn demo --out demo
 
 test: $(INSTALLED)  ## All fast tests
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto -m "not slow"
+
+test-shapes: $(INSTALLED)  ## The tests of the numerics once more, with every shape in a signature checked
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto -m "not slow" $(SHAPES) tests/attention tests/losses tests/metrics tests/models
 
 test-slow: $(INSTALLED)  ## The tests that take longer
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto -m slow

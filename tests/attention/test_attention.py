@@ -21,7 +21,7 @@ ADVICE = (
 
 @contextmanager
 def shapes_unchecked():
-    """As users run it: in the tests, jaxtyping would refuse wrong shapes before the package can."""
+    """As users run it: `make test-shapes` would refuse wrong shapes before the package can."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
