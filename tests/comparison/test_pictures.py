@@ -8,6 +8,7 @@ from PIL import Image
 
 from compared_records import made_record
 from xattn.comparison.comparison import compared
+from xattn.comparison.epoch_picture import epoch_picture
 from xattn.comparison.pictures import (
     draw_all,
     gains_picture,
@@ -149,6 +150,27 @@ def test_without_dev_the_loss_is_drawn():
     (left, *_) = drawn(training_picture(compared(bare)).axes)
     assert left.get_ylabel() == "training loss of a pair"
     assert list(left.lines[0].get_ydata()) == [0.4, 0.3]
+
+
+def test_epochs_are_a_path_of_retrieval_against_attention():
+    """By hand: the mean of two seeds; an epoch that one of them lacks is no point."""
+    logs = {
+        0: {"epoch": [1, 2, 3], "dev_rsum": [100.0, 200.0, 210.0], "dev_t2i_average_precision": [0.3, 0.5, 0.4]},
+        1: {"epoch": [1, 2, 3], "dev_rsum": [120.0, 220.0, None], "dev_t2i_average_precision": [0.5, 0.3, None]},
+    }
+    records = [
+        made_record(constraints=constraints, seed=seed, log=logs[seed])
+        for constraints in ("none", "both")
+        for seed in logs
+    ]
+    figure = epoch_picture(compared(records))
+    assert titles(figure) == ["scan-t2i-avg, t2i, n = 2 seeds"]
+    (axes,) = drawn(figure.axes)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("rsum on dev (percentage points)", "average precision on dev")
+    assert [np.array(line.get_xydata()).tolist() for line in axes.lines] == [[[110.0, 0.4], [210.0, 0.4]]] * 2
+    assert [text.get_text() for text in axes.texts] == ["1", "2"] * 2
+    assert legend_of(figure)[0] == ["alone", "+ CCR + CCS"]
+    assert epoch_picture(compared(RECORDS)) is None
 
 
 def test_what_there_are_no_figures_for_is_not_drawn():

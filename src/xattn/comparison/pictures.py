@@ -1,9 +1,10 @@
-"""The pictures of a comparison: precision and recall, gains, weights and training, a panel for each model."""
+"""The pictures of a comparison: precision and recall, gains, weights and training, a panel for each model. That of the
+epochs is in `epoch_picture`.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,8 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from xattn.comparison.comparison import Comparison, Row, figures
+from xattn.comparison.epoch_picture import epoch_picture
+from xattn.comparison.row_panels import (
+    by_direction,
+    collapse_marks,
+    direction_panels,
+    measured_on,
+    row_styles,
+    seed_count,
+)
 from xattn.plots.page import save
-from xattn.plots.panels import COLOURS, GREY, MARKERS, SMALL, Panels, Styles, in_lines
+from xattn.plots.panels import COLOURS, GREY, MARKERS, SMALL, Panels
 
 Draw = Callable[[Comparison], Figure | None]
 
@@ -26,6 +36,7 @@ def draw_all(comparison: Comparison, folder: Path) -> Iterator[Path]:
         "gains": gains_picture,
         "weights": weights_picture,
         "training": training_picture,
+        "epochs": epoch_picture,
     }
     for name, draw in pictures.items():
         if (figure := draw(comparison)) is not None:
@@ -43,11 +54,11 @@ def precision_recall_picture(comparison: Comparison) -> Figure | None:
     if not rows:
         return None
     note = (
-        f"{_measured_on(comparison)}; pooled over queries, IoU {comparison.iou:g}\nfilled: uniform threshold, "
+        f"{measured_on(comparison)}; pooled over queries, IoU {comparison.iou:g}\nfilled: uniform threshold, "
         "hollow: the one chosen on dev"
     )
-    panels, by_panel = _direction_panels(rows, note)
-    style_of = _styles(comparison)
+    panels, by_panel = direction_panels(rows, note)
+    style_of = row_styles(comparison)
     for axes, direction, group in by_panel:
         for row in group:
             style = style_of(row)
@@ -65,46 +76,6 @@ def precision_recall_picture(comparison: Comparison) -> Figure | None:
 
 def _has(row: Row, part: str) -> bool:
     return any(part in attention for record in row.records.values() for attention in (record.attention or {}).values())
-
-
-def _direction_panels(rows: Sequence[Row], note: str) -> tuple[Panels, list[tuple[Axes, str, list[Row]]]]:
-    """A panel for each model and direction, and what each is of."""
-    groups = _by_direction(rows)
-    panels = Panels(
-        in_lines([f"{model}, {direction}, {_seeds(of)}{_marks(of)}" for (model, direction), of in groups.items()]), note
-    )
-    places = [axes for line in panels.axes for axes in line]
-    return panels, [(axes, direction, of) for axes, ((_, direction), of) in zip(places, groups.items(), strict=False)]
-
-
-def _by_direction(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        for direction in row.directions:
-            groups.setdefault((row.group, direction), []).append(row)
-    return groups
-
-
-def _styles(comparison: Comparison) -> Callable[[Row], dict[str, Any]]:
-    styles = Styles([(row.constraints, row.variant) for row in comparison.singles])
-    return lambda row: styles.of(row.constraints, row.variant)
-
-
-def _seeds(rows: Sequence[Row]) -> str:
-    """`n = 3 seeds`, or from how many to how many."""
-    counts = sorted({len(row.records) for row in rows})
-    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"n = {number} seed{'' if counts == [1] else 's'}"
-
-
-def _marks(rows: Sequence[Row]) -> str:
-    """Which rows of a panel have collapsed, for its title."""
-    return "".join(f"; {row.variant} {row.mark}" for row in rows if row.mark)
-
-
-def _measured_on(comparison: Comparison) -> str:
-    data = comparison.data
-    return f"{data['split']} split of {data['folder']}: {data['images']} images, {data['captions']} captions"
 
 
 def _mean_curve(row: Row, direction: str) -> tuple[list[float], list[float]]:
@@ -136,11 +107,11 @@ def gains_picture(comparison: Comparison) -> Figure | None:
     if not any(row.directions for row in rows):
         return None
     note = (
-        f"{_measured_on(comparison)}; one dot a run, against the run of its seed without constraints; F1 at the "
+        f"{measured_on(comparison)}; one dot a run, against the run of its seed without constraints; F1 at the "
         "uniform threshold"
     )
-    panels, by_panel = _direction_panels(rows, note)
-    style_of = _styles(comparison)
+    panels, by_panel = direction_panels(rows, note)
+    style_of = row_styles(comparison)
     for axes, direction, group in by_panel:
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.axvline(0, color=GREY, linewidth=0.8)
@@ -169,17 +140,17 @@ def weights_picture(comparison: Comparison) -> Figure | None:
     Each histogram sums to 100%, so that the many irrelevant keys do not drown the few relevant ones; seeds are added
     up. None where no attention was measured.
     """
-    groups = _by_direction([row for row in comparison.singles if _has(row, "histogram")])
+    groups = by_direction([row for row in comparison.singles if _has(row, "histogram")])
     if not groups:
         return None
     titles = [
         [
-            f"{model}, {direction}: {row.variant}, {_seeds([row])}" + (f"; {row.mark}" if row.mark else "")
+            f"{model}, {direction}: {row.variant}, {seed_count([row])}" + (f"; {row.mark}" if row.mark else "")
             for row in rows
         ]
         for (model, direction), rows in groups.items()
     ]
-    panels = Panels(titles, f"{_measured_on(comparison)}; IoU {comparison.iou:g}; each histogram sums to 100%")
+    panels = Panels(titles, f"{measured_on(comparison)}; IoU {comparison.iou:g}; each histogram sums to 100%")
     for line, ((_, direction), rows) in zip(panels.axes, groups.items(), strict=True):
         for axes, row in zip(line, rows, strict=False):
             edges, relevant, irrelevant = _histograms(row, direction)
@@ -244,12 +215,15 @@ def training_picture(comparison: Comparison) -> Figure | None:
         if any(_logged(row, share) for rows in groups.values() for row in rows)
     }
     titles = [
-        [f"{model}, {_seeds(rows)}{_marks(rows)}", *(f"{model}, {label}{_marks(rows)}" for label in shares.values())]
+        [
+            f"{model}, {seed_count(rows)}{collapse_marks(rows)}",
+            *(f"{model}, {label}{collapse_marks(rows)}" for label in shares.values()),
+        ]
         for model, rows in groups.items()
     ]
     note = f"training on {comparison.data['folder']}; mean, lowest and highest of the seeds"
     panels = Panels(titles, note + ("\nactive hinges: filled markers t2i, hollow markers i2t" if shares else ""))
-    style_of = _styles(comparison)
+    style_of = row_styles(comparison)
     for (left, *others), rows in zip(panels.axes, groups.values(), strict=True):
         for row in rows:
             _draw(left, row, quantity, style_of(row))
