@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from compared_records import DATA, failed, made_record
+from compared_records import DATA, REPORT, failed, made_record
 from xattn.comparison.comparison import completed
 from xattn.comparison.records import at_best_epoch, read_record, read_records, write_record
 from xattn.runs.config import RunConfig, flattened
@@ -92,6 +92,10 @@ def test_writing_again_replaces(tmp_path):
         (
             {"attention": {"t2i": {"uniform": {"precision": 1}}}},
             "expected attention.t2i.uniform.recall to be a number, found null",
+        ),
+        (
+            {"attention": {"t2i": {"uniform": REPORT, "types": {"people": {"mean": {"r1": None}}}}}},
+            "expected attention.t2i.types.people.mean.r1 to be a number, found null",
         ),
         ({"log": {"epoch": [1, 2], "loss": [1.0]}}, "expected log.loss to be a value for each epoch, found [1.0]"),
         ({"log": {"epoch": "1"}}, 'expected log.epoch to be a list of numbers, found "1"'),

@@ -31,6 +31,7 @@ from xattn.data.reader import read_split
 from xattn.evaluation.encode import encode_captions, encode_images
 from xattn.evaluation.evaluate import evaluate, evaluate_all
 from xattn.evaluation.grounding import grounding_batches
+from xattn.evaluation.options import EvaluationOptions
 from xattn.metrics.attention import AttentionMetrics
 from xattn.metrics.attention_curve import precision_recall_curve, weight_histogram
 from xattn.models.base import evaluating
@@ -100,6 +101,12 @@ def test_every_trial_leaves_a_run_and_a_record(finished, tiny_data):
             "largest",
             "middle",
         ]
+        types = evaluate(folder, tiny_data, "test", EvaluationOptions(by_type=True)).phrases_by_type
+        assert set(record.attention["t2i"]["types"]) == set(types) != set()
+        for kind, reports in types.items():
+            assert record.attention["t2i"]["types"][kind]["mean"]["r1"] == pytest.approx(
+                reports["t2i"]["mean"].r1, abs=1e-5
+            )
         assert record.attention["t2i"]["uniform"] == pytest.approx(measured.attention["t2i"].as_dict(), abs=1e-5)
         dev = evaluate(folder, tiny_data, "dev")
         assert record.dev["retrieval"]["rsum"] == pytest.approx(dev.retrieval.rsum, abs=1e-5)
@@ -181,7 +188,7 @@ def test_a_record_holds_what_measuring_anew_gives(tiny_data, tmp_path):
     (record,) = run_here(two_directions, tiny_data, tmp_path)
     run = load_run(tmp_path / "runs" / record.trial)
     test, dev = (attention_of(run, tiny_data, name) for name in ("test", "dev"))
-    phrases = evaluate(run, tiny_data, "test").phrases
+    again = evaluate(run, tiny_data, "test", EvaluationOptions(by_type=True))
     assert set(record.attention) == set(record.dev["attention"]) == set(test) == {"t2i", "i2t"}
     for direction, metrics in test.items():
         tuned = metrics.at_threshold(dev[direction].best_threshold()).compute()
@@ -191,7 +198,8 @@ def test_a_record_holds_what_measuring_anew_gives(tiny_data, tmp_path):
                 "chosen": tuned,
                 "curve": precision_recall_curve(metrics),
                 "histogram": weight_histogram(metrics),
-                "phrases": phrases[direction] | phrases["word_blind"],
+                "phrases": again.phrases[direction] | again.phrases["word_blind"],
+                "types": {kind: each[direction] | each["word_blind"] for kind, each in again.phrases_by_type.items()},
             },
             6,
         )

@@ -64,7 +64,8 @@ class Record:
     attention: dict[str, Any] | None = None
     """By direction, the report at the `uniform` threshold and at the one `chosen` on dev, the precision-recall `curve`,
     the `histogram` of the weights and, where they were measured, the reports of `phrases` by who ranks their regions,
-    see `xattn.evaluation.phrases`; None where the split has no truth, and for an ensemble."""
+    see `xattn.evaluation.phrases`, and the same by type of phrase as `types`; None where the split has no truth, and
+    for an ensemble."""
     dev: dict[str, Any] | None = None
     """`retrieval` and `attention` (by direction, the report at the uniform threshold) of dev; None where there is
     none."""
@@ -98,7 +99,12 @@ class Measured(Protocol):
         ...
 
 
-def record_figures(measured: Measured, dev: Measured | None, phrases: PhraseReports | None = None) -> dict[str, Any]:
+def record_figures(
+    measured: Measured,
+    dev: Measured | None,
+    phrases: PhraseReports | None = None,
+    phrases_by_type: Mapping[str, PhraseReports] | None = None,
+) -> dict[str, Any]:
     """The fields `retrieval`, `attention` and `dev` of a record.
 
     Attention is reported at the uniform threshold and, for each direction by itself, at the one with the best macro F1
@@ -108,10 +114,13 @@ def record_figures(measured: Measured, dev: Measured | None, phrases: PhraseRepo
         measured: the split that the record is of.
         dev: the development split, the same object if that is what is measured; None where there is none.
         phrases: phrase grounding on the split that the record is of, as an `Evaluation` has it.
+        phrases_by_type: the same for each type of phrase.
     """
     best = {direction: metrics.best_threshold() for direction, metrics in dev.attention_metrics.items()} if dev else {}
     attention = {
-        direction: _attention_summary(metrics, best.get(direction)) | _phrases(phrases or {}, direction)
+        direction: _attention_summary(metrics, best.get(direction))
+        | _phrases(phrases or {}, direction)
+        | _phrases_by_type(phrases_by_type or {}, direction)
         for direction, metrics in measured.attention_metrics.items()
     }
     of_dev = dev and {
@@ -147,6 +156,11 @@ def at_best_epoch(record: Record) -> Record:
             "or it was written before they were measured"
         )
     return dataclasses.replace(record, **{name: record.best[name] for name in ("retrieval", "attention", "dev")})
+
+
+def _phrases_by_type(by_type: Mapping[str, PhraseReports], direction: Direction) -> dict[str, Any]:
+    found = {kind: _phrases(phrases, direction).get("phrases") for kind, phrases in by_type.items()}
+    return {"types": {kind: reports for kind, reports in found.items() if reports}} if any(found.values()) else {}
 
 
 def record_path(folder: Path, trial: str) -> Path:
@@ -240,12 +254,19 @@ def _check_figures(record: shapes.Value) -> None:
             summary[kind].expect(shapes.is_object, "an object")
             for name in REPORT:
                 summary[kind][name].expect(is_finite, "a number")
-        for pointer in summary["phrases"].expect(_is_phrases, "an object of reports") or {}:
-            for name in PHRASES:
-                summary["phrases"][pointer][name].expect(is_finite, "a number")
+        _check_phrases(summary["phrases"])
+        types = summary["types"].expect(lambda value: value is None or isinstance(value, dict), "an object or null")
+        for kind in types or {}:
+            _check_phrases(summary["types"][kind])
         for kind, names in (("curve", ("precision", "recall")), ("histogram", ("edges", "relevant", "irrelevant"))):
             summary[kind].expect(partial(_is_lists, names=names), f"lists of numbers {', '.join(names)}")
         summary.expect(_fits, "a curve of equally long lists and a histogram with a bar more than edges")
+
+
+def _check_phrases(reports: shapes.Value) -> None:
+    for pointer in reports.expect(_is_phrases, "an object of reports") or {}:
+        for name in PHRASES:
+            reports[pointer][name].expect(is_finite, "a number")
 
 
 def _is_sketch(features: Any) -> bool:

@@ -174,10 +174,10 @@ def _figures(task: Task, folders: list[Path], which: WhichWeights = "last") -> d
     """The figures of the run, or of the ensemble, on the measured split and on dev; each split is encoded once."""
     runs = [load_run(folder, best_device(), which) for folder in folders]
     names = dict.fromkeys([task.identity.split, *({"dev"} & set(split_names(task.data)))])
-    options = EvaluationOptions((task.iou,))
+    options = EvaluationOptions((task.iou,), by_type=True)
     measured = {name: evaluate_all(runs, task.data, name, options)[-1] for name in names}
     of_split = measured[task.identity.split]
-    return record_figures(of_split, measured.get("dev"), of_split.phrases)
+    return record_figures(of_split, measured.get("dev"), of_split.phrases, of_split.phrases_by_type)
 
 
 def _figures_at_best(task: Task, log: dict[str, list], last: dict[str, Any]) -> dict[str, Any] | None:
