@@ -17,6 +17,7 @@ import oracles_bfan
 from xattn.cli.main import main
 from xattn.data.batches import EncodedCaptions
 from xattn.data.reader import read_split
+from xattn.evaluation.attend import attention_of
 from xattn.evaluation.encode import encode_captions, encode_images
 from xattn.evaluation.evaluate import evaluate, evaluate_all
 from xattn.evaluation.options import EvaluationOptions
@@ -221,10 +222,85 @@ def test_evaluate_takes_areas_as_typed(learnt_run, scored_data, tmp_path, capsys
     assert "prior_area must be at least 0 and finite, but it is -1.0" in capsys.readouterr().err
 
 
+def test_attend_draws_with_another_prior(tiny_run, scored_data, tmp_path, monkeypatch):
+    """What is drawn are the weights of the run, times the prior that was asked for."""
+    drawn = []
+
+    def strips_of(image, words, boxes, strips, **_):
+        drawn.extend(strip.weights for strip in strips)
+        raise RuntimeError("drawn")
+
+    monkeypatch.setattr("xattn.evaluation.attend.attention_picture", strips_of)
+    for asked in ([], ["--prior", "2"], ["--prior", "2", "--prior-area", "0.5"]):
+        with pytest.raises(RuntimeError, match="drawn"):
+            main(["attend", str(tiny_run), "--data", str(scored_data), "--out", str(tmp_path / "a.png"), *asked])
+    split, plain = read_split(scored_data, "test"), load_run(tiny_run)
+    image = int(split.caption_image[0])
+    scores, boxes = split.region_scores[image].astype(float), split.boxes[image].astype(float)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (100 * 80)
+    for found, prior in zip(drawn, (np.ones(5), scores**2, (scores * areas**0.5) ** 2), strict=True):
+        rows = attention_of(plain, split, 0)["t2i"][[2, 5]] * prior  # the two nouns, behind <start> and an article
+        np.testing.assert_allclose(found, rows / rows.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_search_ranks_with_another_prior(tiny_run, scored_data, tmp_path, capsys):
+    run, split = load_run(tiny_run), read_split(scored_data, "test")
+    asked = ["search", str(tiny_run), "a dog near the cat", "--data", str(scored_data), "--json", str(tmp_path / "a")]
+    for prior, area in ((0.0, 0.0), (3.0, 0.0), (3.0, 1.0)):
+        options = [f"--prior={prior}", *([f"--prior-area={area}"] if area else [])]
+        main([*asked, *options])
+        found = json.loads((tmp_path / "a").read_text())
+        assert (found["prior"], found["prior_area"]) == (prior, area or None)
+        model = build_model(
+            dataclasses.replace(run.config.model, prior=prior, prior_area=area), 16, len(run.vocabulary)
+        )
+        model.load_state_dict(run.model.state_dict())
+        with torch.no_grad():
+            caption = encode_captions(model.eval(), EncodedCaptions(["a dog near the cat"], run.vocabulary))
+            expected = model.score(encode_images(model, split), caption)[:, 0]
+        assert [hit["row"] for hit in found["hits"]] == expected.argsort(descending=True).tolist()
+        close(torch.tensor([hit["score"] for hit in found["hits"]]), expected.sort(descending=True).values)
+    stored = ["--encoded", str(tmp_path / "stored")]
+    main([*asked, *stored])
+    with pytest.raises(SystemExit):
+        main([*asked, *stored, "--prior", "3"])
+    assert "holds images that another model than" in " ".join(capsys.readouterr().err.split())
+
+
+def test_score_takes_another_prior(tiny_run, scored_data, tmp_path, monkeypatch):
+    boxes = [[0, 0, 50, 40], [50, 0, 100, 80]]
+    line = {"image": "test0.png", "boxes": boxes, "scores": [0.9, 0.1]}
+    (tmp_path / "boxes.jsonl").write_text(json.dumps(line) + "\n")
+    features = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
+    monkeypatch.setattr("xattn.evaluation.score.image_features", lambda *_: features)
+    monkeypatch.setattr("xattn.evaluation.score._check_same_backbone", lambda *_: None)
+    picture, sentence = str(scored_data / "pictures" / "test0.png"), "a dog near the cat"
+    asked = ["score", str(tiny_run), picture, sentence, "--boxes", str(tmp_path / "boxes.jsonl")]
+    run, found = load_run(tiny_run), []
+    for prior, area in ((None, None), (2.0, None), (2.0, 0.5)):
+        options = {"--prior": prior, "--prior-area": area}
+        typed = [f"{name}={value}" for name, value in options.items() if value is not None]
+        main([*asked, *typed, "--json", str(tmp_path / "found.json")])
+        record = json.loads((tmp_path / "found.json").read_text())
+        assert (record["prior"], record["prior_area"]) == (prior, area)
+        config = dataclasses.replace(run.config.model, prior=prior or 0.0, prior_area=area or 0.0)
+        model = build_model(config, 16, len(run.vocabulary)).eval()
+        model.load_state_dict(run.model.state_dict())
+        relative = torch.tensor([[[0, 0, 0.5, 0.5], [0.5, 0, 1, 1]]])
+        with torch.no_grad():
+            caption = encode_captions(model, EncodedCaptions([sentence], run.vocabulary))
+            given = torch.from_numpy(features)[None], torch.tensor([2]), relative, torch.tensor([[0.9, 0.1]])
+            expected = model.score(model.encode_images(*given), caption).item()
+        found.append(record["scores"][0]["score"])
+        assert found[-1] == pytest.approx(expected, abs=1e-6)
+    assert len(set(found)) == 3
+
+
 def test_a_prior_that_is_no_number_is_refused(learnt_run, scored_data, capsys):
-    for power in ("-1", "inf", "nan"):
+    for command, power in (("evaluate", "-1"), ("evaluate", "inf"), ("evaluate", "nan"), ("search", "-1")):
+        sentence = ["a dog"] if command == "search" else []
         with pytest.raises(SystemExit) as caught:
-            main(["evaluate", str(learnt_run), "--data", str(scored_data), f"--prior={power}"])
+            main([command, str(learnt_run), *sentence, "--data", str(scored_data), f"--prior={power}"])
         assert caught.value.code == 2
         assert "prior must be at least 0 and finite, but it is" in capsys.readouterr().err
 

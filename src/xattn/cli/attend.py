@@ -27,11 +27,26 @@ class Attend:
     """Draw content words only, or all."""
     images: Path | None = None
     """The folder where the image files are now, if they have moved since the data folder was made."""
+    prior: float | None = None
+    """Draw with this power of the regions' scores as the prior of the words' attention, whatever the runs were trained
+    with; 0: with none."""
+    prior_area: float | None = None
+    """Draw with this power of the regions' areas in that prior, whatever the runs were trained with."""
 
     def run(self) -> None:
         """Call `xattn.evaluation.attend.attend`."""
         from xattn.evaluation.attend import attend
 
         print_line(
-            attend(self.runs, self.data, self.split, self.caption, self.out, words=self.words, images=self.images)
+            attend(
+                self.runs,
+                self.data,
+                self.split,
+                self.caption,
+                self.out,
+                words=self.words,
+                images=self.images,
+                prior=self.prior,
+                prior_area=self.prior_area,
+            )
         )

@@ -33,6 +33,11 @@ class Search:
     encoded: Path | None = None
     """A folder for the encoded images: the first search writes it, the next ones read it and answer at once. Scores are
     then those of regions in int8."""
+    prior: float | None = None
+    """Search with this power of the regions' scores as the prior of the words' attention, whatever the run was trained
+    with; 0: with none."""
+    prior_area: float | None = None
+    """Search with this power of the regions' areas in that prior, whatever the run was trained with."""
     json: Path | None = None
     """Write the same list here."""
 
@@ -46,7 +51,16 @@ class Search:
 
         run = load_run(self.run_folder, best_device() if self.encoded is None else "cpu")
         hits = search(
-            run, self.data, self.sentence, self.split, self.top, self.out, images=self.images, encoded=self.encoded
+            run,
+            self.data,
+            self.sentence,
+            self.split,
+            self.top,
+            self.out,
+            images=self.images,
+            encoded=self.encoded,
+            prior=self.prior,
+            prior_area=self.prior_area,
         )
         unknown = run.unknown_words(tokenize(self.sentence))
         for line in (f"{self.sentence}{unknown_note(unknown)}", *hits, *([self.out] if self.out else [])):
@@ -57,6 +71,8 @@ class Search:
                 "data": str(self.data),
                 "split": self.split,
                 "sentence": self.sentence,
+                "prior": self.prior,
+                "prior_area": self.prior_area,
             }
             atomic.write_json(
                 about | {"unknown": unknown, "hits": [dataclasses.asdict(hit) for hit in hits]}, self.json

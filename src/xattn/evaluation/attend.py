@@ -24,6 +24,7 @@ from xattn.plots.labels import distinct_labels
 from xattn.plots.page import any_letters, save
 from xattn.plots.source_images import check_drawable, image_record, region_boxes, source_image
 from xattn.runs.folder import Run, load_run
+from xattn.runs.prior import with_prior
 from xattn.runtime.errors import InputError, InputWarning
 
 DrawnWords = Literal["content", "all"]
@@ -39,6 +40,8 @@ def attend(
     words: DrawnWords = "content",
     iou: float = 0.5,
     images: Path | str | None = None,
+    prior: float | None = None,
+    prior_area: float | None = None,
 ) -> Path:
     """Draw what the words of one caption attend to in its image, for one run or for two, one below the other.
 
@@ -52,13 +55,15 @@ def attend(
             is drawn whole.
         iou: how much a region must overlap an annotated box to be relevant to its words, above 0 and at most 1.
         images: the folder where the image files are now, if they have moved since the data folder was made.
+        prior: the power of the regions' scores that words' attention takes as its prior, in place of each run's own.
+        prior_area: the power of the regions' areas in that prior, in place of each run's own.
 
     Returns:
         The file.
 
     Raises:
-        InputError: the runs or the data cannot be used or do not fit each other, there is no such caption, or the file
-            cannot be written.
+        InputError: the runs or the data cannot be used or do not fit each other, there is no such caption, the prior
+            cannot be taken, or the file cannot be written.
     """
     if not 1 <= len(runs) <= 2:
         raise InputError(f"a picture shows one run or two side by side, but {len(runs)} were given")
@@ -69,6 +74,7 @@ def attend(
     if Path(out).suffix.lower() != ".png":
         raise InputError(f"{out}: the picture is written as PNG, so expected a name that ends in .png")
     loaded = [run if isinstance(run, Run) else load_run(Path(run)) for run in runs]
+    loaded = with_prior(loaded, prior, prior_area)
     chosen = read_split(data, split)
     for run in loaded:
         check_same_features(run, chosen)

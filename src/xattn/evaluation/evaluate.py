@@ -70,7 +70,7 @@ def evaluate_all(
 
     Raises:
         InputError: a run or the data cannot be used, or do not fit each other; runs of different data cannot form an
-            ensemble; a prior is asked for, and in no run do words attend.
+            ensemble; a prior is asked for that cannot be taken, see `with_prior`.
     """
     options = options or EvaluationOptions()
     protocol = PROTOCOLS[options.protocol] if options.protocol else None
@@ -81,8 +81,7 @@ def evaluate_all(
             "not; use coco-5k"
         )
     loaded = [run if isinstance(run, Run) else load_run(Path(run), best_device()) for run in runs]
-    if options.prior is not None or options.prior_area is not None:
-        loaded = with_prior(loaded, options.prior, options.prior_area)
+    loaded = with_prior(loaded, options.prior, options.prior_area)
     check_same_data(loaded)
     chosen = read_split(data, split_of(protocol, data, split) if protocol else split or "test")
     if protocol:

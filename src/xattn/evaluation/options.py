@@ -1,6 +1,5 @@
 """What can be asked of an evaluation; without PyTorch, for the command line."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +15,7 @@ class EvaluationOptions:
     """What is measured, and how.
 
     Raises:
-        InputError: an IoU is not above 0 and at most 1, or there is none; the prior is below 0 or not finite.
+        InputError: an IoU is not above 0 and at most 1, or there is none.
     """
 
     iou: tuple[float, ...] = (0.5,)
@@ -41,9 +40,5 @@ class EvaluationOptions:
         for each in self.iou:
             if not 0 < each <= 1:
                 raise InputError(f"iou must be above 0 and at most 1, but it is {each}")
-        if self.prior is not None and not 0 <= self.prior < math.inf:
-            raise InputError(f"prior must be at least 0 and finite, but it is {self.prior}")
-        if self.prior_area is not None and not 0 <= self.prior_area < math.inf:
-            raise InputError(f"prior_area must be at least 0 and finite, but it is {self.prior_area}")
         if not self.iou:
             raise InputError("iou needs at least one value")

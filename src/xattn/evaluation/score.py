@@ -19,6 +19,7 @@ from xattn.data.tokenizer import tokenize
 from xattn.evaluation.encode import encode_captions
 from xattn.models.base import evaluating
 from xattn.runs.folder import Run, load_run
+from xattn.runs.prior import with_prior
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError, InputWarning
 
@@ -44,6 +45,8 @@ def score_image(
     *,
     boxes: Num[np.ndarray, "regions 4"] | Path | str | None = None,
     backbone: Backbone | None = None,
+    prior: float | None = None,
+    prior_area: float | None = None,
 ) -> list[Scored]:
     """Score sentences for a picture, the best first; of equal scores the one that was given first.
 
@@ -62,15 +65,18 @@ def score_image(
             none.
         backbone: what makes the features; by default `EfficientNetLite0()`. A run trained on `xattn scenes`, which are
             seen at another size, needs `EfficientNetLite0(size=xattn.data.prepare.scenes.scenes.NETWORK_SIZE)`.
+        prior: the power of the regions' scores that words' attention takes as its prior, in place of the run's own.
+        prior_area: the power of the regions' areas in that prior, in place of the run's own.
 
     Raises:
-        InputError: the run or the image cannot be used, a box is not inside the image, a sentence has no words,
-            or the run was trained on features of another size than the backbone's.
+        InputError: the run or the image cannot be used, a box is not inside the image, a sentence has no words, the
+            prior cannot be taken, or the run was trained on features of another size than the backbone's.
     """
     sentences = [sentences] if isinstance(sentences, str) else list(sentences)
     if not sentences:
         raise InputError("expected at least one sentence to score, found none")
     run = run if isinstance(run, Run) else load_run(Path(run), best_device())
+    (run,) = with_prior([run], prior, prior_area)
     _check_same_backbone(run, backbone)
     captions = run.encoded(sentences)
     captions.warn()

@@ -15,6 +15,7 @@ from xattn.retrieval.hit import Hit
 from xattn.retrieval.ranking import Ranked, best_images
 from xattn.retrieval.storing import has_all_images, store_images
 from xattn.runs.folder import Run, load_run
+from xattn.runs.prior import with_prior
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError, InputWarning
 from xattn.runtime.progress import ProgressCallback, progress_bars
@@ -30,6 +31,8 @@ def search(
     progress: ProgressCallback | None = None,
     images: Path | str | None = None,
     encoded: Path | str | None = None,
+    prior: float | None = None,
+    prior_area: float | None = None,
 ) -> list[Hit]:
     """Find the images of a split that fit a sentence best, by the exact score of every image; of equal scores the first
     row is better.
@@ -49,17 +52,21 @@ def search(
             encode any image. Scores are then those of regions in int8, which were seen to differ from exact ones by
             up to 0.01; of a model of more than 256 dimensions the 256 principal ones are kept. A model on the processor
             is used.
+        prior: the power of the regions' scores that words' attention takes as its prior, in place of the run's own. As
+            the images of another model, those that were encoded with another prior are refused.
+        prior_area: the power of the regions' areas in that prior, in place of the run's own.
 
     Raises:
-        InputError: the run or the data cannot be used or do not fit each other, the sentence has no words,
-            the picture cannot be drawn or written, or `encoded` holds images of another model, or of other data, or
-            that have changed.
+        InputError: the run or the data cannot be used or do not fit each other, the sentence has no words, the prior
+            cannot be taken, the picture cannot be drawn or written, or `encoded` holds images of another model, or of
+            other data, or that have changed.
     """
     if top < 1:
         raise InputError(f"top must be at least 1, but it is {top}")
     if out is not None and Path(out).suffix.lower() != ".png":
         raise InputError(f"{out}: the picture is written as PNG, so expected a name that ends in .png")
     run = run if isinstance(run, Run) else load_run(Path(run), best_device() if encoded is None else "cpu")
+    (run,) = with_prior([run], prior, prior_area)
     chosen = replace(read_split(data, split), truth=None)  # of which a search makes no use and asks nothing
     check_same_features(run, chosen)
     photos = None if images is None else Path(images)

@@ -1,5 +1,6 @@
 """Runs with another prior over regions than the one that they were trained with."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,11 +18,19 @@ def with_prior(runs: Sequence[Run], power: float | None = None, area_power: floa
     Args:
         runs: trained with any prior or none.
         power: `beta` of `xattn.models.prior`, at least 0; 0 takes a prior away; None is that of each run.
-        area_power: `gamma` of `xattn.models.prior`, at least 0; None is that of each run.
+        area_power: `gamma` of `xattn.models.prior`, at least 0; None is that of each run. With neither of the two given
+            the runs are returned as they are.
 
     Raises:
-        InputError: in none of them do words attend to regions, or areas are to count in a run without a prior.
+        InputError: a power is below 0 or not finite, in none of the runs do words attend to regions, or areas are to
+            count in a run without a prior.
     """
+    given = {"prior": power, "prior_area": area_power}
+    for name, value in given.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise InputError(f"{name} must be at least 0 and finite, but it is {value}")
+    if all(value is None for value in given.values()):
+        return list(runs)
     attends = ["t2i" in attention_directions(run.config.model) for run in runs]
     if not any(attends):
         raise InputError(
