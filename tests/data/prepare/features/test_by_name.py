@@ -11,9 +11,9 @@ from torch import nn
 
 from xattn.data.prepare.features.backbone import Backbone, identity_of
 from xattn.data.prepare.features.by_name import backbone_by_name, detector_by_name
-from xattn.data.prepare.features.detector import Detector, detected_regions
+from xattn.data.prepare.features.detector import Detector, detected_regions, unique_names
+from xattn.data.prepare.features.images import as_pixels
 from xattn.data.prepare.features.map_backbone import MapBackbone, timm_map_backbone
-from xattn.data.prepare.features.pretrained import as_pixels, unique_names
 from xattn.data.prepare.features.torchvision_detector import TorchvisionDetector
 from xattn.runtime.errors import InputError
 from xattn.runtime.pretrained import weights_digest

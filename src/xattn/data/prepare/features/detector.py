@@ -48,6 +48,18 @@ class Detector(Protocol):
         ...
 
 
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Names of which each comes once, as `Detector.label_names` has them: one that has come before gets its place
+    (`N/A`, `N/A 12`).
+
+    >>> unique_names(["dog", "N/A", "N/A"])
+    ['dog', 'N/A', 'N/A 2']
+    """
+    return [
+        name if name and name not in names[:place] else f"{name} {place}".strip() for place, name in enumerate(names)
+    ]
+
+
 class Regions(NamedTuple):
     """The regions of one picture, all inside it and of some area."""
 

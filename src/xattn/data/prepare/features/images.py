@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -96,6 +96,11 @@ def pixels_in_flight(count: int) -> Iterator[None]:
 def as_tensor(image: Image.Image) -> Float[Tensor, "3 height width"]:
     """An RGB image as values from 0 to 1."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
+
+
+def as_pixels(image: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """The eight bits a channel that an image of values from 0 to 1 was made of: back from `as_tensor`."""
+    return (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
 _ORIENTATION = 0x0112

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xattn.data.prepare.features.detector import Detections
-from xattn.data.prepare.features.pretrained import unique_names
+from xattn.data.prepare.features.detector import Detections, unique_names
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
 from xattn.runtime.pretrained import loading, weights_digest

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xattn.data.prepare.features.detector import Detections
-from xattn.data.prepare.features.pretrained import as_pixels, unique_names
+from xattn.data.prepare.features.detector import Detections, unique_names
+from xattn.data.prepare.features.images import as_pixels
 from xattn.runtime.device import best_device
 from xattn.runtime.errors import InputError
 from xattn.runtime.pretrained import loading, weights_digest
