@@ -29,7 +29,7 @@ def drawn_gradient(
     Args:
         scores: image `i` with caption `j`, pairs on the diagonal.
         negatives: see `negative_pairs`.
-        margin: as the loss has it; 0 for InfoNCE.
+        margin: as the loss has it; `INFONCE_MARGIN` for InfoNCE.
         temperature: as the loss has it.
         count: how many to draw, at least 1.
         generator: the source of chance, on the processor.

@@ -25,6 +25,9 @@ from torch import Tensor
 
 from xattn.losses.options import Negatives
 
+INFONCE_MARGIN = 0.0
+"""With it the soft hinge is InfoNCE, and so are its gradient and its shares (`xattn.losses.drawn`)."""
+
 
 def negative_pairs(image_ids: Int[Tensor, "pairs"], count_siblings: bool = False) -> Bool[Tensor, "pairs pairs"]:
     """Which image and caption of a batch are negatives of each other; row = image, column = caption.
@@ -137,7 +140,7 @@ def infonce_ranking_loss(
         >>> round(infonce_ranking_loss(scores, negative_pairs(torch.tensor([7, 8])), temperature=0.1).item(), 4)
         0.338
     """
-    return soft_hinge_ranking_loss(scores, negatives, 0.0, temperature)
+    return soft_hinge_ranking_loss(scores, negatives, INFONCE_MARGIN, temperature)
 
 
 def score_spread(

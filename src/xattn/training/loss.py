@@ -32,6 +32,7 @@ from xattn.losses.constraints import Hinges, ccr_hinges, counted_relevances, rel
 from xattn.losses.drawn import drawn_gradient
 from xattn.losses.options import Negatives
 from xattn.losses.ranking import (
+    INFONCE_MARGIN,
     hinge_ranking_loss,
     infonce_ranking_loss,
     negative_pairs,
@@ -125,7 +126,7 @@ def batch_loss(
             (scores,) = process_group.all_gather(model.score(images, batch.captions), n=batch.pairs)
         match, coefficients = _ranking(scores, negatives, matching, kind)
         if 0 < 2 * matching.drawn_negatives <= SPARSE_SHARE * batch.pairs and matching.loss != "hinge":
-            margin = 0.0 if matching.loss == "infonce" else matching.margin
+            margin = INFONCE_MARGIN if matching.loss == "infonce" else matching.margin
             drawn = matching.temperature, matching.drawn_negatives, generator
             coefficients = drawn_gradient(scores, negatives, margin, *drawn)
         own_scores, attentions = model.match(images, captions)
