@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import evidence
+from evidence import table
+
 from xattn.comparison.comparison import Comparison, Row, figures
 from xattn.comparison.experiment import compared_folder
 from xattn.comparison.statistics import Difference, paired_difference
@@ -15,15 +18,19 @@ from xattn.runs.config import RunConfig, flattened
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 _PART = re.compile(r"(<!-- (\w+) of (results/[\w/-]+) -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
+AT_BEST = "_at_best"
 _ATTENTION = {"f1": "F1", "average_precision": "AP", "pointing": "pointing"}
 
 
 def written(page: str) -> str:
     """The page with every part between `<!-- KIND of FOLDER -->` and `<!-- end -->` made again; a kind is a key of
-    `KINDS`."""
-    return _PART.sub(
-        lambda part: f"{part[1]}\n{KINDS[part[2]](compared_folder(ROOT / part[3])).strip()}\n\n{part[5]}", page
-    )
+    `KINDS`, or one with `_at_best`, which takes the epoch of each run that was best on dev in place of the last."""
+    return _PART.sub(lambda part: f"{part[1]}\n{_made(part[2], ROOT / part[3]).strip()}\n\n{part[5]}", page)
+
+
+def _made(kind: str, folder: Path) -> str:
+    name = kind.removesuffix(AT_BEST)
+    return KINDS[name](compared_folder(folder, "last" if name == kind else "best"))
 
 
 def gains(comparison: Comparison) -> str:
@@ -38,7 +45,7 @@ def gains(comparison: Comparison) -> str:
             lines.append([*(head if place == 0 else [""] * len(head)), direction, *attention])
     has_attention = any(row.directions for row in rows)
     columns = ["model", "constraints", "n", "rsum", *(["attention", *_ATTENTION.values()] if has_attention else [])]
-    return _table(columns, [line[: len(columns)] for line in lines])
+    return table(columns, [line[: len(columns)] for line in lines])
 
 
 def averaged(comparison: Comparison) -> str:
@@ -77,7 +84,7 @@ def averaged(comparison: Comparison) -> str:
                     *(difference_text(each, 3 if n else 1) for n, each in enumerate(found)),
                 ]
             )
-    return _table(["models", "constraints", "n", "rsum", *attention.values()], lines)
+    return table(["models", "constraints", "n", "rsum", *attention.values()], lines)
 
 
 def _difference(values: dict[int, float], base: dict[int, float], is_rescue: bool) -> Difference | None:
@@ -127,7 +134,7 @@ def balance(comparison: Comparison) -> str:
                 active,
             ]
         )
-    return _table(columns, lines)
+    return table(columns, lines)
 
 
 def pulls(comparison: Comparison) -> str:
@@ -143,7 +150,7 @@ def pulls(comparison: Comparison) -> str:
             sizes = ["" if value is None else f"{value:.3g}" for value in means]
             head = [row.group, row.variant] if name == names[0] else ["", ""]
             lines.append([*head, name.removesuffix("_gradient").replace("_", " "), *sizes, *shares])
-    return _table(["model", "constraints", "term", "gradient, epoch 2", "last", "active, epoch 2", "last"], lines)
+    return table(["model", "constraints", "term", "gradient, epoch 2", "last", "active, epoch 2", "last"], lines)
 
 
 KINDS: dict[str, Callable[[Comparison], str]] = {
@@ -152,6 +159,10 @@ KINDS: dict[str, Callable[[Comparison], str]] = {
     "balance": balance,
     "pulls": pulls,
     "tables": markdown,
+    "choices": evidence.choices,
+    "question": evidence.question,
+    "phrases": evidence.phrases,
+    "types": evidence.types,
 }
 
 
@@ -170,11 +181,6 @@ def _differing(row: Row) -> list[str]:
     """The fields of its constraints that are not the defaults; weights always."""
     defaults = flattened(RunConfig().as_dict())
     return [f"{name} {value}" for name, value in row.own.items() if name.endswith("weight") or value != defaults[name]]
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def main() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from compared_records import made_record
+from compared_records import PHRASES, made_record
 from xattn.cli import main as cli
 from xattn.comparison.comparison import compared
 from xattn.comparison.experiment import planned_trials
 from xattn.comparison.grid import CONSTRAINT_SECTIONS, Grid, grid_trials
-from xattn.comparison.records import read_records
+from xattn.comparison.records import read_records, write_record
 from xattn.data.identity import DataIdentity, is_same_data
 from xattn.runs.config import RunConfig, configuration_of, flattened
 
@@ -31,7 +31,9 @@ def results():
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:  # it imports its neighbours
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        specification.loader.exec_module(module)
     return module
 
 
@@ -49,6 +51,86 @@ def test_a_figure_that_was_changed_by_hand_is_found(results):
     forged = PAGE.replace(figure[0], "+99.9 [", 1)
     assert forged != PAGE
     assert results.written(forged) == PAGE
+
+
+def rows_of(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_in_how_many_models_both_constraints_improve(results):
+    """By hand: SCAN gains in both, BFAN in attention alone (the mean over its directions), PFAN's base collapsed."""
+    gains = {
+        "scan-t2i-avg": ((10.0, 0.10), (12.0, 0.11), (11.0, 0.12)),
+        "bfan-equal": ((1.0, 0.10), (-1.0, 0.11), (0.5, 0.12)),
+        "pfan-t2i": ((30.0, 0.10), (31.0, 0.11), (32.0, 0.12)),
+    }
+    records = []
+    for model, of_model in gains.items():
+        directions = ("t2i", "i2t") if model == "bfan-equal" else ("t2i",)
+        for seed, (rsum, f1) in enumerate(of_model):
+            collapsed = model == "pfan-t2i" and seed == 0
+            records.append(made_record(model, "none", seed, 300.0, 0.5, directions, collapsed=collapsed))
+            records.append(made_record(model, "both", seed, 300.0 + rsum, 0.5 + f1, directions, collapsed=False))
+    found = results.KINDS["question"](compared(records))
+    assert [row[0] for row in rows_of(found)[2:]] == ["scan-t2i-avg", "pfan-t2i", "bfan-equal"]
+    assert rows_of(found)[2][1:3] == ["3", "+11.0 [+8.5, +13.5] ▲"]
+    assert found.endswith(
+        "Both constraints improve retrieval in 1 of 3 models, attention in 2, and both in 1, counting intervals that "
+        "exclude zero."
+    )
+
+
+def test_what_was_tried_is_listed_and_counted(results):
+    best = {"epoch": 1, **{name: getattr(made_record(rsum=310.0), name) for name in ("retrieval", "attention", "dev")}}
+    records = [
+        made_record(rsum=300.0, best=best),
+        made_record(rsum=290.0, fields={"epochs": 3}),
+        made_record(constraints="ccr", rsum=305.0),
+    ]
+    found = results.KINDS["choices"](compared(records))
+    assert rows_of(found)[2:] == [
+        ["scan-t2i-avg (epochs 3)", "alone", "0", "290.0", "-", "0.700"],
+        ["scan-t2i-avg (epochs 15)", "alone", "0", "300.0", "310.0 (1)", "0.700"],
+        ["scan-t2i-avg (epochs 15)", "+ CCR", "0", "305.0", "-", "0.700"],
+    ]
+    assert found.endswith("Tried without constraints: 2; with constraints: 1.")
+
+
+def test_attention_by_type_of_phrase_stands_beside_the_best_rule(results):
+    """A type of few phrases has no row; each figure has the rule that is best by it."""
+
+    def reports(n, r1, centre):
+        found = {pointer: report | {"phrases": n} for pointer, report in PHRASES.items()}
+        return found | {"mean": found["mean"] | {"r1": r1, "pointing": centre}}
+
+    records = []
+    for seed, r1 in ((0, 0.3), (1, 0.5)):
+        record = made_record(seed=seed, phrase_r1=r1)
+        record.attention["t2i"]["types"] = {"people": reports(200, r1, 0.7), "vehicles": reports(100, r1, 0.7)}
+        records.append(record)
+    assert rows_of(results.KINDS["types"](compared(records)))[2:] == [
+        ["people", "200", "R@1", "0.400", "0.150"],
+        ["", "", "centre", "0.700", "0.500"],
+    ]
+    found = rows_of(results.KINDS["phrases"](compared(records)))
+    assert found[2] == [
+        "scan-t2i-avg alone",
+        "2",
+        "its words",
+        "0.400 ± 0.141",
+        "0.400 ± 0.000",
+        "0.600 ± 0.000",
+        "0.500 ± 0.000",
+    ]
+    assert [row[0] for row in found[4:]] == ["chance", "largest"]
+
+
+def test_tables_of_the_best_epoch(results, tmp_path):
+    best = {"epoch": 1, **{name: getattr(made_record(rsum=310.0), name) for name in ("retrieval", "attention", "dev")}}
+    write_record(made_record(rsum=300.0, best=best), tmp_path)
+    assert "300.0 | - |" in results._made("choices", tmp_path).replace("310.0 (1)", "-")
+    assert "| 310.0 |" in results._made("tables_at_best", tmp_path)
+    assert "| 300.0 |" in results._made("tables", tmp_path)
 
 
 def test_the_mean_over_models(results):
