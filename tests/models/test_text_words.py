@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from text_models import SPECIAL, states_alone, write_text_model, write_tokenizer
+from text_models import SPECIAL, states_alone, write_text_model, write_tokenizer, write_two_towers
 from xattn.models.config import SCANConfig, WordsConfig
 from xattn.models.registry import build_model
 from xattn.models.subwords import NONE, Subwords
@@ -51,7 +51,7 @@ def short(tmp_path_factory):
 
 def states_of(text, captions):
     with torch.no_grad():
-        return word_states(text.network, text.subwords.read(captions), text.longest, text.pad)
+        return word_states(text.network, text.subwords.read(captions), text.longest, text.pad, text.fills)
 
 
 @settings(max_examples=15)
@@ -224,3 +224,24 @@ def test_other_kinds_of_text_models(tmp_path, kind):
     found = states_of(text, captions).numpy()
     for row, words in enumerate(captions):
         np.testing.assert_allclose(found[row, : len(words) + 2], states_alone(text, words), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_the_text_towers_of_clip_and_siglip(tmp_path, kind):
+    """With tokenizers of their own kind; CLIP reads a text alone, SigLIP with what fills it up, as each was trained."""
+    text = load_text_model(WordsConfig(str(write_two_towers(tmp_path / kind, kind))))
+    assert (text.longest, text.fills, text.hidden_size) == (12, kind == "siglip", 16)
+    assert type(text.network).__name__.startswith({"clip": "CLIPText", "siglip": "SiglipText"}[kind])
+    assert text.pad == text.subwords._tokenizer.pad_token_id
+    text.network.double()
+    captions = [["a", "dog", "cat"] * 3, ["dog", "cow"], ["A"]]
+    found = states_of(text, captions).numpy()
+    for row, words in enumerate(captions):
+        expected = states_alone(text, words)
+        np.testing.assert_allclose(found[row, : len(words) + 2], expected, atol=1e-9)
+        assert not found[row, len(words) + 2 :].any()
+    words = TextWords(text, dim=6).double().eval()
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    vectors = words(torch.zeros(1, 3, dtype=torch.long), mask, text.read([["dog"]]))
+    state = torch.from_numpy(states_alone(text, ["dog"])).half().double()
+    torch.testing.assert_close(vectors[0], torch.nn.functional.normalize(words.unit.fc(state)), atol=1e-3, rtol=0)

@@ -17,6 +17,7 @@ from xattn.models.word_states import word_states
 from xattn.runtime.errors import InputError
 from xattn.runtime.pretrained import loading, weights_digest
 
+_FILLING = ("siglip", "siglip_text_model", "siglip2", "siglip2_text_model")
 LONGEST = 512
 """The most sub-words that are read at once, also by models that have no limit."""
 
@@ -33,6 +34,8 @@ class TextModel:
     pad: int
     fingerprint: str
     """A SHA-256 of the weights that were loaded and of the tokenizer."""
+    fills: bool = False
+    """Whether it reads every text filled up to `longest` with `pad` and attends to all of it, as SigLIP was trained."""
     fine_tuned: bool = False
     """Whether its weights are part of the model that it reads for, and are trained with it."""
 
@@ -51,7 +54,8 @@ class TextModel:
         if self.fine_tuned:
             return subwords
         with torch.no_grad():
-            return word_states(self.network, subwords.to(self.device), self.longest, self.pad).half().cpu()
+            read = subwords.to(self.device)
+            return word_states(self.network, read, self.longest, self.pad, self.fills).half().cpu()
 
 
 def load_text_model(config: WordsConfig, device: torch.device | str = "cpu") -> TextModel | None:
@@ -64,13 +68,16 @@ def load_text_model(config: WordsConfig, device: torch.device | str = "cpu") -> 
     if not name:
         return None
     with loading("transformers", name, "transformers"):
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
         with _quiet():
             # No pickle and no code of others is asked for, as a run of others may name the model.
             network: Any = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+            fills = network.config.model_type in _FILLING
+            # SigLIP's own tokenizer is a slow one; the same as a fast one lies beside it.
+            kind: Any = PreTrainedTokenizerFast if fills else AutoTokenizer
             # Models of bytes put a space before a word, which tells its beginning; others do not heed this.
-            tokenizer: Any = AutoTokenizer.from_pretrained(name, add_prefix_space=True, trust_remote_code=False)
+            tokenizer: Any = kind.from_pretrained(name, add_prefix_space=True, trust_remote_code=False)
     network = _reader_of_texts(network).float().eval().to(device)
     settings = network.config
     hidden_size = getattr(settings, "hidden_size", None)
@@ -81,10 +88,13 @@ def load_text_model(config: WordsConfig, device: torch.device | str = "cpu") -> 
         subwords = Subwords(tokenizer, min(MOST, longest))
     except InputError as error:
         raise InputError(f"transformers:{name} {error}") from error
-    pad = next((at.pad_token_id for at in (settings, tokenizer) if isinstance(at.pad_token_id, int)), 0)
+    said_by = (
+        (tokenizer, settings) if fills else (settings, tokenizer)
+    )  # what it attends to is what it was trained with
+    pad = next((at.pad_token_id for at in said_by if isinstance(at.pad_token_id, int)), 0)
     digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
     digest.update(weights_digest(network, digits=64).encode())
-    return TextModel(network, subwords, hidden_size, longest, pad, digest.hexdigest(), config.fine_tuned)
+    return TextModel(network, subwords, hidden_size, longest, pad, digest.hexdigest(), fills, config.fine_tuned)
 
 
 def _reader_of_texts(network: Any) -> Any:

@@ -26,7 +26,7 @@ class TextWords(nn.Module):
         self.network = text.network if text.fine_tuned else None
         self.dropout = nn.Dropout(dropout)
         self.unit = RegionEncoder(text.hidden_size, dim)
-        self._longest, self._pad = text.longest, text.pad
+        self._read_as = text.longest, text.pad, text.fills
 
     def forward(
         self,
@@ -49,7 +49,7 @@ class TextWords(nn.Module):
                 "the words of this model are read by a text model: encode_captions takes, beside tokens and lengths, "
                 "the words of a CaptionBatch of Run.encoded"
             )
-        states = words if self.network is None else word_states(self.network, words, self._longest, self._pad)
+        states = words if self.network is None else word_states(self.network, words, *self._read_as)
         return self.unit(self.dropout(states.to(self.unit.fc.weight.dtype)), mask)
 
 

@@ -10,7 +10,7 @@ from xattn.models.subwords import NONE
 
 
 def word_states(
-    network: Any, subwords: Int[Tensor, "n words subwords"], longest: int, pad: int
+    network: Any, subwords: Int[Tensor, "n words subwords"], longest: int, pad: int, fills: bool = False
 ) -> Float[Tensor, "n words hidden"]:
     """`s_i = mean_j h_ij` over the sub-words `j` of word `i`, where `h` are the network's last hidden states.
 
@@ -22,7 +22,8 @@ def word_states(
         network: takes `input_ids` and `attention_mask`, and gives `last_hidden_state`; with or without gradient.
         subwords: ids, those of a word first and `NONE` after them.
         longest: the most sub-words that it reads at once, at least as many as one word has.
-        pad: the id that fills up what the network does not attend to.
+        pad: the id that fills up what is read.
+        fills: whether it fills up to `longest`, and the network attends to that, too; otherwise it does not.
     """
     there = subwords != NONE
     counts = there.sum(2)  # n words
@@ -30,10 +31,10 @@ def word_states(
     pieces = piece[:, -1] + 1
     row = (pieces.cumsum(0) - pieces)[:, None] + piece  # n words
     place = begin[:, :, None] + torch.arange(subwords.shape[2], device=subwords.device)
-    length = int((begin + counts).max())
+    length = longest if fills else int((begin + counts).max())
     read = row[:, :, None].expand_as(subwords)[there] * length + place[there]
     ids = subwords.new_full((int(pieces.sum()) * length,), pad)
-    mask = torch.zeros_like(ids)
+    mask = torch.full_like(ids, fills)
     ids[read], mask[read] = subwords[there], 1
     states = network(input_ids=ids.view(-1, length), attention_mask=mask.view(-1, length)).last_hidden_state
     spread = states.new_zeros(*subwords.shape, states.shape[2])
