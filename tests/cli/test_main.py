@@ -361,7 +361,7 @@ def test_options_of_scenes_regions_and_demo_are_passed_on(monkeypatch, tmp_path)
     main(["regions", "--images", "i", "--captions", "c.csv", "--out", "o", "--boxes", "b.jsonl", "--n-boxes", "12"])
     mix = ["--n-detections", "20", "--n-windows", "16", "--nms", "0.5"]
     main(["regions", "--images", "i", "--captions", "c.csv", "--out", "o", "--skip-bad", *mix])
-    by_default = {"detector": None, "backbone": None}
+    by_default = {"detector": None, "backbone": None, "regions": "windows"}
     assert calls == [
         ((Path("s"),), {"n_images": 30, "seed": 2}),
         (

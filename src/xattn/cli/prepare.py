@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from xattn.cli.printing import print_lines
-from xattn.data.prepare.options import FloatType, JoinBy
+from xattn.data.prepare.options import FloatType, JoinBy, RegionSource
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,11 @@ class Photos:
     size: int | None = None
     """The longer side of the photo that EfficientNet-Lite0 sees (320), or the side of the square that another backbone
     does (that with which it was trained)."""
+    regions: RegionSource = "windows"
+    """What the regions are with neither --boxes nor --detector: windows; patches, the places of the last map of a
+    --backbone of timm or transformers, such as CLIP's, SigLIP's or DINOv2's, one vector each."""
     n_boxes: int = 36
-    """How many of the 36 multi-scale windows to take of each image; without meaning with --boxes or --detector."""
+    """Of windows: how many of the 36 multi-scale ones to take of each image."""
     n_detections: int = 26
     """Of detections: the most to take of each image, the best by score."""
     n_windows: int = 10
@@ -63,6 +66,7 @@ class Photos:
             detector=None if self.detector is None else detector_by_name(self.detector, self.queries),
             backbone=backbone_by_name(self.backbone, self.size),
             mix=Mix(self.n_detections, self.n_windows, self.nms),
+            regions=self.regions,
         )
         print_lines(summary)
 

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+RegionSource = Literal["windows", "patches"]
+"""What the regions of a photo are where neither boxes nor a detector are given; see `xattn.data.prepare.photos`."""
 JoinBy = Literal["ids", "captions"]
 """How an image of an archive is found in other files."""
 FloatType = Literal["float16", "float32"]

@@ -29,7 +29,7 @@ class Picture:
     name: str
     photo: Photo
     regions: Regions | None
-    """None where a detector is to find them."""
+    """None where they are found when the photo is seen."""
     captions: tuple[Caption, ...]
 
 
@@ -67,10 +67,10 @@ def checked_plan(
     progress: ProgressCallback,
     skip_bad: bool = False,
     mix: Mix | None = None,
-    is_detected: bool = False,
+    are_found: bool = False,
 ) -> Plan:
     """Read the captions and boxes and look at every image: all that `write_regions` has to complain about in its
-    input. `is_detected`: regions are found later.
+    input. `are_found`: regions are found when the photo is seen.
     """
     if not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, but there is no folder of this name")
@@ -89,7 +89,7 @@ def checked_plan(
     label_ids = {label: number for number, label in enumerate(label_names)}
     for name, of_image in by_image.items():
         photo = photos[name]
-        if is_detected:
+        if are_found:
             regions = None
         elif given is None:
             regions = Regions(windows(photo.width, photo.height, n_boxes))

@@ -1,5 +1,6 @@
 """Computing what a plan asks for into a folder, picture by picture, in a work that can be taken up again."""
 
+import math
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0, id
 from xattn.data.prepare.features.detector import Detector, Regions, detected_regions
 from xattn.data.prepare.features.extract import available_cores, features_in_order
 from xattn.data.prepare.features.mixing import Mix, mixed
+from xattn.data.prepare.features.patches import patch_boxes, patch_grid
 from xattn.data.prepare.partial import RowFolder
 from xattn.data.prepare.photo_plan import Picture, Plan
 from xattn.data.split import ImageRecord, split_file
@@ -34,7 +36,8 @@ class PhotoRows:
         backbone: what makes the features; EfficientNet-Lite0 by default.
         threads: how many pictures are computed at a time; by default one a core, or 1 with a backbone or detector of
             your own.
-        detector: what finds the regions of the pictures for which the plan has none.
+        detector: what finds the regions of the pictures for which the plan has none; without one they are the patches
+            of the backbone.
         mix: how detections and windows share the regions.
     """
 
@@ -49,7 +52,9 @@ class PhotoRows:
         self.plan, self.detector, self.mix = plan, detector, mix or Mix()
         self.threads = threads or (available_cores() if backbone is None and detector is None else 1)
         self.backbone = backbone or EfficientNetLite0()
-        self.shape = self.mix.n_regions if detector else plan.n_regions, self.backbone.feature_size
+        self.grid = None if detector or plan.n_regions else patch_grid(self.backbone)
+        n_patches = math.prod(self.grid) if self.grid else 0
+        self.shape = self.mix.n_regions if detector else plan.n_regions or n_patches, self.backbone.feature_size
         self.label_names = detector.label_names if detector else plan.label_names
         pictures = [picture for of_split in plan.splits.values() for picture in of_split]
         self.has_scores = bool(detector) or any(p.regions and p.regions.scores is not None for p in pictures)
@@ -71,13 +76,15 @@ class PhotoRows:
                 *(None if values is None else values.tobytes() for regions in given for values in regions),
                 *self.label_names,
             ],
-            "options": [made_by, self.mix if is_mixed else None if boxes_are_given else n_boxes],
+            "options": [made_by, self.grid or (self.mix if is_mixed else None if boxes_are_given else n_boxes)],
         }
 
     def made_by(self, boxes_are_given: bool) -> MadeBy:
         """What the data folder says of its making."""
         mixed = f"{self.mix.n_detections} detections at an IoU of {self.mix.nms} and {self.mix.n_windows} windows"
-        if self.detector:
+        if self.grid:
+            regions = f"{self.grid[0]} x {self.grid[1]} patches"
+        elif self.detector:
             regions = f"{mixed}, by {identity_of(self.detector)}"
         elif boxes_are_given:
             regions = f"{mixed}, by a file" if self.has_scores else "boxes of a file"
@@ -120,7 +127,7 @@ class PhotoRows:
                 scores = folder.rows(f"{split}_region_scores.npy", of_regions, np.dtype(np.float32))
                 if self.label_names:
                     labels = folder.rows(f"{split}_region_labels.npy", of_regions, np.dtype(np.int32))
-            asked = ((pictures[row].photo.path, pictures[row].regions or self._detected) for row in missing[split])
+            asked = ((pictures[row].photo.path, pictures[row].regions or self._found) for row in missing[split])
             with closing(features_in_order(asked, self.backbone, self.threads)) as computed:
                 for row, (regions, vectors) in zip(missing[split].tolist(), computed, strict=True):
                     features.put(row, self._finite(vectors, pictures[row].photo.path))
@@ -135,9 +142,12 @@ class PhotoRows:
                     progress("features of images", done, total)
             boxes.flush()  # they are read again, to be counted
 
-    def _detected(self, image: Float[Tensor, "3 height width"]) -> Regions:
+    def _found(self, image: Float[Tensor, "3 height width"]) -> Regions:
+        height, width = image.shape[1:]
+        if self.grid:
+            return Regions(patch_boxes(width, height, *self.grid))
         assert self.detector is not None
-        return mixed(detected_regions(self.detector, image), image.shape[2], image.shape[1], self.mix)
+        return mixed(detected_regions(self.detector, image), width, height, self.mix)
 
     def _finite(self, vectors: np.ndarray, path: Path) -> np.ndarray:
         with np.errstate(over="ignore"):

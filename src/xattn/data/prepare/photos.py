@@ -9,7 +9,9 @@ from xattn.data.prepare.coverage import Coverage, coverage
 from xattn.data.prepare.features.backbone import Backbone
 from xattn.data.prepare.features.detector import Detector
 from xattn.data.prepare.features.mixing import Mix
+from xattn.data.prepare.features.patches import patch_grid
 from xattn.data.prepare.features.windows import N_WINDOWS
+from xattn.data.prepare.options import RegionSource
 from xattn.data.prepare.partial import PartialFolder
 from xattn.data.prepare.photo_checks import BadPhoto, listed
 from xattn.data.prepare.photo_plan import checked_plan
@@ -90,6 +92,7 @@ def write_regions(
     skip_bad: bool = False,
     detector: Detector | None = None,
     mix: Mix | None = None,
+    regions: RegionSource = "windows",
 ) -> RegionsSummary:
     """Compute the region features of captioned images and write them, with all else that is known, as a precomp folder.
 
@@ -116,10 +119,13 @@ def write_regions(
             `left_out.txt`, and not refused.
         detector: what finds the regions, in place of a file of boxes.
         mix: how detections and windows share the regions.
+        regions: what they are with neither boxes nor detector: `windows`, or the `patches` of a backbone that sees
+            every picture as equally many, see `xattn.data.prepare.features.patches`.
 
     Raises:
-        InputError: both boxes and a detector are given, the input cannot be used, `out` cannot be written, or
-            `OUT.partial` holds work on other photos, captions, boxes or options; the message says what and where.
+        InputError: the regions are to come from two sources, the backbone has no patches, the input cannot be used,
+            `out` cannot be written, or `OUT.partial` holds work on other photos, captions, boxes or options; the
+            message says what and where.
         KeyboardInterrupt: on Ctrl-C, saying how to go on.
 
     """
@@ -127,14 +133,18 @@ def write_regions(
     atomic.check_absent(out)
     if boxes is not None and detector is not None:
         raise InputError(f"{boxes}: regions come from a file of boxes or from a detector; give one of the two")
+    if regions == "patches" and (boxes is not None or detector is not None):
+        raise InputError("regions are patches, or come from a file of boxes or a detector; give one of the three")
+    if regions == "patches":
+        patch_grid(backbone)
     with progress_bars(progress) as shown_on, warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", module=r"PIL\."
         )  # an oddity in an image's metadata is no concern of the reader's
         box_file = None if boxes is None else Path(boxes)
-        is_detected = detector is not None
+        are_found = detector is not None or regions == "patches"
         plan = checked_plan(
-            Path(images), Path(captions), box_file, n_boxes, shown_on, skip_bad, mix=mix, is_detected=is_detected
+            Path(images), Path(captions), box_file, n_boxes, shown_on, skip_bad, mix=mix, are_found=are_found
         )
         rows = PhotoRows(plan, backbone, threads, detector, mix)
         with PartialFolder(out, rows.asked(boxes is not None, n_boxes)) as partial:

@@ -44,7 +44,9 @@ class MapBackbone:
         self._mean, self._std = (torch.tensor(each, device=self._device)[:, None, None] for each in (mean, std))
         self.identity = f"{name} at {size} pixels, weights {weights_digest(network)}"
         with torch.inference_mode():
-            self.feature_size = int(feature_map(torch.zeros(1, 3, size, size, device=self._device)).shape[0])
+            found = feature_map(torch.zeros(1, 3, size, size, device=self._device))
+        self.feature_size, rows, columns = (int(length) for length in found.shape)
+        self.grid = rows, columns
 
     def region_features(
         self, image: Float[Tensor, "3 height width"], boxes: Float[Tensor, "r 4"]
