@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from compared_records import PHRASES, made_record
 from xattn.cli import main as cli
+from xattn.comparison.collapse import has_collapsed
 from xattn.comparison.comparison import compared
 from xattn.comparison.experiment import planned_trials
 from xattn.comparison.grid import CONSTRAINT_SECTIONS, Grid, grid_trials
@@ -123,6 +125,61 @@ def test_attention_by_type_of_phrase_stands_beside_the_best_rule(results):
         "0.500 ± 0.000",
     ]
     assert [row[0] for row in found[4:]] == ["chance", "largest"]
+
+
+def test_the_figures_of_the_readme_are_those_of_the_records(results):
+    """Its table is that of the models whose baselines have learned; what it says of photos and of pointing, too."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    chapter = " ".join(readme[readme.index("## Do the constraints help?") : readme.index("## What is where")].split())
+    healthy = [row for row in rows_of(results.averaged(compared_of("scenes"))) if row[0].startswith("without ")]
+    for _, variant, seeds, rsum, f1, *_ in healthy:
+        assert seeds == "5"
+        row = f"| {variant.removeprefix('+ ')} | {in_words(rsum)} | {in_words(f1)} |"
+        assert row in chapter
+    gains = {(row[0], row[1]): row[3] for row in rows_of(results.gains(compared_of("photos")))}
+    for model in ("scan-t2i-avg", "bfan-equal"):
+        assert in_words(gains[model, "+ CCR + CCS"]) in chapter
+    reports = {
+        name: json.loads((ROOT / f"results/pointing/records/{name}.json").read_text(encoding="utf-8"))["phrases"]
+        for name in ("test-hinge", "test-hinge-prior-area")
+    }
+    with_prior, alone = (reports[name]["t2i"]["mean"]["r1"] for name in ("test-hinge-prior-area", "test-hinge"))
+    scores = reports["test-hinge"]["word_blind"]["order"]["r1"]
+    said = (
+        f"SCAN's first region is right for {with_prior:.0%} of the phrases of 500 photos, the scores alone for "
+        f"{scores:.0%}, attention alone for {alone:.0%}"
+    )
+    assert said in chapter
+
+
+def compared_of(name):
+    return compared(read_records(ROOT / "results" / name / "records"))
+
+
+def in_words(difference):
+    """`+6.2 [+2.9, +9.6] ▲` as the README writes it."""
+    mean, low, high = re.findall(r"[+-][\d.]+", difference)
+    return f"{mean} ({low.removeprefix('+')} to {high.removeprefix('+')})"
+
+
+def test_a_baseline_that_has_collapsed_is_marked_wherever_its_figures_stand():
+    """In every row of the page that is of it, or of a difference to it."""
+    collapsed = {
+        (record.model, folder.parent.name)
+        for folder in (ROOT / "results").glob("*/records")
+        if folder.parent.name != "pointing"
+        for record in read_records(folder)
+        if record.constraints == "none" and has_collapsed(record)
+    }
+    assert collapsed == {("scan-i2t-avg", "scenes"), ("pfan-t2i", "scenes")}
+    for kind, folder, part in re.findall(
+        r"<!-- (\w+) of results/([\w-]+)/records -->\n(.*?)<!-- end -->", PAGE, re.DOTALL
+    ):
+        if kind == "pulls":  # gradients, which say nothing of who is better
+            continue
+        for row in rows_of(part)[2:]:
+            if any(model in row[0] and not row[0].startswith("without") for model, of in collapsed if of == folder):
+                assert "collapsed" in row[0] or all("rescue" in cell or "[" not in cell for cell in row), row
 
 
 def test_tables_of_the_best_epoch(results, tmp_path):
