@@ -35,7 +35,7 @@ from xattn.evaluation.grounding import word_relevance
 from xattn.losses.constraints import CCR, CCS
 from xattn.losses.ranking import hinge_ranking_loss, negative_pairs
 from xattn.losses.swaps import different_words, swap_partners
-from xattn.metrics.attention import AttentionMetrics
+from xattn.metrics.measured_queries import MeasuredQueries, all_queries, measured_queries
 from xattn.metrics.retrieval import RetrievalReport, retrieval_report
 from xattn.models.config import Direction
 
@@ -71,7 +71,7 @@ class Measured(NamedTuple):
     """What a record takes of a split."""
 
     retrieval: RetrievalReport
-    attention_metrics: dict[Direction, AttentionMetrics]
+    attention_queries: dict[Direction, MeasuredQueries]
 
 
 class Encoded(NamedTuple):
@@ -197,11 +197,7 @@ def measure(model: Matcher, split: Split, captions: EncodedCaptions) -> Measured
     """Retrieval, and the attention of the annotated captions, averaged over the heads, against the boxes."""
     regions = model.encode_images(read_regions(split, torch.arange(split.n_images).numpy()))
     batch = captions.batch(torch.arange(len(captions)).numpy())
-    words, owner, attention = (
-        model.encode_captions(batch),
-        torch.from_numpy(split.caption_image),
-        AttentionMetrics(iou=0.5),
-    )
+    words, owner, measured = model.encode_captions(batch), torch.from_numpy(split.caption_image), []
     for row in sorted(split.truth or {}):
         one, its = (
             Encoded(*(part[row : row + 1] for part in words)),
@@ -209,8 +205,10 @@ def measure(model: Matcher, split: Split, captions: EncodedCaptions) -> Measured
         )
         relevant, annotated = word_relevance(split, row, len(captions.words[row]), iou=0.5)
         weights = model.weights(one, its).mean(1)[:, : len(annotated)]
-        attention.update(weights, torch.from_numpy(relevant)[None], torch.from_numpy(annotated)[None], its.mask)
-    return Measured(retrieval_report(model.score(words, regions), owner), {"t2i": attention})
+        truth = torch.from_numpy(relevant)[None], torch.from_numpy(annotated)[None]
+        measured.append(measured_queries(weights, *truth, its.mask, iou=0.5))
+    attention: dict[Direction, MeasuredQueries] = {"t2i": all_queries(measured)} if measured else {}
+    return Measured(retrieval_report(model.score(words, regions), owner), attention)
 
 
 def compare(settings: Settings) -> Comparison:

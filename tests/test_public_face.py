@@ -15,7 +15,18 @@ from waiting import LONGEST_WAIT
 from xattn.cli import main as cli
 from xattn.cli.prepare import SOURCES
 
-HEAVY = {"torch", "matplotlib", "PIL", "nltk", "scipy", "safetensors", "transformers", "pandas", "numba"}
+HEAVY = {
+    "torch",
+    "torchmetrics",
+    "matplotlib",
+    "PIL",
+    "nltk",
+    "scipy",
+    "safetensors",
+    "transformers",
+    "pandas",
+    "numba",
+}
 
 
 def in_a_process(code):
@@ -82,6 +93,14 @@ def test_help_teaches():
 def test_importing_loads_nothing_heavy():
     assert not loaded_by("import xattn")
     assert "torch" in loaded_by("import xattn; xattn.CCR")
+
+
+def test_what_trains_and_evaluates_does_not_load_torchmetrics():
+    """It imports more than PyTorch does, for seconds; only its metrics need it."""
+    loaded = loaded_by("from xattn import CCR, compare, evaluate, load_run, train")
+    assert "torch" in loaded
+    assert "torchmetrics" not in loaded
+    assert "torchmetrics" in loaded_by("import xattn; xattn.AttentionMetrics")
 
 
 ASKED = [

@@ -11,7 +11,8 @@ contrastive content swapping (`CCS`). They take queries, keys and the attention 
     >>> loss = CCR(margin=0.2)(attention) + CCS(margin=0.2)(attention, swapped=words.roll(1, 0))
     >>> loss.backward()  # add it to your own loss
 
-`AttentionMetrics` measures attention against boxes, `RetrievalMetrics` measures scores of images with captions.
+`AttentionMetrics` measures attention against boxes, `RetrievalMetrics` measures scores of images with captions; both
+are `torchmetrics.Metric`s.
 
 The models of the paper (`SCAN`, `PFAN`, `BFAN`, `SGRAF`) train on a folder of region features:
 
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from xattn.evaluation.evaluate import evaluate
     from xattn.evaluation.score import score_image
     from xattn.losses.constraints import CCR, CCS, ccr_loss, ccs_loss
-    from xattn.metrics.attention import AttentionMetrics
-    from xattn.metrics.phrase_grounding import PhraseGrounding
-    from xattn.metrics.retrieval import RetrievalMetrics
+    from xattn.metrics.attention_metrics import AttentionMetrics
+    from xattn.metrics.phrase_metrics import PhraseGrounding
+    from xattn.metrics.retrieval_metrics import RetrievalMetrics
     from xattn.models.bfan import BFAN
     from xattn.models.pfan import PFAN
     from xattn.models.scan import SCAN
@@ -84,11 +85,11 @@ _MODULES = {
     "SCAN": "models.scan",
     "SGRAF": "models.sgraf",
     "Attention": "attention.attention",
-    "AttentionMetrics": "metrics.attention",
+    "AttentionMetrics": "metrics.attention_metrics",
     "Grid": "comparison.grid",
     "InputError": "runtime.errors",
-    "PhraseGrounding": "metrics.phrase_grounding",
-    "RetrievalMetrics": "metrics.retrieval",
+    "PhraseGrounding": "metrics.phrase_metrics",
+    "RetrievalMetrics": "metrics.retrieval_metrics",
     "RunConfig": "runs.config",
     "ccr_loss": "losses.constraints",
     "ccs_loss": "losses.constraints",

@@ -8,13 +8,9 @@ from xattn.attention.masks import CONVENTION, boolean_mask
 from xattn.attention.pairwise import pairwise_scores
 from xattn.losses.constraints import ccr_loss, ccs_loss
 from xattn.losses.swaps import different_words
-from xattn.metrics.attention import (
-    attention_report,
-    average_precision,
-    pointing,
-    precision_recall_f1,
-    uniform_threshold,
-)
+from xattn.metrics.attention import average_precision, precision_recall_f1, uniform_threshold
+from xattn.metrics.attention_report import attention_report
+from xattn.metrics.pointing import pointing
 from xattn.runtime.errors import InputError
 
 WEIGHTS = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.0, 0.1, 0.9], [0.4, 0.3, 0.3]])

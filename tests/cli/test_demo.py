@@ -9,7 +9,7 @@ import pytest
 from xattn.cli.demonstration import Demonstration, demonstrate
 from xattn.cli.main import main
 from xattn.evaluation.result import Evaluation
-from xattn.metrics.attention import AttentionReport
+from xattn.metrics.attention_report import AttentionReport
 from xattn.metrics.retrieval import RetrievalDirection, RetrievalReport
 
 ATTENTION = AttentionReport(

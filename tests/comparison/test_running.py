@@ -32,8 +32,10 @@ from xattn.evaluation.encode import encode_captions, encode_images
 from xattn.evaluation.evaluate import evaluate, evaluate_all
 from xattn.evaluation.grounding import grounding_batches
 from xattn.evaluation.options import EvaluationOptions
-from xattn.metrics.attention import AttentionMetrics
 from xattn.metrics.attention_curve import precision_recall_curve, weight_histogram
+from xattn.metrics.attention_report import report_of
+from xattn.metrics.best_threshold import best_threshold_of
+from xattn.metrics.measured_queries import all_queries, measured_queries
 from xattn.models.base import evaluating
 from xattn.runs.folder import load_run
 from xattn.runtime.device import best_device
@@ -190,32 +192,32 @@ def test_a_record_holds_what_measuring_anew_gives(tiny_data, tmp_path):
     test, dev = (attention_of(run, tiny_data, name) for name in ("test", "dev"))
     again = evaluate(run, tiny_data, "test", EvaluationOptions(by_type=True))
     assert set(record.attention) == set(record.dev["attention"]) == set(test) == {"t2i", "i2t"}
-    for direction, metrics in test.items():
-        tuned = metrics.at_threshold(dev[direction].best_threshold()).compute()
+    for direction, queries in test.items():
+        tuned = report_of(queries, best_threshold_of(dev[direction]))
         assert record.attention[direction] == plain(
             {
-                "uniform": metrics.compute(),
+                "uniform": report_of(queries),
                 "chosen": tuned,
-                "curve": precision_recall_curve(metrics),
-                "histogram": weight_histogram(metrics),
+                "curve": precision_recall_curve(queries),
+                "histogram": weight_histogram(queries),
                 "phrases": again.phrases[direction] | again.phrases["word_blind"],
                 "types": {kind: each[direction] | each["word_blind"] for kind, each in again.phrases_by_type.items()},
             },
             6,
         )
         assert record.attention[direction]["chosen"]["threshold"] == tuned.threshold, "which is used again: not rounded"
-        assert record.dev["attention"][direction] == plain(dev[direction].compute(), 6)
+        assert record.dev["attention"][direction] == plain(report_of(dev[direction]), 6)
 
 
 def attention_of(run, data, name):
     split = read_split(data, name)
-    captions, metrics = EncodedCaptions(split, run.vocabulary), {}
+    captions, measured = EncodedCaptions(split, run.vocabulary), {}
     with evaluating(run.model), torch.no_grad():
         encoded = encode_images(run.model, split), encode_captions(run.model, captions)
         for batch in grounding_batches(run.model, split, captions, *encoded):
-            of_direction = metrics.setdefault(batch.direction, AttentionMetrics(iou=0.5))
-            of_direction.update(batch.weights, batch.relevant, batch.query_mask, batch.key_mask)
-    return metrics
+            queries = measured_queries(batch.weights, batch.relevant, batch.query_mask, batch.key_mask, iou=0.5)
+            measured.setdefault(batch.direction, []).append(queries)
+    return {direction: all_queries(parts) for direction, parts in measured.items()}
 
 
 def test_the_same_seed_twice_gives_the_same_row(finished, tiny_data, tmp_path):

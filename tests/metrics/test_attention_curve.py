@@ -5,8 +5,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from xattn.metrics.attention import AttentionMetrics
 from xattn.metrics.attention_curve import EDGES, precision_recall_curve, weight_histogram
+from xattn.metrics.measured_queries import all_queries, measured_queries
 from xattn.runtime.errors import InputError
 
 
@@ -21,7 +21,7 @@ def made_attention(seed, pairs=3, queries=4, keys=5):
     return weights, relevant, query_mask, key_mask
 
 
-def measured_queries(weights, relevant, query_mask, key_mask):
+def pairs_of(weights, relevant, query_mask, key_mask):
     """The (weight, is relevant) of the valid keys of each query that is annotated and has a relevant key."""
     for pair in range(weights.shape[0]):
         valid = [key for key in range(weights.shape[2]) if key_mask[pair, key]]
@@ -31,22 +31,19 @@ def measured_queries(weights, relevant, query_mask, key_mask):
                 yield row
 
 
-def metrics_of(*batches):
-    metrics = AttentionMetrics()
-    for batch in batches:
-        metrics.update(*batch)
-    return metrics
+def queries_of(*batches):
+    return all_queries([measured_queries(*batch) for batch in batches])
 
 
 @given(st.integers(0, 10_000))
 @example(203)  # a weight of almost 1, within the tolerance of the last threshold
 def test_curve_and_histogram_are_those_of_their_definitions(seed):
     attention = made_attention(seed)
-    rows = list(measured_queries(*attention))
+    rows = list(pairs_of(*attention))
     if not rows:
         return
-    metrics = metrics_of(attention)
-    curve, histogram = precision_recall_curve(metrics), weight_histogram(metrics)
+    queries = queries_of(attention)
+    curve, histogram = precision_recall_curve(queries), weight_histogram(queries)
     assert (curve.threshold, histogram.edges) == (list(EDGES), list(EDGES))
     pairs = [pair for row in rows for pair in row]
     n_relevant = sum(right for _, right in pairs)
@@ -68,8 +65,8 @@ def test_curve_and_histogram_are_those_of_their_definitions(seed):
 def test_batches_add_up():
     attention = made_attention(2, pairs=6)
     parts = [[part[rows] for part in attention] for rows in (slice(0, 1), slice(1, 6))]
-    assert precision_recall_curve(metrics_of(*parts)) == precision_recall_curve(metrics_of(attention))
-    assert weight_histogram(metrics_of(*parts)) == weight_histogram(metrics_of(attention))
+    assert precision_recall_curve(queries_of(*parts)) == precision_recall_curve(queries_of(attention))
+    assert weight_histogram(queries_of(*parts)) == weight_histogram(queries_of(attention))
 
 
 def test_padding_and_heads():
@@ -82,25 +79,25 @@ def test_padding_and_heads():
         pad(query_mask, (0, 1)),
         pad(key_mask, (0, 2)),
     )
-    curve, histogram = precision_recall_curve(metrics_of(attention)), weight_histogram(metrics_of(attention))
-    assert precision_recall_curve(metrics_of(padded)) == curve
-    assert weight_histogram(metrics_of(padded)) == histogram
+    curve, histogram = precision_recall_curve(queries_of(attention)), weight_histogram(queries_of(attention))
+    assert precision_recall_curve(queries_of(padded)) == curve
+    assert weight_histogram(queries_of(padded)) == histogram
     stacked = torch.stack([weights, weights], dim=1)  # pairs heads q k
-    heads = metrics_of((stacked, relevant[:, None], query_mask[:, None].expand(-1, 2, -1), key_mask[:, None]))
+    heads = queries_of((stacked, relevant[:, None], query_mask[:, None].expand(-1, 2, -1), key_mask[:, None]))
     assert weight_histogram(heads).relevant == [2 * count for count in histogram.relevant]
     assert precision_recall_curve(heads) == curve
 
 
 def test_weights_at_the_ends():
-    metrics = metrics_of((torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]])))
-    histogram = weight_histogram(metrics)
+    queries = queries_of((torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]])))
+    histogram = weight_histogram(queries)
     assert (histogram.relevant[-1], sum(histogram.relevant)) == (1, 1)
     assert (histogram.irrelevant[0], sum(histogram.irrelevant)) == (1, 1)
-    assert set(precision_recall_curve(metrics).precision) == {1.0}
+    assert set(precision_recall_curve(queries).precision) == {1.0}
 
 
 def test_without_a_relevant_key_there_is_no_curve():
-    metrics = metrics_of((torch.tensor([[0.5, 0.5]]), torch.tensor([[False, False]])))
+    queries = queries_of((torch.tensor([[0.5, 0.5]]), torch.tensor([[False, False]])))
     with pytest.raises(InputError, match="no query has a relevant key"):
-        precision_recall_curve(metrics)
-    assert sum(weight_histogram(metrics).relevant) == 0
+        precision_recall_curve(queries)
+    assert sum(weight_histogram(queries).relevant) == 0

@@ -1,6 +1,6 @@
 """Phrase grounding against an oracle in loops, which tries every order of the regions."""
 
-from itertools import chain, pairwise, permutations
+from itertools import pairwise, permutations
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xattn.metrics.phrase_grounding import (
-    PhraseGrounding,
     phrase_figures,
     phrase_weights,
     pointing_by_centre,
@@ -77,44 +76,10 @@ def test_words_of_a_phrase_by_mean_and_by_max():
     torch.testing.assert_close(phrase_weights(weights, words, "max"), torch.tensor([[0.6, 0.9], [0.25, 0.75]]))
 
 
-def a_batch(seed, n_phrases=6, n_regions=7):
-    generator = torch.Generator().manual_seed(seed)
-    levels = torch.rand(n_phrases, n_regions, generator=generator)
-    flags = torch.rand(2, n_phrases, n_regions, generator=generator) < 0.2
-    return levels, flags[0], flags[1]
-
-
-def test_batches_together_are_one_and_merge_and_reset():
-    parts, whole = [a_batch(seed) for seed in range(3)], PhraseGrounding(0.5)
-    kinds = [["people", None, "people/other", "", "animals", "people"]] * 3
-    whole.update(*(torch.cat(each) for each in zip(*parts, strict=True)), types=list(chain(*kinds)), without_box=6)
-    pieces, other = PhraseGrounding(0.5), PhraseGrounding(0.5)
-    pieces.update(*parts[0], types=kinds[0], without_box=4)
-    other.update(*parts[1], types=kinds[1], without_box=2)
-    other.update(*parts[2], types=kinds[2])
-    pieces.merge(other)
-    assert pieces.compute() == whole.compute()
-    assert pieces.by_type() == whole.by_type()
-    assert (whole.compute().phrases, whole.compute().without_box, whole.compute().iou) == (18, 6, 0.5)
-    assert {kind: report.phrases for kind, report in whole.by_type().items()} == {
-        "animals": 3,
-        "other": 3,
-        "people": 9,
-    }
-    figures = phrase_figures(*(torch.cat(each) for each in zip(*parts, strict=True)))
-    people = [place for place in range(18) if place % 6 in (0, 2, 5)]
-    assert whole.by_type()["people"].r1 == pytest.approx(figures.r1[people].mean().item())
-    assert whole.compute().upper_bound == pytest.approx(figures.upper_bound.mean().item())
-    pieces.reset()
-    assert pieces.phrases == 0
-    with pytest.raises(InputError, match=r"no phrase has a box, so there is none to be found \(0 without a box\)"):
-        pieces.compute()
-
-
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 def test_levels_that_cannot_be_ranked_are_refused(wrong):
     with pytest.raises(InputError, match="a region's level is NaN or infinite, so the regions cannot be ranked"):
-        PhraseGrounding().update(torch.tensor([[0.5, wrong]]), *[torch.tensor([[True, False]])] * 2)
+        phrase_figures(torch.tensor([[0.5, wrong]]), *[torch.tensor([[True, False]])] * 2)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 1), (4, 1), (4, 3), (5, 2), (5, 5)])

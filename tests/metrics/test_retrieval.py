@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from xattn.metrics import retrieval
 from xattn.metrics.retrieval import (
-    RetrievalMetrics,
     five_fold_report,
     image_to_text_ranks,
     retrieval_report,
@@ -211,29 +210,6 @@ def test_one_fold_is_the_whole():
     assert five_fold_report(scores, caption_image, folds=1) == retrieval_report(scores, caption_image)
 
 
-@pytest.mark.parametrize("folds", [1, 2])
-def test_blocks_of_rows_give_the_report_of_the_whole(folds):
-    scores, caption_image = hand_made_folds()
-    metrics = RetrievalMetrics(caption_image, folds)
-    expected = five_fold_report(scores, caption_image, folds)
-    for _ in range(2):
-        buffer = torch.empty(3, 5)
-        for block in (scores[:3], scores[3:]):
-            buffer[: len(block)] = block  # one buffer for all blocks, as an evaluation may use: its rows must be copied
-            metrics.update(buffer[: len(block)])
-        assert metrics.compute() == expected
-        assert metrics.compute() == expected
-        metrics.reset()
-
-
-def test_the_caption_map_of_the_class_is_its_own():
-    caption_image = torch.tensor([0, 1])
-    metrics = RetrievalMetrics(caption_image)
-    caption_image.copy_(torch.tensor([1, 0]))
-    metrics.update(torch.eye(2))
-    assert metrics.compute().image_to_text.r1 == 100
-
-
 @pytest.mark.parametrize("block", [1, 2**22])
 def test_user_mistakes_are_one_sentence(block, monkeypatch):
     monkeypatch.setattr(retrieval, "_BLOCK", block)
@@ -257,16 +233,6 @@ def test_user_mistakes_are_one_sentence(block, monkeypatch):
         retrieval_report(scores[:5], caption_image)
     with pytest.raises(InputError, match=r"^caption 1 belongs to image -1, but the scores have 6 images$"):
         retrieval_report(scores, torch.tensor([0, -1, 2, 7]))
-    with pytest.raises(InputError, match=r"^the number of folds must be 1 or more, not 0$"):
-        RetrievalMetrics(caption_image, folds=0)
-    metrics = RetrievalMetrics(caption_image)
-    with pytest.raises(InputError, match=r"^there are no scores to rank: update\(\) was not called$"):
-        metrics.compute()
-    with pytest.raises(InputError, match=r"^a block of scores has 3 columns, but there are 4 captions$"):
-        metrics.update(torch.rand(2, 3))
-    metrics.update(scores[:3])
-    with pytest.raises(InputError, match=r"^caption 3 belongs to image 5, but the scores have 3 images$"):
-        metrics.compute()
 
 
 def test_shapes_that_do_not_fit_are_refused_without_the_type_checks_of_the_tests():

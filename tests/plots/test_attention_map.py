@@ -23,7 +23,7 @@ from xattn.evaluation import attend as attend_module
 from xattn.evaluation.attend import attend, attention_of
 from xattn.evaluation.result import Evaluation
 from xattn.evaluation.tables import attention_table, evaluation_table, print_tables
-from xattn.metrics.attention import AttentionReport
+from xattn.metrics.attention_report import AttentionReport
 from xattn.metrics.retrieval import RetrievalDirection, RetrievalReport
 from xattn.models.base import Match, MatchingModel
 from xattn.models.config import SCANConfig

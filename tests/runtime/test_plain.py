@@ -2,8 +2,8 @@
 
 import json
 
-from xattn.metrics.attention import AttentionReport
 from xattn.metrics.attention_curve import WeightHistogram
+from xattn.metrics.attention_report import AttentionReport
 from xattn.metrics.retrieval import RetrievalDirection, RetrievalReport
 from xattn.runtime.plain import plain
 

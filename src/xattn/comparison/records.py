@@ -14,8 +14,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from xattn.data.fingerprint import PROJECTIONS
 from xattn.evaluation.phrases import POINTERS, WORD_BLIND, PhraseReports
-from xattn.metrics.attention import AttentionMetrics
 from xattn.metrics.attention_curve import precision_recall_curve, weight_histogram
+from xattn.metrics.attention_report import report_of
+from xattn.metrics.best_threshold import best_threshold_of
+from xattn.metrics.measured_queries import MeasuredQueries
 from xattn.metrics.retrieval import RetrievalReport
 from xattn.models.config import BEFORE, Direction
 from xattn.runtime import atomic
@@ -94,7 +96,7 @@ class Measured(Protocol):
         ...
 
     @property
-    def attention_metrics(self) -> Mapping[Direction, AttentionMetrics]:
+    def attention_queries(self) -> Mapping[Direction, MeasuredQueries]:
         """By direction; nothing where there is no truth."""
         ...
 
@@ -116,25 +118,25 @@ def record_figures(
         phrases: phrase grounding on the split that the record is of, as an `Evaluation` has it.
         phrases_by_type: the same for each type of phrase.
     """
-    best = {direction: metrics.best_threshold() for direction, metrics in dev.attention_metrics.items()} if dev else {}
+    best = {name: best_threshold_of(queries) for name, queries in dev.attention_queries.items()} if dev else {}
     attention = {
-        direction: _attention_summary(metrics, best.get(direction))
+        direction: _attention_summary(queries, best.get(direction))
         | _phrases(phrases or {}, direction)
         | _phrases_by_type(phrases_by_type or {}, direction)
-        for direction, metrics in measured.attention_metrics.items()
+        for direction, queries in measured.attention_queries.items()
     }
     of_dev = dev and {
         "retrieval": dev.retrieval,
-        "attention": {direction: metrics.compute() for direction, metrics in dev.attention_metrics.items()} or None,
+        "attention": {direction: report_of(queries) for direction, queries in dev.attention_queries.items()} or None,
     }
     return plain({"retrieval": measured.retrieval, "attention": attention or None, "dev": of_dev}, PLACES)
 
 
-def _attention_summary(metrics: AttentionMetrics, threshold: float | None) -> dict[str, Any]:
-    summary: dict[str, Any] = {"uniform": metrics.compute()}
+def _attention_summary(queries: MeasuredQueries, threshold: float | None) -> dict[str, Any]:
+    summary: dict[str, Any] = {"uniform": report_of(queries)}
     if threshold is not None:
-        summary["chosen"] = metrics.at_threshold(threshold).compute()
-    return summary | {"curve": precision_recall_curve(metrics), "histogram": weight_histogram(metrics)}
+        summary["chosen"] = report_of(queries, threshold)
+    return summary | {"curve": precision_recall_curve(queries), "histogram": weight_histogram(queries)}
 
 
 def _phrases(phrases: PhraseReports, direction: Direction) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _evaluated(
         attention=measured.attention,
         attention_by_iou=measured.attention_by_iou if len(options.iou) > 1 else {},
         attention_by_type=measured.attention_by_type,
-        attention_metrics=measured.attention_metrics,
+        attention_queries=measured.attention_queries,
         phrases=measured.phrases,
         phrases_by_type=measured.phrases_by_type,
         rules=measured.rules,

@@ -26,7 +26,7 @@ PAIRS_AT_ONCE = 128
 
 class GroundingBatch(NamedTuple):
     """The attention of some annotated captions in one direction with its truth, on the processor; what
-    `AttentionMetrics.update` takes.
+    `measured_queries` takes.
     """
 
     direction: Direction

@@ -13,7 +13,8 @@ from xattn.evaluation.options import EvaluationOptions
 from xattn.evaluation.phrases import PhraseMeter, PhraseReports
 from xattn.evaluation.protocols import PROTOCOLS
 from xattn.evaluation.word_rules import RuleMeter, RuleReports
-from xattn.metrics.attention import AttentionMetrics, AttentionReport
+from xattn.metrics.attention_report import AttentionReport, report_of
+from xattn.metrics.measured_queries import MeasuredQueries, all_queries, measured_queries
 from xattn.metrics.retrieval import RetrievalReport, folds_of, mean_report
 from xattn.metrics.streaming import StreamingRanks
 from xattn.models.base import MatchingModel, evaluating
@@ -33,7 +34,7 @@ class Measured(NamedTuple):
     """By direction, at the first IoU threshold; None where the split has no truth with which some region agrees."""
     attention_by_iou: dict[float, dict[str, AttentionReport]]
     attention_by_type: dict[str, dict[str, AttentionReport]]
-    attention_metrics: dict[Direction, AttentionMetrics]
+    attention_queries: dict[Direction, MeasuredQueries]
     """By direction, the measured queries behind `attention`, for other thresholds, curves and histograms."""
     phrases: PhraseReports
     """Phrase grounding, see `xattn.evaluation.phrases`; empty where it was not asked for or there is no truth."""
@@ -94,7 +95,7 @@ def measure(
         first,
         attention.by_iou,
         attention.by_type,
-        attention.metrics,
+        attention.queries,
         meter.reports() if meter else {},
         meter.reports_by_type() if meter and options.by_type else {},
         rules.reports() if rules else {},
@@ -104,7 +105,7 @@ def measure(
 class _AttentionReports(NamedTuple):
     by_iou: dict[float, dict[str, AttentionReport]]
     by_type: dict[str, dict[str, AttentionReport]]
-    metrics: dict[Direction, AttentionMetrics]
+    queries: dict[Direction, MeasuredQueries]
 
 
 def _attention(
@@ -122,7 +123,7 @@ def _attention(
     found = _AttentionReports({}, {}, {})
     for iou in options.iou if split.truth else ():
         # None stands for all phrases: a type may be any text.
-        metrics: dict[str | None, dict[Direction, AttentionMetrics]] = {None: {}}
+        measured: dict[str | None, dict[Direction, list[MeasuredQueries]]] = {None: {}}
         for batch in grounding_batches(model, split, captions, images, encoded, iou):
             for meter in meters if iou == options.iou[0] else ():
                 meter.add(batch)
@@ -130,15 +131,16 @@ def _attention(
             if options.by_type and iou == options.iou[0]:
                 parts |= {kind: batch.of_type(kind) for kind in batch.word_types}
             for kind, part in parts.items():
-                of_kind = metrics.setdefault(kind, {}).setdefault(part.direction, AttentionMetrics(iou=iou))
-                of_kind.update(part.weights, part.relevant, part.query_mask, part.key_mask)
-        for kind, of_kind in metrics.items():
-            if all(metric.queries for metric in of_kind.values()):
-                reports = {direction: of_kind[direction].compute() for direction in model.directions}
+                queries = measured_queries(part.weights, part.relevant, part.query_mask, part.key_mask, iou=iou)
+                measured.setdefault(kind, {}).setdefault(part.direction, []).append(queries)
+        for kind, parts_of_kind in measured.items():
+            of_kind = {direction: all_queries(parts) for direction, parts in parts_of_kind.items()}
+            if all(len(queries) for queries in of_kind.values()):
+                reports = {direction: report_of(of_kind[direction]) for direction in model.directions}
                 if kind is None:
                     found.by_iou[iou] = reports
                     if iou == options.iou[0]:
-                        found.metrics.update({direction: of_kind[direction] for direction in model.directions})
+                        found.queries.update({direction: of_kind[direction] for direction in model.directions})
                 else:
                     found.by_type[kind] = reports
     return found

@@ -12,7 +12,16 @@ from xattn.data.batches import EncodedCaptions
 from xattn.data.boxes import iou as box_iou
 from xattn.data.split import Split
 from xattn.evaluation.grounding import GroundingBatch, received_by_words, seen_spans
-from xattn.metrics.phrase_grounding import PhraseGrounding, PhraseReport, phrase_figures, phrase_weights
+from xattn.metrics.phrase_grounding import (
+    MeasuredPhrases,
+    PhraseReport,
+    all_phrases,
+    measured_phrases,
+    phrase_figures,
+    phrase_report,
+    phrase_reports_by_type,
+    phrase_weights,
+)
 from xattn.metrics.word_blind import area_levels, chance_levels, middle_levels, points_inside, region_centres
 
 WORD_BLIND = "word_blind"
@@ -109,7 +118,7 @@ def word_blind_levels(split: Split, captions: Sequence[int]) -> dict[str, Float[
 
 
 class PhraseMeter:
-    """`PhraseGrounding` of all who rank the regions of the phrases of a split, from the batches of its attention.
+    """Phrase grounding by all who rank the regions of the phrases of a split, from the batches of its attention.
 
     Args:
         split: has truth and boxes x1 y1 x2 y2.
@@ -119,7 +128,7 @@ class PhraseMeter:
 
     def __init__(self, split: Split, captions: EncodedCaptions, iou: float) -> None:
         self.split, self.captions, self.iou = split, captions, iou
-        self._metrics: dict[str, dict[str, PhraseGrounding]] = {}
+        self._measured: dict[str, dict[str, list[MeasuredPhrases]]] = {}
 
     def add(self, batch: GroundingBatch) -> None:
         """Add the phrases of a batch in its direction; rules that read no word are measured in the first one."""
@@ -127,7 +136,7 @@ class PhraseMeter:
         truth = phrase_truth(self.split, batch.captions, weights.shape[1], self.iou)
         if not len(truth.pairs):
             return
-        is_first = next(iter(self._metrics), batch.direction) == batch.direction
+        is_first = next(iter(self._measured), batch.direction) == batch.direction
         of_phrase = weights[truth.pairs]  # phrases words regions
         levels = {
             "mean": phrase_weights(of_phrase, truth.words, "mean"),
@@ -145,24 +154,24 @@ class PhraseMeter:
     def reports(self) -> PhraseReports:
         """The reports of all phrases; nothing where none has a box."""
         return {
-            name: {pointer: metric.compute() for pointer, metric in metrics.items()}
-            for name, metrics in self._metrics.items()
+            name: {pointer: phrase_report(all_phrases(parts), self.iou) for pointer, parts in pointers.items()}
+            for name, pointers in self._measured.items()
         }
 
     def reports_by_type(self) -> dict[str, PhraseReports]:
         """The reports of each type of phrase."""
         found: dict[str, PhraseReports] = {}
-        for name, metrics in self._metrics.items():
-            for pointer, metric in metrics.items():
-                for kind, report in metric.by_type().items():
+        for name, pointers in self._measured.items():
+            for pointer, parts in pointers.items():
+                for kind, report in phrase_reports_by_type(all_phrases(parts), self.iou).items():
                     found.setdefault(kind, {}).setdefault(name, {})[pointer] = report
         return dict(sorted(found.items()))
 
     def _add(self, name: str, pointer: str, levels: Tensor, truth: PhraseTruth, captions: Sequence[int]) -> None:
-        metric = self._metrics.setdefault(name, {}).setdefault(pointer, PhraseGrounding(self.iou))
         counts = torch.from_numpy(self.split.counts[self.split.caption_image[captions]])[truth.pairs]
         region_mask = torch.arange(self.split.n_regions) < counts[:, None]
         figures = phrase_figures(levels, truth.overlaps, truth.inside, region_mask)
         if pointer == "middle":  # the middle itself, which needs no region there
             figures = figures._replace(pointing=truth.middle_inside.double())
-        metric.add(figures, truth.types, truth.without_box)
+        phrases = measured_phrases(figures, truth.types, truth.without_box)
+        self._measured.setdefault(name, {}).setdefault(pointer, []).append(phrases)

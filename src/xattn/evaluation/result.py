@@ -5,7 +5,8 @@ from typing import Any
 
 from xattn.evaluation.phrases import PhraseReports
 from xattn.evaluation.word_rules import RuleReports
-from xattn.metrics.attention import AttentionMetrics, AttentionReport
+from xattn.metrics.attention_report import AttentionReport
+from xattn.metrics.measured_queries import MeasuredQueries
 from xattn.metrics.retrieval import RetrievalReport
 from xattn.models.config import Direction
 from xattn.runtime.plain import plain
@@ -51,7 +52,7 @@ class Evaluation:
     """The power of the regions' areas in that prior."""
     eccv: dict[str, dict[str, float]] | None = None
     """The figures of ECCV Caption and CxC, in percent, where asked for."""
-    attention_metrics: dict[Direction, AttentionMetrics] = field(default_factory=dict, compare=False, repr=False)
+    attention_queries: dict[Direction, MeasuredQueries] = field(default_factory=dict, compare=False, repr=False)
     """By direction, the measured queries behind `attention`, for figures at other thresholds, the best threshold,
     curves and histograms; not in `as_dict`."""
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from xattn.evaluation.phrases import POINTERS, WORD_BLIND, PhraseReports
 from xattn.evaluation.result import Evaluation
 from xattn.evaluation.word_rules import RuleReport
-from xattn.metrics.attention import AttentionReport
+from xattn.metrics.attention_report import AttentionReport
 from xattn.metrics.phrase_grounding import PhraseReport
 from xattn.metrics.retrieval import RetrievalDirection
 from xattn.plots.labels import distinct_labels

@@ -13,7 +13,8 @@ from xattn.data.batches import EncodedCaptions
 from xattn.data.split import Split
 from xattn.evaluation.grounding import GroundingBatch
 from xattn.evaluation.phrases import caption_weights, word_blind_levels
-from xattn.metrics.attention import average_precision, pointing
+from xattn.metrics.attention import average_precision
+from xattn.metrics.pointing import pointing
 from xattn.metrics.word_blind import chance_average_precision
 from xattn.models.config import Direction
 from xattn.runtime.plain import plain

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from xattn.runtime.errors import InputError
@@ -149,91 +149,76 @@ class PhraseReport:
         return plain(self)
 
 
-class PhraseGrounding:
-    """`PhraseReport` of phrases that come in batches, of all of them and of each type.
+@dataclass(frozen=True, eq=False)
+class MeasuredPhrases:
+    """The figures of phrases that have a box."""
 
-    Example:
-        >>> metric = PhraseGrounding(iou=0.5)
-        >>> overlaps = inside = torch.tensor([[False, True, False]])
-        >>> levels = torch.tensor([[0.2, 0.5, 0.3]])
-        >>> metric.update(levels, overlaps, inside, types=["animals"])
-        >>> metric.update(levels, overlaps.roll(1, 1), inside.roll(1, 1), types=["people/other"])
-        >>> metric.compute().r1, metric.compute().r5, metric.by_type()["people"].r1
-        (0.5, 1.0, 0.0)
+    figures: Float64[Tensor, "phrases figures"]
+    """Those of `PhraseFigures`, on the CPU."""
+    types: Sequence[str | None]
+    """The kind of each phrase, of several joined by `/` (`people/other`) each; None where it is not known."""
+    without_box: int = 0
+    """How many phrases without any box stood beside them."""
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+
+def measured_phrases(
+    figures: PhraseFigures, types: Sequence[str | None] | None = None, without_box: int = 0
+) -> MeasuredPhrases:
+    """Phrases as they are kept.
+
+    Args:
+        figures: of the phrases.
+        types: the kind of each phrase, as in `MeasuredPhrases`; absent: not known.
+        without_box: how many phrases without any box stood beside them.
+
+    Raises:
+        InputError: there is not one type for each phrase.
     """
+    rows = torch.stack([each.detach().cpu().double() for each in figures], 1)
+    if types is not None and len(types) != len(rows):
+        raise InputError(f"there are {len(types)} types of phrases, but {len(rows)} phrases")
+    return MeasuredPhrases(rows, [None] * len(rows) if types is None else list(types), without_box)
 
-    def __init__(self, iou: float | None = None) -> None:
-        self.iou = iou
-        self.reset()
 
-    def update(
-        self,
-        levels: Float[Tensor, "phrases k"],
-        overlaps: Bool[Tensor, "phrases k"],
-        inside: Bool[Tensor, "phrases k"],
-        region_mask: Bool[Tensor, "phrases k"] | None = None,
-        types: Sequence[str | None] | None = None,
-        without_box: int = 0,
-    ) -> None:
-        """Add phrases that have boxes.
+def all_phrases(parts: Sequence[MeasuredPhrases]) -> MeasuredPhrases:
+    """The phrases of several batches, at least one, in their order."""
+    types = [kind for part in parts for kind in part.types]
+    without_box = sum(part.without_box for part in parts)
+    return MeasuredPhrases(torch.cat([part.figures for part in parts]), types, without_box)
 
-        Args:
-            levels: of their regions, larger first.
-            overlaps: which regions overlap a box of the phrase.
-            inside: which regions have their centre in a box of the phrase.
-            region_mask: the valid regions; all, when absent.
-            types: the kind of each phrase, of several joined by `/` (`people/other`) each; absent: not known.
-            without_box: how many phrases without any box stood beside them.
 
-        Raises:
-            InputError: a level is NaN or infinite.
-        """
-        self.add(phrase_figures(levels, overlaps, inside, region_mask), types, without_box)
+def phrase_report(phrases: MeasuredPhrases, iou: float | None = None) -> PhraseReport:
+    """The report of some phrases.
 
-    def add(self, figures: PhraseFigures, types: Sequence[str | None] | None = None, without_box: int = 0) -> None:
-        """Add phrases whose figures are known; the rest is as in `update`."""
-        self._figures.append(torch.stack([each.cpu().double() for each in figures], 1))  # phrases figures
-        self._types.extend(types or [None] * len(figures.r1))
-        self._without_box += without_box
+    Args:
+        phrases: at least one.
+        iou: passed through to the report.
 
-    def merge(self, other: "PhraseGrounding") -> None:
-        """Add the phrases of another one, for example of another process."""
-        self._figures.extend(other._figures)
-        self._types.extend(other._types)
-        self._without_box += other._without_box
+    Raises:
+        InputError: no phrase has a box.
+    """
+    if not len(phrases):
+        raise InputError(f"no phrase has a box, so there is none to be found ({phrases.without_box} without a box)")
+    r1, r5, r10, pointing, upper_bound = phrases.figures.mean(0).tolist()
+    return PhraseReport(r1, r5, r10, pointing, upper_bound, len(phrases), phrases.without_box, iou)
 
-    def reset(self) -> None:
-        """Forget the phrases."""
-        self._figures: list[Tensor] = []
-        self._types: list[str | None] = []
-        self._without_box = 0
 
-    @property
-    def phrases(self) -> int:
-        """How many phrases with a box there are so far."""
-        return len(self._types)
+def phrase_reports_by_type(phrases: MeasuredPhrases, iou: float | None = None) -> dict[str, PhraseReport]:
+    """The report of the phrases of each type, by its name; a phrase of several types is in each.
 
-    def compute(self) -> PhraseReport:
-        """The report of all phrases so far; `InputError` if none has a box."""
-        if not self._types:
-            raise InputError(f"no phrase has a box, so there is none to be found ({self._without_box} without a box)")
-        return self._report(torch.cat(self._figures), self._without_box)
-
-    def by_type(self) -> dict[str, PhraseReport]:
-        """The report of the phrases of each type, by its name; a phrase of several types is in each.
-
-        How many phrases of a type have no box is not known: the reports have 0.
-        """
-        places: dict[str, list[int]] = {}
-        for place, kinds in enumerate(self._types):
-            for kind in filter(None, (kinds or "").split("/")):
-                places.setdefault(kind, []).append(place)
-        figures = torch.cat(self._figures) if places else torch.empty(0, len(PhraseFigures._fields))
-        return {kind: self._report(figures[of_kind], 0) for kind, of_kind in sorted(places.items())}
-
-    def _report(self, figures: Tensor, without_box: int) -> PhraseReport:
-        r1, r5, r10, pointing, upper_bound = figures.mean(0).tolist()
-        return PhraseReport(r1, r5, r10, pointing, upper_bound, len(figures), without_box, self.iou)
+    How many phrases of a type have no box is not known: the reports have 0.
+    """
+    places: dict[str, list[int]] = {}
+    for place, kinds in enumerate(phrases.types):
+        for kind in filter(None, (kinds or "").split("/")):
+            places.setdefault(kind, []).append(place)
+    return {
+        kind: phrase_report(MeasuredPhrases(phrases.figures[of_kind], [kind] * len(of_kind)), iou)
+        for kind, of_kind in sorted(places.items())
+    }
 
 
 def _ranked(levels: Tensor, region_mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -206,51 +206,6 @@ def five_fold_report(
     )
 
 
-class RetrievalMetrics:
-    """`retrieval_report`, or with `folds` above 1 `five_fold_report`, of scores that come in blocks of rows.
-
-    The rows are kept (0.5 GB for 5,000 x 25,000 in float32), because the rank of a caption's image needs its whole
-    column.
-
-    Example:
-        >>> metrics = RetrievalMetrics(caption_image=torch.tensor([0, 0, 1]))
-        >>> metrics.update(torch.tensor([[0.9, 0.2, 0.5]]))
-        >>> metrics.update(torch.tensor([[0.9, 0.1, 0.3]]))
-        >>> metrics.compute().image_to_text.r1
-        50.0
-    """
-
-    def __init__(self, caption_image: Int[Tensor, "captions"], folds: int = 1) -> None:
-        if folds < 1:
-            raise InputError(f"the number of folds must be 1 or more, not {folds}")
-        self.caption_image = caption_image.detach().to("cpu", copy=True)
-        self.folds = folds
-        self._rows: list[Tensor] = []
-
-    def update(self, scores: Float[Tensor, "block captions"]) -> None:
-        """Append the scores of the next images, in the order of the rows, with all captions; they are copied to the
-        CPU.
-        """
-        if scores.shape[1:] != self.caption_image.shape:
-            raise InputError(
-                f"a block of scores has {scores.shape[-1]} columns, but there are {len(self.caption_image)} captions"
-            )
-        self._rows.append(scores.detach().to("cpu", copy=True))
-
-    def compute(self) -> RetrievalReport:
-        """The report of the rows so far; a caption whose image is not among them raises `InputError`."""
-        if not self._rows:
-            raise InputError("there are no scores to rank: update() was not called")
-        self._rows = [torch.cat(self._rows)]  # replaces the blocks, so that a later call does not hold both
-        if self.folds > 1:
-            return five_fold_report(self._rows[0], self.caption_image, self.folds)
-        return retrieval_report(self._rows[0], self.caption_image)
-
-    def reset(self) -> None:
-        """Forget the rows."""
-        self._rows = []
-
-
 def _checked(scores: Tensor, caption_image: Tensor) -> tuple[Tensor, Tensor]:
     """The scores without gradient and the row of each caption's image on their device, or a sentence on what does not
     fit.
