@@ -19,6 +19,7 @@ from waiting import LONGEST_WAIT
 from xattn.cli import main as cli
 from xattn.cli.main import main
 from xattn.data.prepare.features.mixing import Mix
+from xattn.data.prepare.packed.columns import Columns
 from xattn.models import config as model_configs
 from xattn.runs import config as configuration
 from xattn.runs.presets import DESCRIPTIONS, preset
@@ -361,15 +362,15 @@ def test_options_of_scenes_regions_and_demo_are_passed_on(monkeypatch, tmp_path)
     main(["regions", "--images", "i", "--captions", "c.csv", "--out", "o", "--boxes", "b.jsonl", "--n-boxes", "12"])
     mix = ["--n-detections", "20", "--n-windows", "16", "--nms", "0.5"]
     main(["regions", "--images", "i", "--captions", "c.csv", "--out", "o", "--skip-bad", *mix])
-    by_default = {"detector": None, "backbone": None, "regions": "windows"}
+    by_default = {"detector": None, "backbone": None, "regions": "windows", "columns": Columns()}
     assert calls == [
         ((Path("s"),), {"n_images": 30, "seed": 2}),
         (
-            (Path("i"), Path("c.csv"), Path("o")),
+            ((Path("i"),), Path("c.csv"), Path("o")),
             {"boxes": Path("b.jsonl"), "n_boxes": 12, "skip_bad": False, "mix": Mix()} | by_default,
         ),
         (
-            (Path("i"), Path("c.csv"), Path("o")),
+            ((Path("i"),), Path("c.csv"), Path("o")),
             {"boxes": None, "n_boxes": 36, "skip_bad": True, "mix": Mix(20, 16, 0.5)} | by_default,
         ),
     ]

@@ -17,13 +17,22 @@ class Photos:
     Interrupted, the same command resumes. `xattn regions` is another name of `xattn prepare photos`.
     """
 
-    images: Path
-    """The folder of images, subfolders included."""
-    captions: Path
-    """A CSV or JSONL file with image, caption and, optionally, split; without splits, a tenth each goes to dev and
-    test."""
+    images: tuple[Path, ...]
+    """The folder of photos, subfolders included; or a set that holds photos and captions: parquet files, the folder of
+    a `datasets` set, or WebDataset shards (.tar). Its photos are written to OUT/photos, its captions to
+    OUT/captions.jsonl."""
     out: Path
     """The data folder to write."""
+    captions: Path | None = None
+    """A CSV or JSONL file with image, caption and, optionally, split; without splits, a tenth each goes to dev and
+    test. For a set that holds captions: a file to take in their place, such as one with truth."""
+    image_column: str | None = None
+    """Of a set: its column of photos, or the ending of their files; by default image, img, jpg, png, ..."""
+    caption_column: str | None = None
+    """Of a set: its column of captions, of texts or lists of texts; by default caption, captions, sentences, sentence,
+    text, txt."""
+    split_column: str | None = None
+    """Of a set: its column of splits; by default split, and without it the names of the files."""
     boxes: Path | None = None
     """JSONL with the boxes of each image, {"image": "a.jpg", "boxes": [[x1, y1, x2, y2], ...]} in pixels, in place of
     windows; with "scores" and "labels", one a box, they are detections."""
@@ -54,6 +63,7 @@ class Photos:
         """Call `xattn.data.prepare.photos.write_regions`."""
         from xattn.data.prepare.features.by_name import backbone_by_name, detector_by_name
         from xattn.data.prepare.features.mixing import Mix
+        from xattn.data.prepare.packed.columns import Columns
         from xattn.data.prepare.photos import write_regions
 
         summary = write_regions(
@@ -67,6 +77,7 @@ class Photos:
             backbone=backbone_by_name(self.backbone, self.size),
             mix=Mix(self.n_detections, self.n_windows, self.nms),
             regions=self.regions,
+            columns=Columns(self.image_column, self.caption_column, self.split_column),
         )
         print_lines(summary)
 
@@ -142,11 +153,12 @@ class Karpathy:
     photos`.
 
     Needs dataset_flickr30k.json or dataset_coco.json, of Karpathy's caption_datasets.zip at
-    cs.stanford.edu/people/karpathy/deepimagesent. The other sources also read such a file as it is.
+    cs.stanford.edu/people/karpathy/deepimagesent; or the same as parquet, as the hub's yerevann/coco-karpathy has it.
+    The other sources also read such files as they are.
     """
 
     captions: Path
-    """The split file."""
+    """The split file; a parquet file, or a folder of them."""
     out: Path
     """The captions file to write, in JSONL."""
 

@@ -78,6 +78,27 @@ def write_captions(path: Path | str, captions: Iterable[Caption]) -> None:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+def caption_text(value: object, where: str) -> str:
+    """A caption with single spaces.
+
+    Raises:
+        InputError: it is no text, or empty, or holds what no text does.
+    """
+    return _text({"caption": value}, "caption", where)
+
+
+def split_name(value: object, where: str) -> str:
+    """A split's name, as it is called here.
+
+    Raises:
+        InputError: it is no word.
+    """
+    split = _text({"split": value}, "split", where)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", split):
+        raise InputError(f'{where}: expected "split" to be a word such as train, dev or test, found {preview(split)}')
+    return _SPLITS.get(split.casefold(), split)
+
+
 def _rows_of_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     lines = read_lines(path)
     reader = csv.reader((f"{line}\n" for line in lines), strict=True)
@@ -133,14 +154,7 @@ def _require(found: Any, complaint: str, listed: str) -> None:
 
 def _caption(row: dict[str, Any], where: str, line: int) -> Caption:
     image, text = (_text(row, name, where) for name in ("image", "caption"))
-    split = None
-    if row.get("split") not in (None, ""):
-        split = _text(row, "split", where)
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", split):
-            raise InputError(
-                f'{where}: expected "split" to be a word such as train, dev or test, found {preview(split)}'
-            )
-        split = _SPLITS.get(split.casefold(), split)
+    split = None if row.get("split") in (None, "") else split_name(row["split"], where)
     image_id, caption_id = (_id(row, name, where) for name in ("image_id", "caption_id"))
     return Caption(image, text, line, split, _spans(row, text, where), image_id, caption_id)
 

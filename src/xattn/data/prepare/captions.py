@@ -7,6 +7,9 @@ from xattn.data.prepare.caption_file import Caption, read_captions
 from xattn.data.prepare.coco import coco_captions
 from xattn.data.prepare.image_keys import image_key
 from xattn.data.prepare.karpathy import karpathy_captions
+from xattn.data.prepare.packed.columns import Columns
+from xattn.data.prepare.packed.files import ENDINGS
+from xattn.data.prepare.packed.photos import packed_photos
 from xattn.runtime import json_shapes as shapes
 from xattn.runtime.errors import InputError
 from xattn.runtime.jsonl import preview
@@ -16,7 +19,8 @@ def captions_from(paths: Path | Sequence[Path]) -> list[Caption]:
     """The captions of one or several files, told apart by what they hold.
 
     `.csv` and `.jsonl` are captions files as `xattn prepare photos` takes them; a `.json` is Karpathy's, whose images
-    have `sentences`, or COCO's, which has `annotations`.
+    have `sentences`, or COCO's, which has `annotations`. Packed sets have captions, too, see
+    `xattn.data.prepare.packed`.
 
     Raises:
         InputError: a file is none of these or not well formed, an image comes in two of them, two captions have one id,
@@ -49,6 +53,11 @@ def captions_from(paths: Path | Sequence[Path]) -> list[Caption]:
 
 
 def _captions_of(path: Path) -> list[Caption]:
+    if path.is_dir() or path.suffix.lower() in ENDINGS:
+        packed = packed_photos([path], Columns())
+        if packed is None:
+            raise InputError(f"{path}: expected captions, found a folder without {', '.join(ENDINGS)} files")
+        return packed.captions(has_photos=False)
     if path.suffix.lower() != ".json":
         return read_captions(path)
     dataset = shapes.read_object(path, "captions")

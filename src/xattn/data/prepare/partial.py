@@ -78,6 +78,8 @@ class PartialFolder(RowFolder):
         self.out = Path(out)
         super().__init__(self.out.with_name(f"{self.out.name}.partial"))
         self.asked = {name: _digest(items) for name, items in asked.items()}
+        self._earlier: dict[str, str] = {}
+        """What the earlier try that is taken up was made of."""
         self._has_saved = False
         self._made: list[Path] = []
 
@@ -114,6 +116,18 @@ class PartialFolder(RowFolder):
             raise InputError(f"{error}{kept}") from error
         if isinstance(error, OSError) and (error.filename is None or Path(error.filename).parent == self.folder):
             raise InputError(f"{self.out}: could not be written ({error.strerror or error}){kept}") from error
+
+    def ask(self, asked: Mapping[str, Iterable[object]]) -> None:
+        """What else the work is made of, where that is known only now.
+
+        Raises:
+            InputError: as for what was known from the beginning.
+        """
+        more = {name: _digest(items) for name, items in asked.items()}
+        for name, digest in more.items():
+            if self._earlier.get(name, digest) != digest:
+                raise self._other(name)
+        self.asked |= more
 
     def save(self, note: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Flush all rows to disk and note how far the work is: the next try begins here."""
@@ -156,11 +170,14 @@ class PartialFolder(RowFolder):
             return
         for name, digest in self.asked.items():  # what changes the first may change the others too
             if asked.get(name) != digest:
-                raise InputError(
-                    f"{self.folder}: holds what an earlier try with other {name} left; remove it first, or choose "
-                    "another --out"
-                )
+                raise self._other(name)
+        self._earlier = asked
         self.note, self.arrays, self._noted, self._has_saved = note, arrays, noted, True
+
+    def _other(self, name: str) -> InputError:
+        return InputError(
+            f"{self.folder}: holds what an earlier try with other {name} left; remove it first, or choose another --out"
+        )
 
     def _write_note(self, note: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         text = np.array(json.dumps({"asked": self.asked, "files": sorted(self._noted), **note}))

@@ -8,6 +8,8 @@ from xattn.data.prepare.image_keys import photo_key
 from xattn.runtime.errors import InputError
 from xattn.runtime.nearest import did_you_mean
 
+PHOTO_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
 
 def photo_paths(names: dict[str, int], folder: Path, source: Path) -> dict[str, Path]:
     """The file of each name in a folder; where none is spelt exactly so, the only one whose `photo_key` is the same.

@@ -14,12 +14,10 @@ from xattn.data.prepare.features.detector import Regions
 from xattn.data.prepare.features.mixing import Mix, mixed
 from xattn.data.prepare.features.windows import windows
 from xattn.data.prepare.photo_checks import BadPhoto, Photo, bad_photos, checked_photos, first_of_same_bytes
-from xattn.data.prepare.photo_names import photo_paths
+from xattn.data.prepare.photo_names import PHOTO_ENDINGS, photo_paths
 from xattn.data.region_scores import NO_LABEL
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback
-
-_IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,4 +147,4 @@ def _chosen_splits(names: list[str]) -> dict[str, str]:
 
 
 def _count_unused(images: Path, used: set[Path]) -> int:
-    return sum(path.suffix.lower() in _IMAGE_SUFFIXES and path not in used for path in images.rglob("*"))
+    return sum(path.suffix.lower() in PHOTO_ENDINGS and path not in used for path in images.rglob("*"))

@@ -100,7 +100,7 @@ class PhotoRows:
             self._compute(folder, states, progress)
         except (KeyboardInterrupt, InputError):
             if any(state.any() for state in states.values()):
-                folder.save({"begun": True}, states)
+                folder.save({**folder.note, "begun": True}, states)
             raise
         for split in pictures:
             self._write_the_rest(folder.folder, split, pictures[split])
@@ -138,7 +138,7 @@ class PhotoRows:
                     states[split][row] = wanted[split][row]
                     done += 1
                     if done % IMAGES_A_SAVE == 0:
-                        folder.save({"begun": True}, states)
+                        folder.save({**folder.note, "begun": True}, states)
                     progress("features of images", done, total)
             boxes.flush()  # they are read again, to be counted
 

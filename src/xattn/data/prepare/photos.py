@@ -2,16 +2,21 @@
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xattn.data.prepare.caption_file import Caption, read_captions, write_captions
 from xattn.data.prepare.coverage import Coverage, coverage
 from xattn.data.prepare.features.backbone import Backbone
 from xattn.data.prepare.features.detector import Detector
 from xattn.data.prepare.features.mixing import Mix
 from xattn.data.prepare.features.patches import patch_grid
 from xattn.data.prepare.features.windows import N_WINDOWS
+from xattn.data.prepare.image_keys import photo_key
 from xattn.data.prepare.options import RegionSource
+from xattn.data.prepare.packed.columns import Columns
+from xattn.data.prepare.packed.photos import PackedPhotos, packed_photos
 from xattn.data.prepare.partial import PartialFolder
 from xattn.data.prepare.photo_checks import BadPhoto, listed
 from xattn.data.prepare.photo_plan import checked_plan
@@ -23,6 +28,10 @@ from xattn.runtime.progress import ProgressCallback, progress_bars
 
 LEFT_OUT = "left_out.txt"
 """The name of the file, in the folder, that lists the images that were left out."""
+PHOTOS = "photos"
+"""The name of the folder, in it, of the images of a set that holds them."""
+CAPTIONS = "captions.jsonl"
+"""The name of the file, in it, of the captions of such a set."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,8 @@ class RegionsSummary:
 
 
 def write_regions(
-    images: Path | str,
-    captions: Path | str,
+    images: Path | str | Sequence[Path | str],
+    captions: Path | str | None,
     out: Path | str,
     boxes: Path | str | None = None,
     backbone: Backbone | None = None,
@@ -93,6 +102,7 @@ def write_regions(
     detector: Detector | None = None,
     mix: Mix | None = None,
     regions: RegionSource = "windows",
+    columns: Columns | None = None,
 ) -> RegionsSummary:
     """Compute the region features of captioned images and write them, with all else that is known, as a precomp folder.
 
@@ -102,10 +112,13 @@ def write_regions(
     had not been stopped. Images of which size or time of change are others than they were are computed anew.
 
     Args:
-        images: a folder of images, in subfolders too.
+        images: a folder of images, in subfolders too; or a set that holds images and captions: parquet files, the
+            folder of a `datasets` set, or WebDataset shards. The images of such a set are written to `photos` in `out`,
+            as the files that they are, and its captions to `captions.jsonl`.
         captions: a CSV or JSONL file, see `read_captions`; `image` is a path within `images`. Without splits in it, the
             images are put in the order of a hash of their names, and the first tenth are dev, the next tenth test (with
-            three images or more, at least one each), the rest train.
+            three images or more, at least one each), the rest train. None for the captions of a set; if a set has a
+            file, it is instead of its own, and images that it does not name are not written.
         out: the folder to be written; absent or empty. Images keep the order in which the captions first name them.
         boxes: a JSONL file of `{"image": "a.jpg", "boxes": [[x1, y1, x2, y2], ...]}`, in pixels of the upright image;
             by default windows. Where it gives scores too, see `read_boxes`, the boxes are detections, of which `mix`
@@ -119,6 +132,7 @@ def write_regions(
             `left_out.txt`, and not refused.
         detector: what finds the regions, in place of a file of boxes.
         mix: how detections and windows share the regions.
+        columns: of a set, where they are not as usual, see `xattn.data.prepare.packed.columns`.
         regions: what they are with neither boxes nor detector: `windows`, or the `patches` of a backbone that sees
             every picture as equally many, see `xattn.data.prepare.features.patches`.
 
@@ -137,24 +151,63 @@ def write_regions(
         raise InputError("regions are patches, or come from a file of boxes or a detector; give one of the three")
     if regions == "patches":
         patch_grid(backbone)
+    given = [Path(images)] if isinstance(images, str | Path) else [Path(each) for each in images]
+    packed = packed_photos(given, columns or Columns())
+    if packed is None and captions is None:
+        raise InputError(f"{given[0]}: photos in a folder need a file of captions; give it with --captions")
+    if packed is None and columns not in (None, Columns()):
+        raise InputError(f"{given[0]}: photos in a folder have no columns; give them for parquet files or shards")
     with progress_bars(progress) as shown_on, warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", module=r"PIL\."
         )  # an oddity in an image's metadata is no concern of the reader's
-        box_file = None if boxes is None else Path(boxes)
-        are_found = detector is not None or regions == "patches"
-        plan = checked_plan(
-            Path(images), Path(captions), box_file, n_boxes, shown_on, skip_bad, mix=mix, are_found=are_found
-        )
-        rows = PhotoRows(plan, backbone, threads, detector, mix)
-        with PartialFolder(out, rows.asked(boxes is not None, n_boxes)) as partial:
-            rows.fill(partial, shown_on)
-            rows.made_by(boxes is not None).write(partial.folder)
-            if plan.bad:
-                report = "".join(f"{photo}\n" for photo in plan.bad)
-                (partial.folder / LEFT_OUT).write_text(report, encoding="utf-8")
-            partial.finish()
+
+        def planned(folder: Path, source: Path) -> PhotoRows:
+            box_file, are_found = None if boxes is None else Path(boxes), detector is not None or regions == "patches"
+            plan = checked_plan(folder, source, box_file, n_boxes, shown_on, skip_bad, mix=mix, are_found=are_found)
+            return PhotoRows(plan, backbone, threads, detector, mix)
+
+        if packed is None:
+            assert captions is not None
+            rows = planned(given[0], Path(captions))
+            with PartialFolder(out, rows.asked(boxes is not None, n_boxes)) as partial:
+                _finish(partial, rows, boxes is not None, shown_on)
+        else:
+            found = packed.captions() if captions is None else read_captions(Path(captions))
+            with PartialFolder(out, {"files": [*packed.asked(), *((captions and found) or ())]}) as partial:
+                rows = planned(*_unpacked(partial, packed, found, captions, shown_on))
+                partial.ask(rows.asked(boxes is not None, n_boxes))
+                _finish(partial, rows, boxes is not None, shown_on)
     return summary(out, rows, time.perf_counter() - started)
+
+
+def _unpacked(
+    partial: PartialFolder,
+    packed: PackedPhotos,
+    captions: Sequence[Caption],
+    source: Path | str | None,
+    progress: ProgressCallback,
+) -> tuple[Path, Path]:
+    """The folder of the photos of a set, and the file of its captions, which are written if there is no `source`."""
+    photos = partial.folder / PHOTOS
+    if not partial.note.get("unpacked"):
+        if source is None:
+            write_captions(partial.folder / CAPTIONS, captions)
+        partial.save({"begun": True}, {})  # from here on what is unpacked is kept
+        wanted = {photo_key(caption.image) for caption in captions}
+        packed.unpack(photos, lambda name: source is None or photo_key(name) in wanted, progress)
+        partial.note = {"begun": True, "unpacked": True}
+        partial.save(partial.note, {})
+    return photos, partial.folder / CAPTIONS if source is None else Path(source)
+
+
+def _finish(partial: PartialFolder, rows: PhotoRows, boxes_are_given: bool, progress: ProgressCallback) -> None:
+    rows.fill(partial, progress)
+    rows.made_by(boxes_are_given).write(partial.folder)
+    if rows.plan.bad:
+        report = "".join(f"{photo}\n" for photo in rows.plan.bad)
+        (partial.folder / LEFT_OUT).write_text(report, encoding="utf-8")
+    partial.finish()
 
 
 def summary(out: Path, rows: PhotoRows, seconds: float) -> RegionsSummary:
