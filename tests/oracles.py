@@ -44,6 +44,12 @@ def scan_weights(queries, keys, lambda_softmax):
     return weights
 
 
+def max_sim_weights(queries, keys):
+    """MaxSim's attention of one pair: all on the best key, of several equally good ones on each as much."""
+    rows = [[dot(query, key) for key in keys] for query in queries]
+    return [[(value == max(row)) / row.count(max(row)) for value in row] for row in rows]
+
+
 def with_prior(rows, prior):
     """Rows of weights, each multiplied by the prior of its keys and divided by its sum again."""
     products = [[w * p for w, p in zip(row, prior, strict=True)] for row in rows]

@@ -12,12 +12,12 @@ The score is the mean relevance of the words to the regions plus that of the reg
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from xattn.attention.aggregation import aggregate
 from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import BFANConfig
 from xattn.models.cross_attention import CrossAttentionModel
 from xattn.models.encoders import RegionEncoder
 from xattn.models.prior import RegionPrior
-from xattn.models.scan import aggregate
 from xattn.models.text_model import TextModel
 from xattn.models.text_words import word_encoder
 

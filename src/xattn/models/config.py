@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from xattn.attention.options import Focus
+from xattn.attention.options import Aggregation, Focus
 
 BEFORE = "before"
 """In the metadata of a field: what a configuration means that was written before there was such a field, so that older
@@ -15,8 +15,6 @@ runs and records can be read. `field(default=2, metadata={BEFORE: 1})`."""
 
 Direction = Literal["t2i", "i2t"]
 """t2i: words attend to regions; i2t: regions attend to words."""
-Aggregation = Literal["mean", "lse", "max", "sum"]
-"""How the relevances of a pair's queries become its score."""
 Module = Literal["sgr", "saf"]
 """SGRAF's graph reasoning, or its attention filtration."""
 
