@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from xattn.cli.printing import print_line
+from xattn.data.prepare.options import RegionSource
 from xattn.runtime import atomic
 
 
@@ -21,6 +22,13 @@ class Score:
     """The picture's file."""
     sentences: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SENTENCE [SENTENCE ...]")]
     """The sentences, each in quotes."""
+    backbone: str | None = None
+    """What made the features of the run's data, if it was not EfficientNet-Lite0, as `xattn prepare photos` takes it:
+    timm:MODEL or transformers:MODEL (or a folder)."""
+    size: int | None = None
+    """Its --size there, in pixels."""
+    regions: RegionSource = "windows"
+    """What the regions are without --boxes: windows, or the patches of the backbone."""
     boxes: Path | None = None
     """JSONL with the boxes of the picture's regions, as `xattn prepare photos --boxes` takes it, in place of
     windows."""
@@ -34,6 +42,7 @@ class Score:
 
     def run(self) -> None:
         """Call `xattn.evaluation.score.score_image`."""
+        from xattn.data.prepare.features.by_name import backbone_by_name
         from xattn.evaluation.score import score_image
 
         scored = score_image(
@@ -41,6 +50,8 @@ class Score:
             self.image,
             self.sentences,
             boxes=self.boxes,
+            backbone=backbone_by_name(self.backbone, self.size),
+            regions=self.regions,
             prior=self.prior,
             prior_area=self.prior_area,
         )

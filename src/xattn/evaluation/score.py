@@ -14,7 +14,9 @@ from xattn.data.prepare.box_file import boxes_inside, read_boxes
 from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0
 from xattn.data.prepare.features.extract import image_features
 from xattn.data.prepare.features.images import image_size
+from xattn.data.prepare.features.patches import patch_boxes, patch_grid
 from xattn.data.prepare.features.windows import windows
+from xattn.data.prepare.options import RegionSource
 from xattn.data.tokenizer import tokenize
 from xattn.evaluation.encode import encode_captions
 from xattn.models.base import evaluating
@@ -47,6 +49,7 @@ def score_image(
     backbone: Backbone | None = None,
     prior: float | None = None,
     prior_area: float | None = None,
+    regions: RegionSource = "windows",
 ) -> list[Scored]:
     """Score sentences for a picture, the best first; of equal scores the one that was given first.
 
@@ -67,10 +70,12 @@ def score_image(
             seen at another size, needs `EfficientNetLite0(size=xattn.data.prepare.scenes.scenes.NETWORK_SIZE)`.
         prior: the power of the regions' scores that words' attention takes as its prior, in place of the run's own.
         prior_area: the power of the regions' areas in that prior, in place of the run's own.
+        regions: what they are without boxes: `windows`, or the `patches` of the backbone.
 
     Raises:
         InputError: the run or the image cannot be used, a box is not inside the image, a sentence has no words, the
-            prior cannot be taken, or the run was trained on features of another size than the backbone's.
+            prior cannot be taken, the backbone has no patches where these are asked for, or the run was trained on
+            features of another size than the backbone's.
     """
     sentences = [sentences] if isinstance(sentences, str) else list(sentences)
     if not sentences:
@@ -80,12 +85,12 @@ def score_image(
     _check_same_backbone(run, backbone)
     captions = run.encoded(sentences)
     captions.warn()
-    regions = picture_regions(Path(image), boxes, backbone)
-    if run.model.prior_power and regions.scores is None:
+    seen = picture_regions(Path(image), boxes, backbone, regions)
+    if run.model.prior_power and seen.scores is None:
         said = f"{image}: its regions have no scores, so the prior of the model's attention is uniform"
         warnings.warn(said, InputWarning, stacklevel=2)
     with evaluating(run.model), torch.no_grad():
-        images = run.model.encode_images(*regions.to(next(run.model.parameters()).device))
+        images = run.model.encode_images(*seen.to(next(run.model.parameters()).device))
         scores = run.model.score(images, encode_captions(run.model, captions))[0].tolist()
     scored = [
         Scored(sentence, score, run.unknown_words(tokenize(sentence)))
@@ -95,15 +100,25 @@ def score_image(
 
 
 def picture_regions(
-    image: Path, boxes: Num[np.ndarray, "regions 4"] | Path | str | None = None, backbone: Backbone | None = None
+    image: Path,
+    boxes: Num[np.ndarray, "regions 4"] | Path | str | None = None,
+    backbone: Backbone | None = None,
+    regions: RegionSource = "windows",
 ) -> ImageBatch:
     """The regions of one picture as a batch of one image, as models take it; see `score_image` for the arguments."""
+    if regions == "patches" and boxes is not None:
+        raise InputError("regions are patches, or have boxes of their own; give one of the two")
+    grid = patch_grid(backbone) if regions == "patches" else None
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", module=r"PIL\."
         )  # an oddity in an image's metadata is no concern of the reader's
         width, height = image_size(image)
-        pixels, scores = (windows(width, height), None) if boxes is None else _given_boxes(boxes, image, width, height)
+        scores = None
+        if boxes is not None:
+            pixels, scores = _given_boxes(boxes, image, width, height)
+        else:
+            pixels = windows(width, height) if grid is None else patch_boxes(width, height, *grid)
         features = image_features(image, pixels, backbone or EfficientNetLite0())
     relative = pixels / np.array([width, height] * 2, dtype=np.float32)
     return ImageBatch(
@@ -125,8 +140,8 @@ def _check_same_backbone(run: Run, backbone: Backbone | None) -> None:
     if size != run.feature_size:
         raise InputError(
             f"{run.folder}: was trained on features of size {run.feature_size}, but {name} makes features of size "
-            f"{size} of a picture; use a run that was trained on a folder of `xattn prepare photos`, or search the "
-            "data folder of this one with `xattn search`"
+            f"{size} of a picture; give the backbone that made the run's features (--backbone), or search the data "
+            "folder of this one with `xattn search`"
         )
 
 

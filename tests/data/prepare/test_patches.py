@@ -1,5 +1,6 @@
 """Patches of a frozen network as regions: against the network itself, and what the four models learn from them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,8 @@ from xattn.data.prepare.features.backbone import EfficientNetLite0
 from xattn.data.prepare.features.by_name import backbone_by_name
 from xattn.data.prepare.photos import write_regions
 from xattn.data.reader import read_split
+from xattn.evaluation.encode import encode_captions, encode_images
+from xattn.evaluation.score import score_image
 from xattn.runs.folder import load_run
 from xattn.runtime.errors import InputError
 
@@ -128,6 +131,17 @@ def test_patches_that_are_not_there_are_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["captions.jsonl", "photos"]
 
 
+def test_a_score_of_patches_has_a_backbone_of_patches(tmp_path, tiny_run):
+    asked = write_photos(tmp_path)["images"] / "0.png", "a dog"
+    run = load_run(tiny_run)
+    run = dataclasses.replace(run, feature_size=EfficientNetLite0.feature_size)
+    with pytest.raises(InputError, match=r"--regions patches needs a backbone .* but EfficientNetLite0 does not"):
+        score_image(run, *asked, regions="patches")
+    run = dataclasses.replace(run, feature_size=3)
+    with pytest.raises(InputError, match="regions are patches, or have boxes of their own; give one of the two"):
+        score_image(run, *asked, boxes=tmp_path / "b", backbone=Patches(), regions="patches")
+
+
 @pytest.fixture(scope="module")
 def fragments(transformers, tmp_path_factory):
     """By kind, the folder of a network of both, and a data folder of its patches, made as typed."""
@@ -166,3 +180,14 @@ def test_the_four_models_train_on_fragments_of_both_towers(fragments, tmp_path, 
     assert all(np.isfinite(entry[name]) for name in ("loss", "ccr_t2i", "ccs_t2i"))
     run = load_run(tmp_path / "run")
     assert (run.feature_size, run.text is not None) == (16, True)
+    photo, sentence = data.parent / "photos" / "8.png", "a dog near the cat"
+    seen = ["--backbone", f"transformers:{network}", "--regions", "patches", "--json", str(tmp_path / "found.json")]
+    main(["score", str(tmp_path / "run"), str(photo), sentence, *seen])
+    (found,) = json.loads((tmp_path / "found.json").read_text())["scores"]
+    split = read_split(data, "dev")
+    assert split.images is not None
+    assert split.images[0].id == "8.png"
+    with torch.no_grad():
+        expected = run.model.score(encode_images(run.model, split), encode_captions(run.model, run.encoded([sentence])))
+    assert found["score"] == pytest.approx(expected[0, 0].item(), abs=1e-3)
+    assert (expected[0] - expected[1]).abs().max() > 2e-3
