@@ -20,6 +20,7 @@ Gram form is ours.
 """
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -32,6 +33,20 @@ from xattn.attention.options import GradientTarget
 SUM_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """How far a row of weights may be from 1: rounding of a long softmax passes, a row that went through dropout does
 not."""
+
+
+class computed_once(cached_property):  # noqa: N801 - it stands where a property does
+    """A property that is computed when it is first asked for, and kept.
+
+    Python 3.11's own takes a lock, over which `torch.compile` breaks its graph.
+    """
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        value = self.func(instance)
+        setattr(instance, self.attrname, value)  # pyright: ignore[reportArgumentType]
+        return value
 
 
 class Attention:
@@ -107,32 +122,32 @@ class Attention:
             valid = self.key_mask.unsqueeze(-1) & self.key_mask.unsqueeze(-2)
             self.gram = _at_least_float32(torch.where(valid, gram, 0.0) if check else gram)
 
-    @cached_property
+    @computed_once
     def similarity(self) -> Float[Tensor, "*batch q k"]:
         """Raw similarities `s_ij = q_i . k_j`."""
         return self.queries @ self.keys.transpose(-1, -2)
 
-    @cached_property
+    @computed_once
     def gram(self) -> Float[Tensor, "*batch k k"]:
         """`G = K K^T`, the products of every two keys."""
         return self.keys @ self.keys.transpose(-1, -2)
 
-    @cached_property
+    @computed_once
     def key_count(self) -> Int[Tensor, "*batch"]:
         """`n`, the number of valid keys."""
         return self.key_mask.sum(-1)
 
-    @cached_property
+    @computed_once
     def query_norm(self) -> Float[Tensor, "*batch q"]:
         """`|q_i|`, in [0, inf)."""
         return torch.linalg.vector_norm(self.queries, dim=-1)
 
-    @cached_property
+    @computed_once
     def content_square(self) -> Float[Tensor, "*batch q"]:
         """`|a_i|^2 = w_i^T G w_i`, in [0, inf) up to rounding."""
         return self._content_square(self.weights)
 
-    @cached_property
+    @computed_once
     def relevance(self) -> Float[Tensor, "*batch q"]:
         """`R(q_i, a_i)`, the cosine of each query and what it attends to, in [-1, 1]; 0 where either is the zero
         vector.
