@@ -1,4 +1,4 @@
-"""The example runs, at a tiny size, and leaves records that the command compares."""
+"""The examples run, at a tiny size; what one leaves behind, the command compares."""
 
 import importlib.util
 import sys
@@ -13,15 +13,19 @@ from xattn.comparison.records import read_records
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.fixture(scope="module")
-def fifth():
-    spec = importlib.util.spec_from_file_location("fifth_model", EXAMPLES / "fifth_model.py")
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def fifth():
+    return loaded("fifth_model")
 
 
 def test_the_fifth_model_is_compared_as_the_four_are(fifth, tiny_data, tmp_path, capsys):
@@ -73,3 +77,21 @@ def test_scores_of_all_pairs_are_those_of_single_pairs(fifth):
             content, _ = model.layer(queries, keys, keys)
             expected = torch.nn.functional.cosine_similarity(queries, content, dim=-1).mean()
             torch.testing.assert_close(scores[image, caption], expected)
+
+
+@pytest.mark.slow
+def test_blip_is_trained_and_measured_without_and_with_the_constraints(capsys):
+    pytest.importorskip("transformers")
+    example = loaded("blip_scenes")
+    found = example.compare(example.Settings(scenes=60, epochs=6, dim=32))
+    rows = {line[:12].strip(): line[12:].split() for line in capsys.readouterr().out.splitlines()}
+    (alone, own), (both, other) = found["alone"], found["CCR + CCS"]
+    assert own < 4.2  # of 99 words alike it is log 99 = 4.6
+    assert other < 4.2
+    assert alone.queries == both.queries > 200
+    for place, name in enumerate(example.MEASURES):
+        assert float(rows["alone"][place]) == pytest.approx(getattr(alone, name), abs=6e-4)
+        assert float(rows["CCR + CCS"][place]) == pytest.approx(getattr(both, name), abs=6e-4)
+        difference = getattr(both, name) - getattr(alone, name)
+        assert float(rows["difference"][place]) == pytest.approx(difference, abs=6e-4)
+    assert any(getattr(alone, name) != getattr(both, name) for name in example.MEASURES)
