@@ -16,6 +16,7 @@ from xattn.comparison.comparison import compared
 from xattn.comparison.experiment import planned_trials
 from xattn.comparison.grid import CONSTRAINT_SECTIONS, Grid, grid_trials
 from xattn.comparison.records import read_records, write_record
+from xattn.comparison.table import difference_text
 from xattn.data.identity import DataIdentity, is_same_data
 from xattn.runs.config import RunConfig, configuration_of, flattened
 
@@ -41,7 +42,8 @@ def results():
 
 def test_the_tables_are_those_of_the_records(results):
     assert {folder for _, folder in PARTS} == {
-        f"results/{name}/records" for name in ("scenes", "photos", "longer", "balance-scenes", "balance-photos")
+        f"results/{name}/records"
+        for name in ("scenes", "photos", "flickr8k", "flickr8k-choices", "longer", "balance-scenes", "balance-photos")
     }
     assert results.written(PAGE) == PAGE, "write the page again with: python benchmarks/results.py"
 
@@ -139,6 +141,11 @@ def test_the_figures_of_the_readme_are_those_of_the_records(results):
     gains = {(row[0], row[1]): row[3] for row in rows_of(results.gains(compared_of("photos")))}
     for model in ("scan-t2i-avg", "bfan-equal"):
         assert in_words(gains[model, "+ CCR + CCS"]) in chapter
+    (row,) = (row for row in compared_of("flickr8k").rows if row.constraints == "both")
+    assert row.base is not None
+    centre, of_base = (each.summaries["t2i.phrases_mean_pointing"].mean for each in (row, row.base))
+    assert f"in {100 * centre:.1f}% of the cases in place of {100 * of_base:.1f}%" in chapter
+    assert f"rsum differs by {in_words(difference_text(row.differences['rsum'], 1))}." in chapter
     measured = {
         name: json.loads((ROOT / f"results/pointing/records/{name}.json").read_text(encoding="utf-8"))
         for name in ("test-hinge", "test-hinge-prior-area", "test-words-infonce-trained-prior-area")
@@ -255,7 +262,7 @@ def test_the_grids_used_the_defaults(folder):
 def test_the_commands_of_the_page_go_on_from_the_records():
     """Nothing of what is recorded would run again: a default that has changed since would."""
     commands = re.findall(r"^xattn compare .* --out results/\S+ .*$", PAGE, flags=re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 6
     for line in commands:
         parsed = cli.parse(shlex.split(line)[1:])
         records = read_records(ROOT / parsed.out / "records")
