@@ -86,9 +86,9 @@ def test_blip_is_trained_and_measured_without_and_with_the_constraints(capsys):
     found = example.compare(example.Settings(scenes=60, epochs=6, dim=32))
     rows = {line[:12].strip(): line[12:].split() for line in capsys.readouterr().out.splitlines()}
     (alone, own), (both, other) = found["alone"], found["CCR + CCS"]
-    assert own < 4.2  # of 99 words alike it is log 99 = 4.6
-    assert other < 4.2
-    assert alone.queries == both.queries > 200
+    assert own < 4.4  # of 99 words alike it is log 99 = 4.6
+    assert other < 4.4
+    assert alone.queries == both.queries > 100
     for place, name in enumerate(example.MEASURES):
         assert float(rows["alone"][place]) == pytest.approx(getattr(alone, name), abs=6e-4)
         assert float(rows["CCR + CCS"][place]) == pytest.approx(getattr(both, name), abs=6e-4)
