@@ -95,6 +95,7 @@ def test_importing_loads_nothing_heavy():
     assert "torch" in loaded_by("import xattn; xattn.CCR")
 
 
+@pytest.mark.slow
 def test_what_trains_and_evaluates_does_not_load_torchmetrics():
     """It imports more than PyTorch does, for seconds; only its metrics need it."""
     loaded = loaded_by("from xattn import CCR, compare, evaluate, load_run, train")

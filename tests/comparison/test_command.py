@@ -97,6 +97,7 @@ def test_a_dry_run_lists_the_trials(tiny_data, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_grid_from_the_command_line(tiny_data, tmp_path, capsys):
     out = tmp_path / "out"
     flags = ["--constraints", "none", "--seeds", "3", "--sweep", *SIZES]

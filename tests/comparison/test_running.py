@@ -163,10 +163,10 @@ def test_the_threshold_is_the_best_on_dev(finished, tiny_data):
     name = "scan-t2i-avg_none_seed0"
     run, record = load_run(finished / "runs" / name), read_record(finished / "records" / f"{name}.json")
     chosen = record.attention["t2i"]["chosen"]
-    metrics = {split: attention_of(run, tiny_data, split)["t2i"] for split in ("dev", "test")}
-    assert metrics["test"].at_threshold(chosen["threshold"]).compute().f1 == pytest.approx(chosen["f1"], abs=1e-5)
-    best = metrics["dev"].at_threshold(chosen["threshold"]).compute().f1
-    assert all(metrics["dev"].at_threshold(place / 50).compute().f1 <= best + 1e-9 for place in range(51))
+    test, dev = (attention_of(run, tiny_data, split)["t2i"] for split in ("test", "dev"))
+    assert report_of(test, chosen["threshold"]).f1 == pytest.approx(chosen["f1"], abs=1e-5)
+    best = report_of(dev, chosen["threshold"]).f1
+    assert all(report_of(dev, place / 50).f1 <= best + 1e-9 for place in range(51))
 
 
 def test_each_split_is_encoded_once(tiny_data, tmp_path, monkeypatch):

@@ -275,6 +275,7 @@ def test_a_process_that_fails_alone_ends_the_others(tmp_path, even_data, configu
     ]
 
 
+@pytest.mark.slow
 def test_what_the_main_process_fails_with_is_told_to_all():
     main, other = together(2, failing_on_main)
     assert main == "ZeroDivisionError: division by zero"

@@ -56,6 +56,7 @@ def test_tensorboard_has_scalars_and_the_attention_of_a_caption(tmp_path, tiny_d
     assert pictures[0].width > 200
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 def test_tensorboard_of_a_run_that_went_on_has_every_step_once(tmp_path, tiny_data, configured):
     """And watching has no influence on the run."""

@@ -278,6 +278,7 @@ def test_the_vocabulary_is_of_train_and_dev(tmp_path, tiny_data, configured):
     assert 2 <= len(common) - 4 < len(words)
 
 
+@pytest.mark.slow
 def test_a_moved_run_gives_the_same_scores_in_another_process(tmp_path, tiny_data, tiny_run):
     moved = tmp_path / "elsewhere" / "a run"
     shutil.copytree(tiny_run, moved)

@@ -38,6 +38,7 @@ def capture(model: nn.Module, layers: Layers = None, *, values: bool = False) ->
             model is compiled.
 
     Example:
+        >>> import torch
         >>> from transformers import BertConfig, BertLMHeadModel
         >>> config = BertConfig(
         ...     vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8,
