@@ -18,7 +18,8 @@ for holder, name in ((signal, "SIGHUP"), (signal, "SIGKILL"), (os, "killpg")):
 import xattn
 
 for module in pkgutil.walk_packages(xattn.__path__, "xattn."):
-    if module.name != "xattn.__main__":
+    # What serves other libraries imports them, and these ask the real system for what is hidden here.
+    if module.name != "xattn.__main__" and not module.name.startswith("xattn.integrations."):
         importlib.import_module(module.name)
 
 from xattn.runs.presets import preset
