@@ -98,6 +98,7 @@ def test_the_version():
     assert (asked.returncode, asked.stdout, asked.stderr) == (0, f"xattn {xattn.__version__}\n", "")
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "xattn", "evaluate", "run", "--data", "data"]
     asked = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT, check=False, cwd=tmp_path)

@@ -27,6 +27,7 @@ def events(run):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 def test_tensorboard_has_scalars_and_the_attention_of_a_caption(tmp_path, tiny_data, configured):
     entries = []

@@ -31,7 +31,7 @@ def capture(model: nn.Module, layers: Layers = None, *, values: bool = False) ->
         values: keep the projected values, too.
 
     Yields:
-        `Captured`: a sequence of `Attention`s of the last forward, one a layer, which remains after the block.
+        `Captured`: a sequence with an `Attention` of the last forward for each layer, which remains after the block.
 
     Raises:
         InputError: the model is of no known family and no layer is named, with what it has; a layer is not there; the
