@@ -1,7 +1,6 @@
 """Tables of an experiment for `docs/results.md`: what was tried, the paper's question, attention by type of phrase."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -15,7 +14,6 @@ FEW = 100
 RULES = ("chance", "order", "largest", "middle")
 """Who ranks regions without reading a word, as records name it."""
 POINTERS = {"mean": "its words", "without_prior": "its words, without the prior", "caption_mean": "its caption"}
-BETTER = {"better": 1, "worse": 0, "rescue": 0, "": 0}
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -66,8 +64,8 @@ def question(comparison: Comparison) -> str:
                 difference_text(precision, 3),
             ]
         )
-        found.append((retrieval, attention))
-    counts = [sum(kind) for kind in zip(*(_improved(*pair) for pair in found), strict=True)] if found else [0, 0, 0]
+        found.append((retrieval.verdict == "better", attention is not None and attention.verdict == "better"))
+    counts = [sum(retrieval for retrieval, _ in found), sum(attention for _, attention in found), sum(map(all, found))]
     of = f"of {len(rows)} model{'' if len(rows) == 1 else 's'}"
     told = (
         f"Both constraints improve retrieval in {counts[0]} {of}, attention in {counts[1]}, and both in {counts[2]}, "
@@ -78,21 +76,19 @@ def question(comparison: Comparison) -> str:
 
 def attention_difference(row: Row, name: str) -> Difference | None:
     """The paired difference of an attention figure, a seed's figure being the mean over the directions."""
-    assert row.base is not None
-    mine, theirs = (
-        {
-            seed: fmean(figures(record)[f"{direction}.{name}"] for direction in row.directions)
-            for seed, record in each.records.items()
-        }
-        for each in (row, row.base)
-    )
-    found = paired_difference(mine, theirs) if row.directions else None
-    return found and dataclasses.replace(found, is_rescue=row.differences["rsum"].is_rescue)
+    if row.base is None or not row.directions:
+        return None
+    mine, theirs = (seed_means([each], each.records, name) for each in (row, row.base))
+    return paired_difference(mine, theirs, is_rescue=row.differences["rsum"].is_rescue)
 
 
-def _improved(retrieval: Difference, attention: Difference | None) -> tuple[int, int, int]:
-    both = BETTER[retrieval.verdict], BETTER[attention.verdict] if attention else 0
-    return *both, both[0] * both[1]
+def seed_means(rows: Sequence[Row], seeds: Iterable[int], name: str) -> dict[int, float]:
+    """Of each seed the mean of a figure over the rows; that of a row is its mean over the directions."""
+    return {seed: fmean(_over_directions(figures(row.records[seed]), name) for row in rows) for seed in seeds}
+
+
+def _over_directions(found: dict[str, float], name: str) -> float:
+    return fmean(found[key] for key in (name, f"t2i.{name}", f"i2t.{name}") if key in found)
 
 
 def phrases(comparison: Comparison) -> str:

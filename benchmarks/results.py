@@ -1,17 +1,16 @@
 """Write the tables of `docs/results.md` again from the records under `results/`: `python benchmarks/results.py`."""
 
-import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
 import evidence
-from evidence import table
+from evidence import seed_means, table
 
-from xattn.comparison.comparison import Comparison, Row, figures
+from xattn.comparison.comparison import Comparison, Row
 from xattn.comparison.experiment import compared_folder
-from xattn.comparison.statistics import Difference, paired_difference
+from xattn.comparison.statistics import paired_difference
 from xattn.comparison.table import NOTHING, difference_text, markdown, summary_text
 from xattn.runs.config import RunConfig, flattened
 
@@ -25,10 +24,11 @@ _ATTENTION = {"f1": "F1", "average_precision": "AP", "pointing": "pointing"}
 def written(page: str) -> str:
     """The page with every part between `<!-- KIND of FOLDER -->` and `<!-- end -->` made again; a kind is a key of
     `KINDS`, or one with `_at_best`, which takes the epoch of each run that was best on dev in place of the last."""
-    return _PART.sub(lambda part: f"{part[1]}\n{_made(part[2], ROOT / part[3]).strip()}\n\n{part[5]}", page)
+    return _PART.sub(lambda part: f"{part[1]}\n{made_table(part[2], ROOT / part[3]).strip()}\n\n{part[5]}", page)
 
 
-def _made(kind: str, folder: Path) -> str:
+def made_table(kind: str, folder: Path) -> str:
+    """The table of a kind, of a folder of records."""
     name = kind.removesuffix(AT_BEST)
     return KINDS[name](compared_folder(folder, "last" if name == kind else "best"))
 
@@ -71,11 +71,14 @@ def averaged(comparison: Comparison) -> str:
     for what, chosen in groups:
         is_rescue = bool({*chosen} & {*collapsed})
         base = {
-            name: _averages([by_set["none"][model] for model in chosen], seeds, name) for name in ("rsum", *attention)
+            name: seed_means([by_set["none"][model] for model in chosen], seeds, name) for name in ("rsum", *attention)
         }
         for name in ("ccr", "ccs", "both"):
             members = [by_set[name][model] for model in chosen]
-            found = [_difference(_averages(members, seeds, figure), base[figure], is_rescue) for figure in base]
+            found = [
+                paired_difference(seed_means(members, seeds, figure), base[figure], is_rescue=is_rescue)
+                for figure in base
+            ]
             lines.append(
                 [
                     what,
@@ -85,19 +88,6 @@ def averaged(comparison: Comparison) -> str:
                 ]
             )
     return table(["models", "constraints", "n", "rsum", *attention.values()], lines)
-
-
-def _difference(values: dict[int, float], base: dict[int, float], is_rescue: bool) -> Difference | None:
-    found = paired_difference(values, base)
-    return found and dataclasses.replace(found, is_rescue=is_rescue)
-
-
-def _averages(rows: Sequence[Row], seeds: Iterable[int], name: str) -> dict[int, float]:
-    return {seed: fmean(_over_directions(figures(row.records[seed]), name) for row in rows) for seed in seeds}
-
-
-def _over_directions(found: dict[str, float], name: str) -> float:
-    return fmean(found[key] for key in (name, f"t2i.{name}", f"i2t.{name}") if key in found)
 
 
 def balance(comparison: Comparison) -> str:

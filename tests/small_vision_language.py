@@ -75,6 +75,19 @@ def block(weights: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return found / found.sum(-1, keepdim=True).clamp_min(1e-30)  # a word that sees no image token has nothing there
 
 
+def hooked_weights(model, inputs, layers):
+    """What the cross-attention of each layer returns beside its output, for models that do not pass it on."""
+    seen = []
+    hooks = [
+        layer.crossattention.self.register_forward_hook(lambda _m, _a, output: seen.append(output[1]))
+        for layer in layers
+    ]
+    model(**inputs)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
 def blip_itm(implementation="eager"):
     config = transformers.BlipConfig(
         text_config={**TEXT, **BLIP_TEXT}, vision_config={**PICTURE, "image_size": 16, "patch_size": 8}
@@ -82,18 +95,7 @@ def blip_itm(implementation="eager"):
     model = sharpened(transformers.BlipForImageTextRetrieval._from_config(config, attn_implementation=implementation))
     inputs = {"input_ids": ids(), "attention_mask": padded(), "pixel_values": pixels()}
 
-    def attentions():
-        seen = []
-        hooks = [
-            layer.crossattention.self.register_forward_hook(lambda _m, _a, output: seen.append(output[1]))
-            for layer in model.text_encoder.encoder.layer
-        ]
-        model(**inputs)
-        for hook in hooks:
-            hook.remove()
-        return seen
-
-    return Small(model, inputs, attentions)
+    return Small(model, inputs, lambda: hooked_weights(model, inputs, model.text_encoder.encoder.layer))
 
 
 def blip_captions(implementation="eager"):
@@ -156,18 +158,7 @@ def bridgetower(implementation="eager"):
     model = sharpened(transformers.BridgeTowerModel._from_config(config, attn_implementation=implementation))
     inputs = {"input_ids": ids(), "attention_mask": padded(), "pixel_values": pixels()}
 
-    def attentions():
-        seen = []
-        hooks = [
-            layer.crossattention.self.register_forward_hook(lambda _m, _a, output: seen.append(output[1]))
-            for layer in model.cross_modal_text_layers
-        ]
-        model(**inputs)
-        for hook in hooks:
-            hook.remove()
-        return seen
-
-    return Small(model, inputs, attentions)
+    return Small(model, inputs, lambda: hooked_weights(model, inputs, model.cross_modal_text_layers))
 
 
 def vilt(implementation="eager"):

@@ -195,9 +195,9 @@ def test_a_baseline_that_has_collapsed_is_marked_wherever_its_figures_stand():
 def test_tables_of_the_best_epoch(results, tmp_path):
     best = {"epoch": 1, **{name: getattr(made_record(rsum=310.0), name) for name in ("retrieval", "attention", "dev")}}
     write_record(made_record(rsum=300.0, best=best), tmp_path)
-    assert "300.0 | - |" in results._made("choices", tmp_path).replace("310.0 (1)", "-")
-    assert "| 310.0 |" in results._made("tables_at_best", tmp_path)
-    assert "| 300.0 |" in results._made("tables", tmp_path)
+    assert "300.0 | - |" in results.made_table("choices", tmp_path).replace("310.0 (1)", "-")
+    assert "| 310.0 |" in results.made_table("tables_at_best", tmp_path)
+    assert "| 300.0 |" in results.made_table("tables", tmp_path)
 
 
 def test_the_mean_over_models(results):

@@ -210,13 +210,13 @@ def _with_base(row: Row, base: Row | None) -> Row:
     if base is None or row.constraints == BASE:
         return row
     mine, theirs = ({seed: figures(record) for seed, record in each.records.items()} for each in (row, base))
+    is_rescue = bool(row.records.keys() & set(base.collapsed))
     differences = {}
     for name in row.summaries:
         if name in base.summaries:
             values, bases = ({seed: one[name] for seed, one in each.items()} for each in (mine, theirs))
-            if (difference := paired_difference(values, bases)) is not None:
-                is_rescue = bool(row.records.keys() & set(base.collapsed))
-                differences[name] = dataclasses.replace(difference, is_rescue=is_rescue)
+            if (difference := paired_difference(values, bases, is_rescue=is_rescue)) is not None:
+                differences[name] = difference
     return dataclasses.replace(row, base=base, differences=differences)
 
 

@@ -67,7 +67,10 @@ class Difference:
 
 
 def paired_difference(
-    values: Mapping[int, float], base: Mapping[int, float], confidence: float = CONFIDENCE
+    values: Mapping[int, float],
+    base: Mapping[int, float],
+    confidence: float = CONFIDENCE,
+    is_rescue: bool = False,
 ) -> Difference | None:
     """The mean of `values - base` over the seeds that both have, with its interval by Student's t.
 
@@ -81,6 +84,7 @@ def paired_difference(
         values: by seed.
         base: by seed.
         confidence: above 0 and below 1.
+        is_rescue: whether some base is of a run that has not learned, see `Difference`.
 
     Returns:
         None where no seed is common.
@@ -98,6 +102,6 @@ def paired_difference(
     n, mean = len(differences), fmean(differences)
     slack = ROUNDING + 1e-9 * max(map(abs, differences))  # 1e-9: the rounding of the subtraction
     if max(differences) - min(differences) <= slack:
-        return Difference(mean, None, None, n)
+        return Difference(mean, None, None, n, is_rescue)
     half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(differences) / math.sqrt(n)
-    return Difference(mean, mean - half, mean + half, n)
+    return Difference(mean, mean - half, mean + half, n, is_rescue)

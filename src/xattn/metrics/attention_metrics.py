@@ -13,7 +13,7 @@ from xattn.metrics.attention_report import AttentionReport, Tolerance, TolerantA
 from xattn.metrics.best_threshold import best_threshold_of
 from xattn.metrics.measured_queries import MeasuredQueries, measured_queries
 from xattn.metrics.pointing import UNITS, Unit
-from xattn.metrics.synchronised import SynchronisedMetric, shown
+from xattn.metrics.synchronised import SynchronisedMetric
 
 FIGURES = (
     "precision",
@@ -59,6 +59,7 @@ class AttentionMetrics(SynchronisedMetric):
     """
 
     plot_upper_bound = 1.0
+    plotted = FIGURES
 
     weights: list[Tensor]
     relevant: list[Tensor]
@@ -155,18 +156,6 @@ class AttentionMetrics(SynchronisedMetric):
     def queries(self) -> int:
         """How many queries with a relevant key there are so far in this process."""
         return len(self.rows("n_keys"))
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """The figures as points, or, of a list of what `compute` gave, as lines; see `torchmetrics.Metric.plot`.
-
-        Args:
-            val: what `compute` or `forward` gave, or a list of it; by default what `compute` gives now.
-            ax: matplotlib axes to draw on; by default new ones.
-
-        Returns:
-            The figure, None where axes were given, and the axes.
-        """
-        return self._plot(shown(self.compute() if val is None else val, FIGURES), ax)
 
     def _add(self, queries: MeasuredQueries) -> None:
         for name in ("weights", "relevant", "n_keys"):

@@ -16,7 +16,7 @@ from xattn.metrics.phrase_grounding import (
     phrase_report,
     phrase_reports_by_type,
 )
-from xattn.metrics.synchronised import SynchronisedMetric, shown
+from xattn.metrics.synchronised import SynchronisedMetric
 
 
 class PhraseGrounding(SynchronisedMetric):
@@ -41,6 +41,7 @@ class PhraseGrounding(SynchronisedMetric):
     """
 
     plot_upper_bound = 1.0
+    plotted = PhraseFigures._fields
 
     figures: list[Tensor]
     letters: list[Tensor]
@@ -118,18 +119,6 @@ class PhraseGrounding(SynchronisedMetric):
     def phrases(self) -> int:
         """How many phrases with a box there are so far in this process."""
         return len(self.rows("lengths"))
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """The figures as points, or, of a list of what `compute` gave, as lines; see `torchmetrics.Metric.plot`.
-
-        Args:
-            val: what `compute` or `forward` gave, or a list of it; by default what `compute` gives now.
-            ax: matplotlib axes to draw on; by default new ones.
-
-        Returns:
-            The figure, None where axes were given, and the axes.
-        """
-        return self._plot(shown(self.compute() if val is None else val, PhraseFigures._fields), ax)
 
     def _add(self, phrases: MeasuredPhrases) -> None:
         types = [(kind or "").encode() for kind in phrases.types]

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xattn.metrics.retrieval import RetrievalDirection, RetrievalReport, five_fold_report, retrieval_report
-from xattn.metrics.synchronised import SynchronisedMetric, shown
+from xattn.metrics.synchronised import SynchronisedMetric
 from xattn.runtime.errors import InputError
 
 SIDES = ("image_to_text", "text_to_image")
@@ -39,6 +39,7 @@ class RetrievalMetrics(SynchronisedMetric):
     """
 
     plot_upper_bound = 100.0
+    plotted = RECALLS
 
     caption_image: Tensor
     scores: list[Tensor]
@@ -113,18 +114,6 @@ class RetrievalMetrics(SynchronisedMetric):
         """
         with self.synchronised():
             return self._report()
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """The six recalls as points, or, of a list of what `compute` gave, as lines; see `torchmetrics.Metric.plot`.
-
-        Args:
-            val: what `compute` or `forward` gave, or a list of it; by default what `compute` gives now.
-            ax: matplotlib axes to draw on; by default new ones.
-
-        Returns:
-            The figure, None where axes were given, and the axes.
-        """
-        return self._plot(shown(self.compute() if val is None else val, RECALLS), ax)
 
     def _report(self) -> RetrievalReport:
         scores = self._ordered()

@@ -25,6 +25,8 @@ class SynchronisedMetric(Metric, ABC):
     higher_is_better = True
     full_state_update = False
     plot_lower_bound = 0.0
+    plotted: tuple[str, ...] = ()
+    """The figures of `compute` that stand on one axis, which `plot` draws."""
 
     def __init__(self, **options: Any) -> None:
         if options.get("dist_sync_fn") is None:
@@ -54,6 +56,19 @@ class SynchronisedMetric(Metric, ABC):
         should = self.sync_on_compute and not self._is_synced
         return self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=should, should_unsync=should)
 
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """The figures of `plotted` as points, or, of a list of what `compute` gave, as lines; see
+        `torchmetrics.Metric.plot`.
+
+        Args:
+            val: what `compute` or `forward` gave, or a list of it; by default what `compute` gives now.
+            ax: matplotlib axes to draw on; by default new ones.
+
+        Returns:
+            The figure, None where axes were given, and the axes.
+        """
+        return self._plot(_shown(self.compute() if val is None else val, self.plotted), ax)
+
     def reset(self) -> None:
         """Forget all."""
         super().reset()
@@ -82,8 +97,8 @@ def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
     return [part.to(common) for part in gather_all_tensors(rows.to(sent), group)]
 
 
-def shown(value: Any, figures: Sequence[str]) -> Any:
+def _shown(value: Any, figures: Sequence[str]) -> Any:
     """Of what `compute` gave, or of a list of it, the figures that stand on one axis."""
     if isinstance(value, Sequence):
-        return [shown(each, figures) for each in value]
+        return [_shown(each, figures) for each in value]
     return {name: value[name] for name in figures if name in value}
