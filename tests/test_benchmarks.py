@@ -75,6 +75,19 @@ def test_the_benchmark_of_scores_runs_as_a_user_types_it(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_block_sizes_runs_as_a_user_types_it(tmp_path):
+    """At a tiny size, where its times mean nothing."""
+    written = tmp_path / "rows.json"
+    sizes = ["--images", "5", "--captions", "7", "--regions", "6", "--threads", "1", *TINY]
+    arguments = command("block_sizes.py", *sizes, "--json", str(written))
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(written.read_text())["rows"]
+    assert [row["name"] for row in rows] == ["SCAN t2i", "BFAN equal"] * 3
+    assert all(len(row["shares"]) == len(row["sizes"]) == 6 and 1.0 in row["shares"] for row in rows)
+
+
+@pytest.mark.slow
 def test_a_row_is_there_before_the_next_is_measured():
     """Whoever stops the benchmark after the first row has it, and it is the only one."""
     with subprocess.Popen(

@@ -262,7 +262,7 @@ def test_the_grids_used_the_defaults(folder):
 def test_the_commands_of_the_page_go_on_from_the_records():
     """Nothing of what is recorded would run again: a default that has changed since would."""
     commands = re.findall(r"^xattn compare .* --out results/\S+ .*$", PAGE, flags=re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 7
     for line in commands:
         parsed = cli.parse(shlex.split(line)[1:])
         records = read_records(ROOT / parsed.out / "records")
