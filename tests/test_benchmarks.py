@@ -7,11 +7,18 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from oracles import cosine, lists, relevance
 from xattn.data.reader import read_split
+from xattn.data.stopwords import is_content
+from xattn.evaluation.encode import encode_captions, encode_images
+from xattn.evaluation.grounding import word_relevance
+from xattn.models.base import evaluating
+from xattn.runs.folder import load_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -267,3 +274,57 @@ def test_the_benchmark_of_search_prints_losses_and_times(tiny_run, tiny_data, tm
     assert all("s for one sentence over 30 images" in line for line in lines[7:])
     assert len(lines) == 9
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_figures_of_hinges_are_those_of_the_equations(tiny_run, tiny_data):
+    """Word by word in loops, the partner of a caption drawn as the program draws it."""
+    hinges, chance = program("hinges"), np.random.default_rng(0)
+    run, split = load_run(tiny_run), read_split(tiny_data, "dev")
+    found, captions = hinges.words_of(run, split, seed=0), run.encoded(split)
+    with torch.no_grad(), evaluating(run.model):
+        own = encode_images(run.model, split)[torch.from_numpy(split.caption_image)]
+        words = encode_captions(run.model, captions)
+        weights = run.model.attend(own, words, "t2i").weights
+    expected = {name: [] for name in ("relevance", "ccr", "reachable", "ccs", "alike", "shown", "regions")}
+    rows = np.array(sorted(split.truth))
+    for row in rows:
+        image = split.caption_image[row]
+        while split.caption_image[partner := rows[chance.integers(len(rows))]] == image:
+            pass
+        texts, keys = captions.words[row], lists(own.vectors[row], own.mask[row])
+        alone = [[float(i == j) for i in range(len(keys))] for j in range(len(keys))]
+        relevant, annotated = word_relevance(split, row, len(texts), 0.5)
+        for place in annotated.nonzero()[0]:
+            query, attended = words.vectors[row, place].tolist(), weights[row, place, : len(keys)].tolist()
+
+            def gap(row_of_weights, query=query, keys=keys):
+                turned = [(1 - w) / (len(keys) - 1) for w in row_of_weights]
+                return relevance(query, row_of_weights, keys) - relevance(query, turned, keys)
+
+            swaps = {
+                word: words.vectors[partner, 1 + column].tolist()
+                for column, word in enumerate(captions.words[partner])
+                if is_content(word) and word != texts[place - 1]
+            }
+            hardest = max(swaps, key=lambda word: relevance(swaps[word], attended, keys))
+            expected["relevance"].append(relevance(query, attended, keys))
+            expected["ccr"].append(max(0.0, 0.2 - gap(attended)))
+            expected["reachable"].append(max(map(gap, alone)))
+            own_fit, its_fit = relevance(query, attended, keys), relevance(swaps[hardest], attended, keys)
+            expected["ccs"].append(max(0.0, 0.2 - own_fit + its_fit))
+            expected["alike"].append(cosine(query, swaps[hardest]))
+            of_photo = [captions.words[other] for other in rows if split.caption_image[other] == image]
+            expected["shown"].append(float(any(hardest in text for text in of_photo)))
+            expected["regions"].append(float(relevant[place].sum()))
+    assert min(expected["shown"]) == 0
+    assert max(expected["shown"]) == 1
+    for name, values in expected.items():
+        assert getattr(found, name).double().tolist() == pytest.approx(values, abs=2e-5), name
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_hinges_runs_as_a_user_types_it(tiny_run, tiny_data):
+    arguments = command("hinges.py", str(tiny_run), "--data", str(tiny_data), "--split", "dev")
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^CCR active +\d+\.\d%$", result.stdout, re.MULTILINE)
