@@ -47,13 +47,23 @@ from xattn.training.train import train
 SIZES = ("model.dim=16", "model.word_dim=8", "batch_size=8", "min_count=1", "learning_rate=0.005")
 GRID = Grid(constraints=("none", "both"), seeds=(0, 1), sweep=(*SIZES, "epochs=2"))
 ONE = dataclasses.replace(GRID, constraints=("none",), seeds=(0,))
+JOB_THREADS = max(1, running._all_threads() // 2)
+"""Of each of two trials at a time."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_data):
-    """A finished grid of four trials that no test changes."""
+    """A finished grid of four trials that no test changes; what processes of their own give is compared with it."""
     out = tmp_path_factory.mktemp("grid") / "out"
-    compare(GRID, tiny_data, out, jobs=2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(JOB_THREADS)  # which PyTorch rounds by
+    try:
+        for task in tasks_of(GRID, tiny_data, out):
+            write_task(task)
+            run_trial(task)
+    finally:
+        torch.set_num_threads(before)
+    assert ran(GRID, tiny_data, out) == []
     return out
 
 
@@ -119,7 +129,7 @@ def test_every_trial_leaves_a_run_and_a_record(finished, tiny_data):
         assert record.collapsed is False
         assert record.log["dev_rsum"][-1] == pytest.approx(dev.retrieval.rsum, abs=0.01)
         assert ("ccr_t2i_active" in record.log) == (record.constraints == "both")
-        assert (record.about["threads"], record.about["processes"]) == (max(1, running._all_threads() // 2), 1)
+        assert (record.about["threads"], record.about["processes"]) == (JOB_THREADS, 1)
         assert (finished / "records" / f"{record.trial}.json").stat().st_size < 20_000
 
 
@@ -243,6 +253,7 @@ def test_a_grid_goes_on_with_what_is_missing(copy, finished, tiny_data):
     trained = (copy / "runs" / "scan-t2i-avg_none_seed1" / "run.json").stat().st_mtime_ns
     expected = {("scan-t2i-avg_none_seed1", "finished"), ("scan-t2i-avg_both_seed1", "finished")}
     assert set(ran(GRID, tiny_data, copy, jobs=2)) == expected
+    assert {record.about["threads"] for record in records_in(copy)} == {JOB_THREADS}
     assert (copy / "runs" / "scan-t2i-avg_none_seed1" / "run.json").stat().st_mtime_ns == trained
     assert as_dict(compared_folder(copy)) == as_dict(compared_folder(finished))
 

@@ -157,49 +157,40 @@ def test_killed_in_the_middle_of_a_save(tmp_path, config, even_data, undisturbed
     assert_same_run(run, undisturbed[0])
 
 
+def command(data, out):
+    sizes = ["--epochs=12", "--batch-size=8", "--model.dim=16", "--min-count=1", "--save-steps=2"]
+    return [sys.executable, "-m", "xattn", "train", "bfan-equal", *sizes, "--data", str(data), "--out", str(out)]
+
+
+def gone_through(data, out):
+    """The command, to its end."""
+    subprocess.run(command(data, out), check=True, capture_output=True, timeout=LONGEST_WAIT)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_command(tmp_path_factory, even_data):
+    """What the command writes that nobody stopped."""
+    folder = tmp_path_factory.mktemp("command") / "run"
+    gone_through(even_data, folder)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_the_command_itself(tmp_path, even_data, number):
+def test_the_command_itself(tmp_path, even_data, undisturbed_command, number):
     """As a person types it twice."""
-    flags = [
-        "bfan-equal",
-        "--epochs",
-        "12",
-        "--batch-size",
-        "8",
-        "--model.dim",
-        "16",
-        "--min-count",
-        "1",
-        "--save-steps",
-        "2",
-    ]
-
-    def command(out):
-        return [
-            sys.executable,
-            "-m",
-            "xattn",
-            "train",
-            *flags,
-            "--data",
-            str(even_data),
-            "--out",
-            str(out),
-        ]
-
-    process = subprocess.Popen(command(tmp_path / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run" / CHECKPOINT).is_file() or read_state(tmp_path / "run" / CHECKPOINT).epoch < 3:
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(even_data, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (run / CHECKPOINT).is_file() or read_state(run / CHECKPOINT).epoch < 3:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
     _, said = process.communicate(timeout=LONGEST_WAIT)
     assert process.returncode == (-number if number == signal.SIGKILL else 2)
     if number != signal.SIGKILL:
-        assert said.startswith(f"xattn: interrupted; {tmp_path / 'run'} is saved in epoch ")
-    for out in ("run", "undisturbed"):
-        subprocess.run(command(tmp_path / out), check=True, capture_output=True, timeout=LONGEST_WAIT)
-    assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
+        assert said.startswith(f"xattn: interrupted; {run} is saved in epoch ")
+    gone_through(even_data, run)
+    assert_same_run(run, undisturbed_command)
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)

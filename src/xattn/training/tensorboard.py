@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xattn.evaluation.attend import attend
 from xattn.runs.folder import Run
 from xattn.runtime.errors import InputError
 from xattn.training.loop import Training
@@ -65,6 +64,8 @@ class TensorBoard:
         self.writer.close()
 
     def _draw(self, step: int) -> None:
+        from xattn.evaluation.attend import attend  # matplotlib with it, which no other training needs
+
         data = self.training.data
         assert data.dev is not None
         config, model = self.training.config, self.training.model
