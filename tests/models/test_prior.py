@@ -273,7 +273,7 @@ def test_score_takes_another_prior(tiny_run, scored_data, tmp_path, monkeypatch)
     (tmp_path / "boxes.jsonl").write_text(json.dumps(line) + "\n")
     features = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
     monkeypatch.setattr("xattn.evaluation.score.image_features", lambda *_: features)
-    monkeypatch.setattr("xattn.evaluation.score._check_same_backbone", lambda *_: None)
+    monkeypatch.setattr("xattn.evaluation.score.check_same_backbone", lambda *_: None)
     picture, sentence = str(scored_data / "pictures" / "test0.png"), "a dog near the cat"
     asked = ["score", str(tiny_run), picture, sentence, "--boxes", str(tmp_path / "boxes.jsonl")]
     run, found = load_run(tiny_run), []
@@ -377,7 +377,7 @@ def test_the_scores_of_given_boxes_are_the_prior_of_a_picture(learnt_run, scored
     (tmp_path / "boxes.jsonl").write_text(json.dumps(line) + "\n")
     features = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
     monkeypatch.setattr("xattn.evaluation.score.image_features", lambda *_: features)
-    monkeypatch.setattr("xattn.evaluation.score._check_same_backbone", lambda *_: None)
+    monkeypatch.setattr("xattn.evaluation.score.check_same_backbone", lambda *_: None)
     asked = scored_data / "pictures" / "test0.png", "a dog near the cat"
     caption = encode_captions(run.model, EncodedCaptions([asked[1]], run.vocabulary))
     with nullcontext() if scores else pytest.warns(InputWarning, match="have no scores, so the prior .* is uniform"):

@@ -134,8 +134,9 @@ def texts(figure):
 
 
 def legend_texts(figure):
-    (legend,) = (legend for part in figure.subfigs for legend in part.legends)
-    return [text.get_text() for text in legend.get_texts()]
+    """Of what the lines are, and of the scale."""
+    legends = (legend for part in figure.subfigs for legend in part.legends)
+    return [[text.get_text() for text in legend.get_texts()] for legend in legends]
 
 
 def panel_pixels(path, figure, index):
@@ -165,20 +166,20 @@ def test_labels_of_folders_with_one_name_hold_the_path():
 # The picture
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["t2i", "i2t"]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["sum", "largest"]))
 @settings(max_examples=40)
-def test_lighting_against_a_loop_over_pixels(seed, direction):
+def test_lighting_against_a_loop_over_pixels(seed, overlapping):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-1, 13, size=(3, 2, 2))
     boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1)
     weights = rng.uniform(size=3)
-    light = lighting(weights, boxes, direction, size=(12, 9), grid=(6, 18))
+    light = lighting(weights, boxes, overlapping, size=(12, 9), grid=(6, 18))
     assert light.shape == (18, 6)
     for row in range(18):
         for column in range(6):
             x, y = (column + 0.5) * 2, (row + 0.5) / 2
             here = [w for w, (x1, y1, x2, y2) in zip(weights, boxes, strict=True) if x1 <= x < x2 and y1 <= y < y2]
-            expected = (sum(here) if direction == "t2i" else max(here, default=0)) if here else 0
+            expected = (sum(here) if overlapping == "sum" else max(here, default=0)) if here else 0
             assert light[row, column] == pytest.approx(expected, abs=1e-12)
 
 
@@ -198,6 +199,36 @@ def test_the_png_shows_the_image_lit_where_the_weights_lie(tmp_path):
     rows, columns = np.nonzero(orange)
     assert columns.max() / word.shape[1] == pytest.approx(0.5, abs=0.03)
     assert rows.max() / word.shape[0] == pytest.approx(0.5, abs=0.04)
+
+
+def test_all_panels_are_on_one_scale(tmp_path):
+    """A weight of 0.04 is as dim as it is, beside one of 0.8 of another word or run; a sum of many small ones, too."""
+    image = Image.new("RGB", (WIDTH, HEIGHT), COLOUR)
+    small, large = np.full((1, 25), 0.04), np.full((1, 25), 0.2 / 24)
+    large[0, 3] = 0.8
+    boxes = np.concatenate([np.tile(BOXES[:1], (22, 1)), BOXES[1:]])
+    for strips, places in (
+        ([Strip("alone", "t2i", np.concatenate([small, large[:, ::-1]]), 25)], (2, 3)),
+        ([Strip("alone", "t2i", small, 25), Strip("both", "i2t", large[:, ::-1], 25)], (2, 3)),
+    ):
+        words = ["one", "two"][: len(strips[0].weights)]
+        figure = attention_picture(image, words, boxes, strips)
+        path = save(figure, tmp_path / "out.png")
+        dim, bright = (panel_pixels(path, figure, index) for index in places)
+        assert np.abs(at(dim, 20, 15) - mixed(0.05)).max() <= 3
+        assert np.abs(at(bright, 20, 15) - COLOUR).max() <= 3
+        assert np.abs(at(bright, 45, 30) - mixed(0.2 / 24 / 0.8)).max() <= 3
+
+
+def test_each_label_is_written_once_however_many_bands_there_are():
+    words = [f"word{number}" for number in range(12)]
+    strips = [Strip(name, "t2i", np.full((12, 4), 0.25), 4) for name in ("alone", "both")]
+    figure = attention_picture(Image.new("RGB", (WIDTH, HEIGHT)), words, BOXES, strips)
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels == ["alone", "both"]
+    assert "The rows of every band are those of the first, in the same order." in " ".join(texts(figure)).replace(
+        "\n", " "
+    )
 
 
 def test_annotated_boxes_are_dashed_in_another_colour(tmp_path):
@@ -248,15 +279,17 @@ def test_what_is_written_in_the_picture():
     assert " ".join(texts(figure)[12:]).replace("\n", " ") == (
         "Words attend to regions: the weights of a word over the 4 regions sum to 1; a uniform weight would be "
         "1/4\xa0=\xa00.250. "
-        "A pixel is lit by the sum of the weights of the regions that cover it, relative to the largest sum of its "
-        "panel. "
         "Regions attend to words: the weights of each region over the 9 words, <start> and <end> included, sum to 1; a "
         "uniform "
         "weight would be 1/9\xa0=\xa00.111; a panel shows the weights that the regions give to its word. "
-        "A pixel is lit by the largest weight of the regions that cover it, relative to the largest of its panel. "
+        "A pixel is lit by the largest weight of the regions that cover it. All panels are on one scale: the picture "
+        "is dim and grey at 0 and itself at 0.70. "
         "Under a panel: the largest weight, and how much its region overlaps the annotated box (✓ from an IoU of 0.75)."
     )
-    assert legend_texts(figure) == ["region of the largest weight", "annotated box of the word's phrase"]
+    assert legend_texts(figure) == [
+        ["region of the largest weight", "annotated box of the word's phrase"],
+        ["weight 0", "0.35", "0.70, the largest of all panels"],
+    ]
 
 
 def test_without_truth_nothing_is_said_of_it():
@@ -265,7 +298,7 @@ def test_without_truth_nothing_is_said_of_it():
     )
     assert texts(figure)[-1] == "Under a panel: the largest weight."
     assert not any("IoU" in text for text in texts(figure))
-    assert legend_texts(figure) == ["region of the largest weight"]
+    assert legend_texts(figure)[0] == ["region of the largest weight"]
 
 
 def test_dollars_are_no_formula(tmp_path):
@@ -305,8 +338,8 @@ def test_panels_wrap_and_neither_overlap_nor_leave_the_page(size, n_strips, n_wo
         beside = min(one.x1, other.x1) - max(one.x0, other.x0)
         above = min(one.y1, other.y1) - max(one.y0, other.y0)
         assert beside <= 1 or above <= 2, (one, other)
-    largest = max(place.width * width for place in places)
-    assert largest > 0.95, "inches: panels fill their page"
+    areas = [place.width * width * place.height * figure.get_size_inches()[1] for place in places]
+    assert max(areas) > 2, "square inches: panels are large"
 
 
 def written(figure):
@@ -416,7 +449,7 @@ def test_two_runs_with_vocabularies_of_their_own(folder, tmp_path, drawn):
         assert picture.format == "PNG"
         assert picture.size == tuple(int(side * figure.dpi) for side in figure.get_size_inches())
     heights = {round(axes.get_position().y0, 4) for axes in figure.axes}
-    assert len(heights) == 2  # two rows of panels, one below the other
+    assert len(heights) == 4  # two bands, each with two rows of panels, one below the other
     assert list(tmp_path.glob(".*")) == []
 
 

@@ -7,26 +7,47 @@ from typing import Annotated, Literal
 import tyro
 
 from xattn.cli.printing import print_line
+from xattn.data.prepare.options import RegionSource
+from xattn.runtime import atomic
+from xattn.runtime.errors import InputError
 
 
 @dataclass(frozen=True)
 class Attend:
-    """Draw what each word of a caption attends to on the picture, for one run or two side by side."""
+    """Show what each word of a caption attends to on its picture, for one run or two: a caption of a data folder, or
+    any photo with a sentence.
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN]")]
-    """One run folder, or two to compare."""
-    data: Path
+    xattn attend RUN [RUN] --data FOLDER --out attention.png
+
+    xattn attend RUN [RUN] photo.jpg "a sentence" --out attention.png
+    """
+
+    given: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN] [PHOTO SENTENCE]")]
+    """One run folder, or two to compare. Without --data a photo's file and a sentence in quotes follow."""
+    data: Path | None = None
     """The data folder."""
-    out: Path
-    """The PNG file to write."""
+    out: Path | None = None
+    """The PNG file to write. Without --out and --json, each word's largest weight and its region are printed."""
+    json: Path | None = None
+    """Write all weights here, with the boxes of the regions and the scores."""
     split: str = "test"
-    """Which of its splits."""
+    """With --data: which of its splits."""
     caption: int | None = None
-    """Which caption, a row of the split's captions file from 0; by default the first that has truth."""
+    """With --data: which caption, a row of the split's captions file from 0; by default the first that has truth."""
     words: Literal["content", "all"] = "content"
     """Draw content words only, or all."""
     images: Path | None = None
-    """The folder where the image files are now, if they have moved since the data folder was made."""
+    """With --data: the folder where the image files are now, if they have moved since the data folder was made."""
+    backbone: str | None = None
+    """Of a photo: what made the features of the run's data, if it was not EfficientNet-Lite0, as `xattn prepare photos`
+    takes it: timm:MODEL or transformers:MODEL (or a folder)."""
+    size: int | None = None
+    """Of a photo: its --size there, in pixels."""
+    regions: RegionSource = "windows"
+    """Of a photo: what the regions are without --boxes: windows, or the patches of the backbone."""
+    boxes: Path | None = None
+    """Of a photo: JSONL with the boxes of its regions, as `xattn prepare photos --boxes` takes it, in place of
+    windows."""
     prior: float | None = None
     """Draw with this power of the regions' scores as the prior of the words' attention, whatever the runs were trained
     with; 0: with none."""
@@ -34,19 +55,55 @@ class Attend:
     """Draw with this power of the regions' areas in that prior, whatever the runs were trained with."""
 
     def run(self) -> None:
-        """Call `xattn.evaluation.attend.attend`."""
-        from xattn.evaluation.attend import attend
+        """Call `xattn.evaluation.attend.attended_caption` or `attended_photo`, and `draw`."""
+        self._check()
+        from xattn.data.prepare.features.by_name import backbone_by_name
+        from xattn.evaluation.attend import attended_caption, attended_photo, check_picture, draw, summary
 
-        print_line(
-            attend(
-                self.runs,
+        if self.out is not None:
+            check_picture(self.out, self.words)
+        if self.data is not None:
+            found = attended_caption(
+                self.given,
                 self.data,
                 self.split,
                 self.caption,
-                self.out,
-                words=self.words,
                 images=self.images,
                 prior=self.prior,
                 prior_area=self.prior_area,
             )
-        )
+        else:
+            *runs, photo, sentence = self.given
+            backbone = backbone_by_name(self.backbone, self.size)
+            found = attended_photo(
+                runs,
+                photo,
+                sentence,
+                boxes=self.boxes,
+                backbone=backbone,
+                regions=self.regions,
+                prior=self.prior,
+                prior_area=self.prior_area,
+            )
+        if self.out is not None:
+            print_line(draw(found, self.out, self.words))
+        if self.json is not None:
+            atomic.write_json(found.as_json(), self.json)
+            print_line(self.json)
+        if self.out is None and self.json is None:
+            for line in summary(found):
+                print_line(line)
+
+    def _check(self) -> None:
+        of_photo = {"backbone": self.backbone, "size": self.size, "boxes": self.boxes}
+        of_data = {"caption": self.caption, "images": self.images}
+        other = of_data if self.data is None else of_photo
+        wrong = [f"--{name}" for name, value in other.items() if value is not None]
+        if self.data is None and len(self.given) < 3:
+            raise InputError(
+                "attend needs a run and --data, or a run, a photo and a sentence, such as "
+                '`xattn attend RUN photo.jpg "a sentence"`'
+            )
+        if wrong:
+            kind = "a caption of --data" if self.data is None else "a photo, whose regions are not those of --data"
+            raise InputError(f"{wrong[0]} belongs to {kind}")

@@ -82,7 +82,7 @@ def score_image(
         raise InputError("expected at least one sentence to score, found none")
     run = run if isinstance(run, Run) else load_run(Path(run), best_device())
     (run,) = with_prior([run], prior, prior_area)
-    _check_same_backbone(run, backbone)
+    check_same_backbone(run, backbone)
     captions = run.encoded(sentences)
     captions.warn()
     seen = picture_regions(Path(image), boxes, backbone, regions)
@@ -134,7 +134,8 @@ def unknown_note(words: Sequence[str]) -> str:
     return f"  (not in the vocabulary: {', '.join(words)})" if words else ""
 
 
-def _check_same_backbone(run: Run, backbone: Backbone | None) -> None:
+def check_same_backbone(run: Run, backbone: Backbone | None) -> None:
+    """Raise `InputError` unless a backbone makes features of the size that a run was trained on."""
     name = EfficientNetLite0.__name__ if backbone is None else type(backbone).__name__
     size = EfficientNetLite0.feature_size if backbone is None else backbone.feature_size
     if size != run.feature_size:

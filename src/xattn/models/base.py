@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -117,6 +117,21 @@ class MatchingModel(nn.Module, ABC):
     def attentions(self, images: Fragments, captions: Fragments) -> dict[Direction, Attention]:
         """The attention of image `p` and caption `p` in each direction."""
         return self.match(images, captions).attentions
+
+    def score_parts(
+        self, attentions: Mapping[Direction, Attention]
+    ) -> Mapping[Direction, Float[Tensor, "pairs q"]] | None:
+        """What each query adds to the score of its pair, 0 for padding; the parts of all directions add up to the
+        score.
+
+        Args:
+            attentions: what `match` gave.
+
+        Returns:
+            The parts by direction; None where the score is no sum over queries, as here.
+        """
+        del attentions
+        return None
 
     def score_pairs(self, images: Fragments, captions: Fragments) -> Float[Tensor, "pairs"]:
         """Score image `p` with caption `p`: the diagonal of `score`."""

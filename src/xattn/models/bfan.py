@@ -12,7 +12,7 @@ The score is the mean relevance of the words to the regions plus that of the reg
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xattn.attention.aggregation import aggregate
+from xattn.attention.aggregation import aggregate, query_parts
 from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import BFANConfig
 from xattn.models.cross_attention import CrossAttentionModel
@@ -46,3 +46,9 @@ class BFAN(CrossAttentionModel):
     ) -> Float[Tensor, "..."]:
         """See `CrossAttentionModel`; the mean."""
         return aggregate(relevance, query_mask, 1, "mean", lambda_lse=1.0)  # of no meaning for a mean
+
+    def query_parts(
+        self, relevance: Float[Tensor, "..."], query_mask: Bool[Tensor, "..."], largest_weight: Tensor | None
+    ) -> Float[Tensor, "..."] | None:
+        """See `CrossAttentionModel`."""
+        return query_parts(relevance, query_mask, "mean")

@@ -3,7 +3,7 @@ an aggregate of the queries' relevances, added up over the directions of the mod
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -61,6 +61,18 @@ class CrossAttentionModel(MatchingModel):
             query_mask: true where a query is no padding, broadcast to `relevance`; every pair has a valid query.
             largest_weight: `max_j w_ij`, in [0, 1], if `needs_largest_weight` says so of the direction.
         """
+
+    def query_parts(
+        self,
+        relevance: Float[Tensor, "pairs q"],
+        query_mask: Bool[Tensor, "pairs q"],
+        largest_weight: Float[Tensor, "pairs q"] | None,
+    ) -> Float[Tensor, "pairs q"] | None:
+        """What each query adds to `aggregate` of the same arguments, 0 for padding; None where that is no sum over
+        queries, as here.
+        """
+        del relevance, query_mask, largest_weight
+        return None
 
     def needs_largest_weight(self, direction: Direction) -> bool:
         """Whether the score of a direction also depends on the largest weight of each query; in a model of both
@@ -145,9 +157,24 @@ class CrossAttentionModel(MatchingModel):
                 check=False,
             )
             attentions[direction] = attention
-            largest = attention.weights.max(2).values if self.needs_largest_weight(direction) else None
-            scores.append(self.aggregate(attention.relevance, queries.mask, largest))
+            scores.append(self.aggregate(attention.relevance, queries.mask, self._largest(direction, attention)))
         return Match(sum(scores[1:], scores[0]), attentions)
+
+    def score_parts(
+        self, attentions: Mapping[Direction, Attention]
+    ) -> Mapping[Direction, Float[Tensor, "pairs q"]] | None:
+        """See `MatchingModel`; of `query_parts`."""
+        parts = {}
+        for direction, attention in attentions.items():
+            largest = self._largest(direction, attention)
+            part = self.query_parts(attention.relevance, attention.query_mask, largest)
+            if part is None:
+                return None
+            parts[direction] = part
+        return parts
+
+    def _largest(self, direction: Direction, attention: Attention) -> Float[Tensor, "pairs q"] | None:
+        return attention.weights.max(2).values if self.needs_largest_weight(direction) else None
 
     def _aggregate_block(self, block: RelevanceBlock) -> Tensor:
         return self.aggregate(block.relevance, block.query_mask, block.largest_weight)

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from xattn.attention.aggregation import query_parts
 from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import Direction, PFANConfig
 from xattn.models.cross_attention import CrossAttentionModel
@@ -114,6 +115,15 @@ class PFAN(CrossAttentionModel):
     ) -> Float[Tensor, "..."]:
         """See `CrossAttentionModel`."""
         return pair_scores(relevance, largest_weight, query_mask)
+
+    def query_parts(
+        self, relevance: Float[Tensor, "..."], query_mask: Bool[Tensor, "..."], largest_weight: Tensor | None
+    ) -> Float[Tensor, "..."] | None:
+        """See `CrossAttentionModel`; a word adds its relevance and half its largest weight, over the number of
+        words.
+        """
+        each = relevance if largest_weight is None else relevance + LARGEST_WEIGHT_FACTOR * largest_weight
+        return query_parts(each, query_mask, "mean")
 
 
 def pair_scores(

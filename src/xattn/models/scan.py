@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xattn.attention.aggregation import aggregate
+from xattn.attention.aggregation import aggregate, query_parts
 from xattn.attention.weights import SimilarityWeights
 from xattn.models.config import SCANConfig
 from xattn.models.cross_attention import CrossAttentionModel
@@ -33,3 +33,9 @@ class SCAN(CrossAttentionModel):
     ) -> Float[Tensor, "..."]:
         """See `CrossAttentionModel`."""
         return aggregate(relevance, query_mask, 1, self.config.aggregation, self.config.lambda_lse)
+
+    def query_parts(
+        self, relevance: Float[Tensor, "..."], query_mask: Bool[Tensor, "..."], largest_weight: Tensor | None
+    ) -> Float[Tensor, "..."] | None:
+        """See `CrossAttentionModel`; none for `lse`."""
+        return query_parts(relevance, query_mask, self.config.aggregation)

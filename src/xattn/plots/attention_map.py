@@ -1,27 +1,27 @@
 """The picture of attention: for every word of a caption, the image lit where the word's weights lie.
 
-For `t2i` the weights `w_j` of a word are its distribution over the regions, and a pixel is lit by what falls on it: the
-sum of the weights of the regions that cover it,
+For `t2i` the weights `w_j` of a word are its distribution over the regions; for `i2t`, where each region has a
+distribution over the words, they are the weights that the regions give to the word: one column of the matrix, which
+sums to nothing in particular. In both, a pixel is lit by the largest weight of the regions that cover it,
 
-    h(p) = sum_j w_j [p in box_j]
+    h(p) = max_j w_j [p in box_j]
 
-For `i2t`, where each region has a distribution over the words, the `w_j` are the weights that the regions give to the
-word: one column of the matrix, which sums to nothing in particular, and a pixel is lit by the largest, `h(p) = max_j
-w_j [p in box_j]`. Both are divided by their largest value in the panel, so that the brightest spot of every panel has
-the image's own brightness and colour; where there is no attention the image is dim and grey. How much attention there
-is at the spot is told by the number under the panel: the largest weight, whose region is outlined.
+All panels of a picture, of both runs and directions, are on one scale: `h` is divided by the largest weight of the
+whole picture. There the image has its own brightness and colour; where there is no attention it is dim and grey. So the
+brightest spot of a panel is as bright as the number under the panel says, which is its largest weight; the region of
+that weight is outlined. (The sum of the weights would not do: twenty overlapping regions of 0.04 look like one of 0.8.)
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 
@@ -30,16 +30,18 @@ from xattn.models.config import Direction
 from xattn.plots.page import MARGIN, PAD, Paragraph, balanced, line_height, shortened, stacked_page
 from xattn.runtime.printable import printable
 
+Overlapping = Literal["largest", "sum"]
+
 LARGEST, ANNOTATED, REGION = "#ff9f1c", "#4cc9f0", "#ffffff"
 """Orange and sky blue are told apart with any colour vision; full and dashed lines, in grey print too."""
 GREY = "#444444"
 DIM = 0.4
 """The brightness of a pixel without attention, as a part of its own."""
-LONGER_SIDE = 480
+LONGER_SIDE = 640
 """Pixels of an image in a panel, before it is drawn."""
 
 # Inches and points.
-_AREA, _FULL_WIDTH, _LEAST_WIDTH, _LABEL_LINES = 2.0, 10.4, 7.0, 2
+_AREA, _FULL_WIDTH, _LEAST_WIDTH, _LABEL_LINES = 3.6, 10.4, 7.0, 2
 _TITLE_SIZE, _WORD_SIZE, _LABEL_SIZE, _NOTE_SIZE = 11.5, 10.0, 8.5, 8.0
 _BOLD = "bold"
 
@@ -93,40 +95,31 @@ def attention_picture(
     truth = truth or [None] * len(words)
     has_unknown = any(strip.unknown is not None and any(strip.unknown) for strip in strips)
     layout = _layout(image.width / image.height, len(words), len(strips), 2 if has_unknown else 1)
-    notes = [Paragraph(note, _NOTE_SIZE, color=GREY) for note in _footnotes(len(boxes), strips, truth, iou)]
+    brightest = max(float(strip.weights.max()) for strip in strips)
+    said = _footnotes(len(boxes), strips, truth, iou, brightest, layout.n_bands)
+    notes = [Paragraph(note, _NOTE_SIZE, color=GREY) for note in said]
     head = [Paragraph(title, _TITLE_SIZE, _BOLD), Paragraph(subtitle, _NOTE_SIZE, color=GREY)]
-    legend_height = 2 * line_height(_NOTE_SIZE)
+    legend_height = 2.6 * line_height(_NOTE_SIZE)
     figure, (body, foot) = stacked_page(layout.page_width, [*head, layout.height, legend_height, *notes])
-    panels = _Panels(body, layout, image, np.asarray(boxes, np.float64), iou)
+    panels = _Panels(body, layout, image, np.asarray(boxes, np.float64), iou, brightest)
     panels.draw_image(0, 0)
     panels.draw_regions(*((0, 1) if layout.lead == 1 else (1, 0)))
     for index, word in enumerate(words):
         for row, strip in enumerate(strips):
             is_unknown = strip.unknown is not None and strip.unknown[index]
             slot = layout.lead + index
-            panels.draw_weights(slot, row, strip.weights[index], strip.direction, truth[index], is_unknown)
+            panels.draw_weights(slot, row, strip.weights[index], truth[index], is_unknown)
         panels.word(layout.lead + index, word)
     for row, strip in enumerate(strips):
         panels.label(row, strip.label)
-    entries = _legend(any(found is not None for found in truth))
-    foot.legend(
-        list(entries.values()),
-        list(entries),
-        loc="center left",
-        ncols=2,
-        fontsize=_NOTE_SIZE,
-        frameon=False,
-        borderaxespad=0,
-        borderpad=0,
-        handlelength=2.6,
-    )
+    _draw_legends(foot, panels.image, any(found is not None for found in truth), brightest)
     return figure
 
 
 def lighting(
     weights: Float[np.ndarray, "regions"],
     boxes: Float[np.ndarray, "regions 4"],
-    direction: Direction,
+    overlapping: Overlapping,
     size: tuple[int, int],
     grid: tuple[int, int],
 ) -> Float[np.ndarray, "height width"]:
@@ -135,7 +128,7 @@ def lighting(
     Args:
         weights: `w`, at least 0.
         boxes: x1, y1, x2, y2 in pixels of the image.
-        direction: `t2i` for the sum over the regions that cover a cell, `i2t` for the maximum.
+        overlapping: what a cell has of the regions that cover it: the `largest` of their weights, or their `sum`.
         size: width and height of the image in pixels.
         grid: width and height of the result in cells.
     """
@@ -143,13 +136,17 @@ def lighting(
     light = np.zeros((len(y), len(x)))
     for weight, (x1, y1, x2, y2) in zip(weights, boxes, strict=True):
         inside = np.ix_((y1 <= y) & (y < y2), (x1 <= x) & (x < x2))
-        light[inside] = light[inside] + weight if direction == "t2i" else np.maximum(light[inside], weight)
+        light[inside] = light[inside] + weight if overlapping == "sum" else np.maximum(light[inside], weight)
     return light
 
 
-def lit(image: Image.Image, light: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width 3"]:
-    """An RGB image as values in [0, 1], dim and grey where `light` is 0, itself where it is as large as anywhere."""
-    share = light[..., None] / max(float(light.max()), np.finfo(np.float64).tiny)  # height width 1
+def lit(
+    image: Image.Image, light: Float[np.ndarray, "height width"], brightest: float
+) -> Float[np.ndarray, "height width 3"]:
+    """An RGB image as values in [0, 1], dim and grey where `light` is 0, itself where it is `brightest`, the largest
+    light of the scale.
+    """
+    share = light[..., None] / max(brightest, np.finfo(np.float64).tiny)  # height width 1
     colour = np.asarray(image, np.float64) / 255
     grey = colour @ np.array([[0.299], [0.587], [0.114]])  # height width 1
     return share * colour + (1 - share) * DIM * grey
@@ -185,8 +182,16 @@ def _layout(aspect: float, n_words: int, n_strips: int, note_lines: int) -> _Lay
 class _Panels:
     """The panels of a page, by slot (along the words, wrapped into bands) and row (the strip)."""
 
-    def __init__(self, body: SubFigure, layout: _Layout, image: Image.Image, boxes: np.ndarray, iou: float) -> None:
-        self.body, self.layout, self.boxes, self.iou = body, layout, boxes, iou
+    def __init__(
+        self,
+        body: SubFigure,
+        layout: _Layout,
+        image: Image.Image,
+        boxes: np.ndarray,
+        iou: float,
+        brightest: float,
+    ) -> None:
+        self.body, self.layout, self.boxes, self.iou, self.brightest = body, layout, boxes, iou, brightest
         self.grid = body.add_gridspec(layout.n_bands * layout.n_rows, layout.n_columns)
         self.axes: dict[tuple[int, int], Axes] = {}
         self.size = image.size
@@ -194,11 +199,9 @@ class _Panels:
         self.image = image.resize([max(round(side * scale), 1) for side in image.size], Image.Resampling.BICUBIC)
 
     def label(self, row: int, text: str) -> None:
-        """Write a strip's label beside the first panel of each band."""
+        """Write a strip's label beside its first panel; the bands that follow have the rows in the same order."""
         lines = balanced(printable(text), self.layout.panel[1], _LABEL_SIZE, _BOLD)
-        for band in range(self.layout.n_bands):
-            axes = self._axes(band * self.layout.n_columns, row)
-            axes.set_ylabel("\n".join(lines), fontsize=_LABEL_SIZE, weight=_BOLD, parse_math=False)
+        self._axes(0, row).set_ylabel("\n".join(lines), fontsize=_LABEL_SIZE, weight=_BOLD, parse_math=False)
 
     def word(self, slot: int, text: str) -> None:
         """Write a word above its first panel, cut to the width of that."""
@@ -220,7 +223,6 @@ class _Panels:
         slot: int,
         row: int,
         weights: np.ndarray,
-        direction: Direction,
         annotated: np.ndarray | None,
         is_unknown: bool,
     ) -> None:
@@ -231,8 +233,8 @@ class _Panels:
             note += f", IoU {overlap:.2f} {'✓' if overlap >= self.iou else '✗'}"
         if is_unknown:
             note += "\nread as <unk>"
-        light = lighting(weights.astype(np.float64), self.boxes, direction, self.size, self.image.size)
-        axes = self._show(slot, row, lit(self.image, light), note)
+        light = lighting(weights.astype(np.float64), self.boxes, "largest", self.size, self.image.size)
+        axes = self._show(slot, row, lit(self.image, light, self.brightest), note)
         for box in () if annotated is None else annotated:
             _outline(axes, box, ANNOTATED, 1.5, (0, (3, 1.5)))
         _outline(axes, self.boxes[best], LARGEST, 1.8, "-")
@@ -264,34 +266,66 @@ def _outline(axes: Axes, box: np.ndarray, colour: str, width: float, style: str 
     axes.add_patch(outline).set_clip_on(False)  # at the border of the image it would lose half its line
 
 
-def _legend(has_truth: bool) -> dict[str, Line2D]:
-    entries = {"region of the largest weight": Line2D([], [], color=LARGEST, linewidth=2)}
+def _draw_legends(foot: SubFigure, image: Image.Image, has_truth: bool, brightest: float) -> None:
+    """What the lines are, and below them the scale: the image's mean colour as lit by no, half and the largest
+    weight.
+    """
+    lines = {"region of the largest weight": Line2D([], [], color=LARGEST, linewidth=2)}
     if has_truth:
-        entries["annotated box of the word's phrase"] = Line2D(
+        lines["annotated box of the word's phrase"] = Line2D(
             [], [], color=ANNOTATED, linewidth=2, linestyle=(0, (3, 1.5))
         )
-    return entries
+    mean = image.resize((1, 1), Image.Resampling.BOX)
+    scale = {
+        label: Patch(facecolor=tuple(lit(mean, np.array([[light]]), brightest)[0, 0]), edgecolor=GREY, linewidth=0.5)
+        for label, light in (
+            ("weight 0", 0.0),
+            (f"{brightest / 2:.2f}", brightest / 2),
+            (f"{brightest:.2f}, the largest of all panels", brightest),
+        )
+    }
+    places: tuple[Literal["upper left", "lower left"], ...] = ("upper left", "lower left")
+    for place, entries in zip(places, (lines, scale), strict=True):
+        foot.legend(
+            list(entries.values()),
+            list(entries),
+            loc=place,
+            ncols=len(entries),
+            fontsize=_NOTE_SIZE,
+            frameon=False,
+            borderaxespad=0,
+            borderpad=0,
+            handlelength=2.6,
+        )
 
 
-def _footnotes(n_regions: int, strips: Sequence[Strip], truth: Sequence[np.ndarray | None], iou: float) -> list[str]:
+def _footnotes(
+    n_regions: int,
+    strips: Sequence[Strip],
+    truth: Sequence[np.ndarray | None],
+    iou: float,
+    brightest: float,
+    n_bands: int,
+) -> list[str]:
     notes = []
     for direction in dict.fromkeys(strip.direction for strip in strips):
         n_keys = next(strip.n_keys for strip in strips if strip.direction == direction)
         uniform = f"a uniform weight would be 1/{n_keys}\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{1 / n_keys:.3f}"
         if direction == "t2i":
-            notes += [
-                f"Words attend to regions: the weights of a word over the {n_regions} regions sum to 1; {uniform}.",
-                "A pixel is lit by the sum of the weights of the regions that cover it, relative to the largest sum of "
-                "its panel.",
-            ]
+            notes.append(
+                f"Words attend to regions: the weights of a word over the {n_regions} regions sum to 1; {uniform}."
+            )
         else:
-            notes += [
+            notes.append(
                 f"Regions attend to words: the weights of each region over the {n_keys} words, <start> and <end> "
-                "included, sum to 1; "
-                f"{uniform}; a panel shows the weights that the regions give to its word.",
-                "A pixel is lit by the largest weight of the regions that cover it, relative to the largest of its "
-                "panel.",
-            ]
+                f"included, sum to 1; {uniform}; a panel shows the weights that the regions give to its word."
+            )
+    notes.append(
+        "A pixel is lit by the largest weight of the regions that cover it. All panels are on one scale: the picture "
+        f"is dim and grey at 0 and itself at {brightest:.2f}."
+    )
+    if n_bands > 1 and len(strips) > 1:
+        notes.append("The rows of every band are those of the first, in the same order.")
     number = "Under a panel: the largest weight"
     if any(found is not None for found in truth):
         number += f", and how much its region overlaps the annotated box (✓ from an IoU of {iou:g})"

@@ -153,8 +153,9 @@ def _draw_legend(part: SubFigure, entries: list[str], n_columns: int) -> None:
 def _draw_cell(axes: Axes, rank: int, cell: Cell, layout: _Layout, height: float) -> None:
     scale = LONGER_SIDE / max(cell.image.size)
     image = cell.image.resize([max(round(side * scale), 1) for side in cell.image.size], Image.Resampling.BICUBIC)
-    light = lighting(cell.weights.mean(0), cell.boxes, "t2i", cell.image.size, image.size)
-    axes.imshow(lit(image, light), extent=(0, cell.image.width, cell.image.height, 0), interpolation="antialiased")
+    light = lighting(cell.weights.mean(0), cell.boxes, "sum", cell.image.size, image.size)
+    lit_image = lit(image, light, float(light.max()))
+    axes.imshow(lit_image, extent=(0, cell.image.width, cell.image.height, 0), interpolation="antialiased")
     axes.set_axis_off()
     name = _without_middle(printable(cell.name), layout.width)
     style = {"loc": "left", "parse_math": False}
