@@ -160,6 +160,20 @@ def soft_ranking_loss(scores, image_ids, margin, temperature, count_siblings):
     return total
 
 
+def temperature_gradient(scores, image_ids, temperature, count_siblings):
+    """Of InfoNCE on the logarithm of `1 / T`: the sum over pairs and directions of `sum_j p_j (S_pj - S_pp)`, where `p`
+    is the softmax of a pair and its negatives."""
+    total = 0.0
+    pairs = range(len(scores))
+    for p in pairs:
+        others = [o for o in pairs if o != p and (count_siblings or image_ids[o] != image_ids[p])]
+        for row in ([scores[p][o] for o in others], [scores[o][p] for o in others]):
+            exponentials = [math.exp((score - scores[p][p]) / temperature) for score in row]
+            whole = 1 + math.fsum(exponentials)
+            total += math.fsum(e / whole * (score - scores[p][p]) for e, score in zip(exponentials, row, strict=True))
+    return total
+
+
 def soft_maximum(values, temperature):
     """`T log(1 + sum exp(x / T))`, without overflow."""
     exponents = [0.0] + [value / temperature for value in values]

@@ -14,6 +14,7 @@ import torch
 from waiting import LONGEST_WAIT
 from xattn.data.batches import epoch_batches, pair_batch, read_regions
 from xattn.evaluation.encode import encode_captions, score_all
+from xattn.losses.temperature import LearntTemperature
 from xattn.models.base import evaluating
 from xattn.models.registry import build_model
 from xattn.models.text_model import load_text_model
@@ -104,7 +105,12 @@ def trained_in_double(configs, data, steps):
         torch.manual_seed(config.seed)
         model = build_model(config.model, prepared.train.feature_size, len(prepared.vocabulary), prepared.text)
         model = model.double().train()
-        optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        temperature = None
+        if config.matching.learn_temperature:
+            temperature = LearntTemperature(config.matching.temperature).double()
+        of_temperature = {} if temperature is None else temperature.state_dict()
+        trained = [*model.parameters(), *([] if temperature is None else temperature.parameters())]
+        optimiser = torch.optim.Adam(trained, lr=config.learning_rate)
         every_word = torch.ones(len(prepared.vocabulary), dtype=torch.float64)
         substitutes = needed_substitutes(model, config, prepared)
         swaps, losses, terms = torch.Generator().manual_seed(1), [], []
@@ -128,15 +134,13 @@ def trained_in_double(configs, data, steps):
                     swaps,
                     measures_gradients=len(losses) % 5 == 0,
                     process_group=process_group,
+                    temperature=temperature,
                 )
                 losses.append(found.loss.item() / len(rows))
                 terms.append(found.terms | {f"{name}_gradient": norm for name, norm in found.gradients.items()})
         scores = _scores(model, prepared, process_group)
-        results.append(
-            Steps(
-                losses, terms, first_scores, scores, {name: value.numpy() for name, value in model.state_dict().items()}
-            )
-        )
+        weights = {name: value.numpy() for name, value in (model.state_dict() | of_temperature).items()}
+        results.append(Steps(losses, terms, first_scores, scores, weights))
     return results
 
 

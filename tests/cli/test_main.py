@@ -148,10 +148,10 @@ def documented_fields(module):
 @pytest.mark.parametrize(
     ("name", "kind", "fields"),
     [
-        ("scan-t2i-avg", "SCANConfig", 49),
-        ("pfan-t2i", "PFANConfig", 48),
-        ("bfan-prob", "BFANConfig", 47),
-        ("sgraf-sgr", "SGRAFConfig", 51),
+        ("scan-t2i-avg", "SCANConfig", 50),
+        ("pfan-t2i", "PFANConfig", 49),
+        ("bfan-prob", "BFANConfig", 48),
+        ("sgraf-sgr", "SGRAFConfig", 52),
     ],
 )
 def test_help_of_train_explains_every_field_of_the_configuration(helped, name, kind, fields):

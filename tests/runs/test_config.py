@@ -53,6 +53,7 @@ OTHER = RunConfig(
         loss="infonce",
         margin=0.1,
         temperature=0.1,
+        learn_temperature=True,
         drawn_negatives=4,
         negatives="all",
         all_negatives_epochs=0,
@@ -138,10 +139,13 @@ def test_the_other_configuration_differs_in_every_field():
     "config", [OTHER, *(RunConfig(model=kind()) for kind in (PFANConfig, BFANConfig, SGRAFConfig))]
 )
 def test_a_configuration_without_the_younger_fields_means_what_it_meant(config):
-    """Of every configuration there is, each field that has a value for older files, left out on its own."""
+    """Of every configuration there is, each field that has a value for older files, left out on its own; but for the
+    loss of a learnt temperature, without which there was none."""
 
     def without_younger(part, plain):
         for field in dataclasses.fields(part):
+            if field.name == "loss" and part.learn_temperature:
+                continue
             if BEFORE in field.metadata:
                 fewer = dict(plain)
                 del fewer[field.name]
@@ -219,6 +223,14 @@ def test_which_constraints_are_used(constraints, weights, ccr, ccs):
         (lambda: MatchingConfig(margin=-0.1), "matching.margin must be at least 0, but it is -0.1"),
         (lambda: MatchingConfig(drawn_negatives=-1), "matching.drawn_negatives must be at least 0, but it is -1"),
         (lambda: MatchingConfig(temperature=0.0), "matching.temperature must be above 0, but it is 0.0"),
+        (
+            lambda: MatchingConfig(loss="soft_hinge", learn_temperature=True),
+            "matching.learn_temperature learns that of infonce, but matching.loss is soft_hinge",
+        ),
+        (
+            lambda: MatchingConfig(loss="infonce", learn_temperature=True, temperature=0.005),
+            "matching.learn_temperature keeps the temperature at 0.01 or more, but matching.temperature is 0.005",
+        ),
         (
             lambda: MatchingConfig(all_negatives_epochs=-1),
             "matching.all_negatives_epochs must be at least 0, but it is -1",

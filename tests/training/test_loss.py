@@ -12,6 +12,7 @@ from xattn.data.vocabulary import END, PAD, START
 from xattn.losses.constraints import ccr_loss, ccs_loss
 from xattn.losses.drawn import drawn_gradient
 from xattn.losses.ranking import hinge_ranking_loss, infonce_ranking_loss, soft_hinge_ranking_loss
+from xattn.losses.temperature import LearntTemperature
 from xattn.models.config import Aggregation, Direction, SCANConfig
 from xattn.models.scan import SCAN
 from xattn.training import loss as objective_module
@@ -53,11 +54,11 @@ class Batch:
             self.tokens, self.lengths
         )
 
-    def computed(self, config, epoch=3, generator=None):
+    def computed(self, config, epoch=3, generator=None, temperature=None):
         images, captions = self.encoded()
-        return batch_loss(
-            self.model, images, captions, self.tokens, self.image_ids, config, epoch, self.word_weights, generator
-        )
+        pairs = self.tokens, self.image_ids
+        how = config, epoch, self.word_weights, generator
+        return batch_loss(self.model, images, captions, *pairs, *how, temperature=temperature)
 
     def gradient(self, loss):
         return torch.autograd.grad(loss, list(self.model.parameters()), allow_unused=True, materialize_grads=True)
@@ -271,6 +272,30 @@ def test_drawn_negatives_leave_the_value_as_it_is_and_draw_the_gradient(configur
     expected = batch.gradient((coefficients * scores).sum())
     for mine, theirs in zip(batch.gradient(drawn.loss), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("siblings", ["exclude", "count"])
+def test_a_learnt_temperature_has_the_gradient_of_all_scores(configured, share, siblings):
+    """Also where the scores have theirs from few pairs; and they have the one that they have of a fixed temperature."""
+    matching = {"loss": "infonce", "temperature": 0.1, "siblings": siblings}
+    config, drawn = (configured(matching=matching | {"drawn_negatives": count}) for count in (0, 1))
+    batch = Batch()
+    scores = batch.model.score(*batch.encoded()).tolist()
+    expected = oracles.temperature_gradient(scores, IMAGE_IDS, 0.1, siblings == "count")
+    for each in (config, drawn):
+        temperature = LearntTemperature(0.1).double()
+        found = batch.computed(each, generator=seeded("random"), temperature=temperature)
+        fixed = batch.computed(each, generator=seeded("random"))
+        assert found.loss.item() == pytest.approx(fixed.loss.item(), rel=1e-7)
+        *of_weights, of_temperature = torch.autograd.grad(
+            found.loss,
+            [*batch.model.parameters(), *temperature.parameters()],
+            materialize_grads=True,
+            allow_unused=True,
+        )
+        assert of_temperature.item() == pytest.approx(expected, rel=1e-6)
+        for mine, theirs in zip(of_weights, batch.gradient(fixed.loss), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
 
 
 def test_nothing_is_drawn_from_a_small_batch(configured):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -131,15 +132,23 @@ def test_a_batch_too_small_to_be_shared_out_counts_once(even_data, configured):
 
 
 @pytest.mark.slow
-def test_two_processes_draw_the_same_negatives(even_data, configured):
-    """Of 22 pairs one each, so that the gradient is of few."""
+def test_two_processes_draw_the_same_negatives_and_learn_the_same_temperature(even_data, configured):
+    """Of 22 pairs one negative each, so that the gradient of the scores is of few, but that of the temperature of
+    all; the last batch of an epoch, of 3 pairs, is shared out as well."""
     config = hardest(configured, "scan-t2i-avg", batch_size=22, ccs={"swap": "random"})
     matching = dataclasses.replace(config.matching, loss="infonce", drawn_negatives=1)
     exact, drawn = (
         dataclasses.replace(config, matching=dataclasses.replace(matching, drawn_negatives=count)) for count in (0, 1)
     )
-    (alone,), both = (together(n, trained_in_double, [exact, drawn], even_data, 6) for n in (1, 2))
+    learnt = [
+        dataclasses.replace(each, matching=dataclasses.replace(each.matching, learn_temperature=True))
+        for each in (exact, drawn)
+    ]
+    (alone,), both = (together(n, trained_in_double, [exact, drawn, *learnt], even_data, 6) for n in (1, 2))
     assert np.abs(np.subtract(alone[0].losses, alone[1].losses)).max() > 1e-6, "or nothing is drawn"
+    for fixed, other in zip(alone[:2], alone[2:], strict=True):
+        assert other.losses[0] == pytest.approx(fixed.losses[0], rel=1e-6)
+        assert 1e-4 < abs(other.weights["log_scale"] - math.log(20)) < 0.1, "or nothing is learnt"
     for found in both:
         assert isinstance(found, list), found
         for one, other in zip(alone, found, strict=True):

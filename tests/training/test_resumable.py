@@ -210,6 +210,8 @@ def test_every_model_goes_on_in_the_middle_of_an_epoch(tmp_path, even_data, conf
         {"accumulation": 2},
         {"batch_size": 16, "matching": {"loss": "infonce", "drawn_negatives": 1}},
         {"matching": {"hardest_from": "spread"}},
+        {"accumulation": 2, "matching": {"loss": "infonce", "learn_temperature": True}},
+        {"batch_size": 16, "matching": {"loss": "infonce", "learn_temperature": True, "drawn_negatives": 1}},
     ],
 )
 def test_precision_parts_and_ranking_go_on_too(tmp_path, even_data, configured, change):

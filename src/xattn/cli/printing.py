@@ -27,7 +27,8 @@ class EpochPrinter:
         terms = "  ".join(
             f"{name} {value:.3f}"
             for name, value in entry.items()
-            if name.startswith(("loss", "match", "ccr", "ccs")) and not name.endswith(("_active", "_gradient"))
+            if name.startswith(("loss", "match", "ccr", "ccs", "temperature"))
+            and not name.endswith(("_active", "_gradient"))
         )
         line = f"epoch {entry['epoch']:2}/{self.epochs}  {terms}"
         if "dev" in entry:

@@ -102,9 +102,9 @@ _DIRECTIONS: tuple[Direction, ...] = ("t2i", "i2t")
 def log_columns(path: Path) -> dict[str, list]:
     """Read the log of a run folder: a list for each quantity with a value for each epoch, None where an epoch has none.
 
-    Kept are `epoch`, the learning rate, the loss, its terms, shares of active hinges and gradients, the spread of the
-    scores, the seconds, and of dev rsum, R@1 in both directions, and F1 and average precision of each direction of
-    attention; all to five digits.
+    Kept are `epoch`, the learning rate, the loss, its terms, shares of active hinges and gradients, a learnt prior and
+    a learnt temperature, the spread of the scores, the seconds, and of dev rsum, R@1 in both directions, and F1 and
+    average precision of each direction of attention; all to five digits.
     """
     entries = [_flat(entry) for entry in read_json_lines(path) if "epoch" in entry and "loss" in entry]
     names = dict.fromkeys(name for entry in entries for name in entry)

@@ -19,5 +19,7 @@ Negatives = Literal["hardest", "all"]
 """Which negatives the ranking loss compares with; see `xattn.losses.ranking.hinge_ranking_loss`."""
 RankingLoss = Literal["hinge", "infonce", "soft_hinge"]
 """How a pair is compared with its negatives; see `xattn.losses.ranking`."""
+LEAST_LEARNT_TEMPERATURE = 0.01
+"""Below which no learnt temperature falls; see `xattn.losses.temperature`."""
 HardestFrom = Literal["epoch", "spread"]
 """What decides when the hinge goes over to the hardest negatives; see `xattn.training.negatives`."""

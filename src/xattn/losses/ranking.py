@@ -109,16 +109,13 @@ def soft_hinge_ranking_loss(
         >>> round(soft_hinge_ranking_loss(scores, negative_pairs(torch.tensor([7, 8]))).item(), 4)
         0.6073
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, but it is {temperature}")
-    own = scores.diagonal()
-    captions = _soft_maximum((margin - own.unsqueeze(1) + scores).masked_fill(~negatives, -torch.inf), temperature, 1)
-    images = _soft_maximum((margin - own.unsqueeze(0) + scores).masked_fill(~negatives, -torch.inf), temperature, 0)
-    return captions.sum() + images.sum()
+    return _soft_ranking_loss(scores, negatives, margin, temperature)
 
 
 def infonce_ranking_loss(
-    scores: Float[Tensor, "pairs pairs"], negatives: Bool[Tensor, "pairs pairs"], temperature: float = 0.05
+    scores: Float[Tensor, "pairs pairs"],
+    negatives: Bool[Tensor, "pairs pairs"],
+    temperature: float | Float[Tensor, ""] = 0.05,
 ) -> Float[Tensor, ""]:
     """Sum over the pairs of how surprising each is among its negatives, in both directions, times the temperature.
 
@@ -130,7 +127,8 @@ def infonce_ranking_loss(
     Args:
         scores: image `i` with caption `j`, pairs on the diagonal.
         negatives: see `negative_pairs`; a pair without negatives adds nothing.
-        temperature: `T`, in units of the score, above 0.
+        temperature: `T`, in units of the score, above 0. As a tensor it gets a gradient, that of the two softmaxes; the
+            `T` in front of them is a constant there, see `xattn.losses.temperature`.
 
     Raises:
         ValueError: the temperature is not above 0.
@@ -140,7 +138,7 @@ def infonce_ranking_loss(
         >>> round(infonce_ranking_loss(scores, negative_pairs(torch.tensor([7, 8])), temperature=0.1).item(), 4)
         0.338
     """
-    return soft_hinge_ranking_loss(scores, negatives, INFONCE_MARGIN, temperature)
+    return _soft_ranking_loss(scores, negatives, INFONCE_MARGIN, temperature)
 
 
 def score_spread(
@@ -168,7 +166,23 @@ def score_spread(
     return torch.where((captions > 0) & (images > 0), scores.diagonal() - others, 0.0)
 
 
-def _soft_maximum(excess: Float[Tensor, "pairs pairs"], temperature: float, dim: int) -> Float[Tensor, "pairs"]:
-    """`T log(1 + sum exp(x / T))`; the 1 is an entry of 0 of its own, so that nothing but -inf has a gradient, too."""
+def _soft_ranking_loss(
+    scores: Float[Tensor, "pairs pairs"],
+    negatives: Bool[Tensor, "pairs pairs"],
+    margin: float,
+    temperature: float | Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """The sum of `T log(1 + sum exp(x / T))` over both directions; `T` has its gradient from the division alone."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, but it is {float(temperature)}")
+    own, factor = scores.diagonal(), temperature.detach() if isinstance(temperature, Tensor) else temperature
+    # Divided before what is no negative becomes -inf, as 0 times that would be the gradient of a temperature.
+    captions = ((margin - own.unsqueeze(1) + scores) / temperature).masked_fill(~negatives, -torch.inf)
+    images = ((margin - own.unsqueeze(0) + scores) / temperature).masked_fill(~negatives, -torch.inf)
+    return (factor * _soft_maximum(captions, 1)).sum() + (factor * _soft_maximum(images, 0)).sum()
+
+
+def _soft_maximum(excess: Float[Tensor, "pairs pairs"], dim: int) -> Float[Tensor, "pairs"]:
+    """`log(1 + sum exp(x))`; the 1 is an entry of 0 of its own, so that nothing but -inf has a gradient, too."""
     nothing = torch.zeros_like(excess.narrow(dim, 0, 1))
-    return temperature * (torch.cat([nothing, excess], dim) / temperature).logsumexp(dim)
+    return torch.cat([nothing, excess], dim).logsumexp(dim)

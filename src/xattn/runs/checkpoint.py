@@ -6,6 +6,7 @@ It holds
 | in the file | what |
 |---|---|
 | `model.*` | weights and running averages |
+| `temperature.*` | InfoNCE's temperature, where it is learnt |
 | `optimiser.*` | Adam's moments and step of each parameter |
 | `random.swaps` | the state of the generator that draws random swaps |
 | `random.torch.N` | torch's random state in process N, and `random.device.N` that of its accelerator, if it is one |
@@ -86,6 +87,7 @@ def encoded_checkpoint(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     rng_states: Mapping[str, Tensor],
+    temperature: nn.Module | None = None,
 ) -> bytes:
     """The content of a checkpoint.
 
@@ -93,11 +95,12 @@ def encoded_checkpoint(
         state: where the run is.
         identity: what it is a run of.
         model: its weights and running averages are saved.
-        optimiser: Adam over the parameters of `model`.
+        optimiser: Adam over the parameters of `model` and `temperature`.
         rng_states: random states by their names in the file, without `random.`.
+        temperature: of the ranking loss, where it is learnt.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
+    tensors = _values(model, temperature)
+    for name, parameter in _parameters(model, temperature).items():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser.{name}.{key}"] = value
     tensors |= {f"random.{name}": random_state for name, random_state in rng_states.items()}
@@ -136,18 +139,20 @@ class Checkpoint:
             name.removeprefix("random."): tensor for name, tensor in self.tensors.items() if name.startswith("random.")
         }
 
-    def restore(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Give a model and its optimiser what they had.
+    def restore(self, model: nn.Module, optimiser: torch.optim.Optimizer, temperature: nn.Module | None = None) -> None:
+        """Give a model, a temperature and their optimiser what they had.
 
         Raises:
             InputError: the tensors are not those of this model and of Adam over its parameters; nothing has been
                 changed then.
         """
-        self._refuse_others(model)
+        self._refuse_others(model, temperature)
         device = next(model.parameters()).device
         model.load_state_dict(self._part("model."))
+        if temperature is not None:
+            temperature.load_state_dict(self._part("temperature."))
         moments = self._part("optimiser.")
-        for name, parameter in model.named_parameters():
+        for name, parameter in _parameters(model, temperature).items():
             if f"{name}.step" in moments:
                 # Copies, as what is read may be memory of the file; steps are counted on the processor.
                 of_parameter = {key: moments[f"{name}.{key}"].to(device, copy=True) for key in _MOMENTS}
@@ -156,9 +161,9 @@ class Checkpoint:
     def _part(self, prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
 
-    def _refuse_others(self, model: nn.Module) -> None:
-        expected = {f"model.{name}": (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
-        for name, parameter in model.named_parameters():
+    def _refuse_others(self, model: nn.Module, temperature: nn.Module | None) -> None:
+        expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _values(model, temperature).items()}
+        for name, parameter in _parameters(model, temperature).items():
             if f"optimiser.{name}.step" in self.tensors:
                 expected[f"optimiser.{name}.step"] = (), torch.float32
                 expected |= {f"optimiser.{name}.{key}": (tuple(parameter.shape), parameter.dtype) for key in _MOMENTS}
@@ -203,6 +208,18 @@ def read_state(path: Path) -> TrainingState:
             return _checked(path, file.metadata())[0]
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: the checkpoint cannot be read ({error})") from error
+
+
+def _values(model: nn.Module, temperature: nn.Module | None) -> dict[str, Tensor]:
+    """What was trained, by its names in the file."""
+    parts = {"model": model} | ({} if temperature is None else {"temperature": temperature})
+    return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
+
+
+def _parameters(model: nn.Module, temperature: nn.Module | None) -> dict[str, nn.Parameter]:
+    """What the optimiser has moments of, by its names in the file, without `optimiser.`."""
+    of_temperature = {} if temperature is None else temperature.named_parameters(prefix="temperature")
+    return {**dict(model.named_parameters()), **dict(of_temperature)}
 
 
 def _described(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:

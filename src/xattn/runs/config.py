@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from xattn.attention.options import GradientTarget
-from xattn.losses.options import Against, HardestFrom, MarginKind, Negatives, RankingLoss, SwapSource
+from xattn.losses.options import (
+    LEAST_LEARNT_TEMPERATURE,
+    Against,
+    HardestFrom,
+    MarginKind,
+    Negatives,
+    RankingLoss,
+    SwapSource,
+)
 from xattn.models.config import BEFORE, ModelConfig, SCANConfig, WordsConfig, attention_directions
 from xattn.runtime.errors import InputError
 from xattn.runtime.json_shapes import read_object
@@ -47,6 +55,8 @@ class MatchingConfig:
     """How much higher a pair must score than its negatives, at least 0; infonce has none."""
     temperature: float = field(default=0.05, metadata={BEFORE: 0.05})
     """Of infonce and soft_hinge, in units of the score, above 0: the lower, the more the hardest negatives count."""
+    learn_temperature: bool = field(default=False, metadata={BEFORE: False})
+    """Of infonce: learn the temperature with the model, from the one given, at least 0.01."""
     drawn_negatives: int = field(default=0, metadata={BEFORE: 0})
     """Of infonce and soft_hinge: how many negatives of each pair get a gradient, drawn by their share in it, so that a
     step costs about what it costs with the hinge; 0: all of them."""
@@ -64,6 +74,16 @@ class MatchingConfig:
     def __post_init__(self) -> None:
         _require(self.margin >= 0, f"matching.margin must be at least 0, but it is {self.margin}")
         _require(self.temperature > 0, f"matching.temperature must be above 0, but it is {self.temperature}")
+        if self.learn_temperature:
+            _require(
+                self.loss == "infonce",
+                f"matching.learn_temperature learns that of infonce, but matching.loss is {self.loss}",
+            )
+            _require(
+                self.temperature >= LEAST_LEARNT_TEMPERATURE,
+                f"matching.learn_temperature keeps the temperature at {LEAST_LEARNT_TEMPERATURE} or more, but "
+                f"matching.temperature is {self.temperature}",
+            )
         _require(
             self.drawn_negatives >= 0, f"matching.drawn_negatives must be at least 0, but it is {self.drawn_negatives}"
         )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor
 
 from xattn.data.batches import PairBatch, content_weights, epoch_batches, every_word_weights, idf_weights, pair_batch
 from xattn.evaluation.measure import measure
+from xattn.losses.temperature import LearntTemperature
 from xattn.models.base import MatchingModel
 from xattn.models.text_words import TextWords
 from xattn.runs.checkpoint import Best, TrainingState
-from xattn.runs.config import CountedQueries, RunConfig
+from xattn.runs.config import CountedQueries, MatchingConfig, RunConfig
 from xattn.runtime.process_group import SINGLE_PROCESS, ProcessGroup
 from xattn.runtime.progress import ProgressCallback
 from xattn.training.collapse import STEPS, collapsed_steps
@@ -51,7 +53,10 @@ class Training:
         self.model, self.config, self.data = model, config, data
         self.process_group, self.after_step = process_group, after_step
         self.device = next(model.parameters()).device
-        self.optimiser = torch.optim.Adam(_parameter_groups(model), lr=config.learning_rate)
+        self.temperature = None
+        if config.matching.learn_temperature:
+            self.temperature = LearntTemperature(config.matching.temperature).to(self.device)
+        self.optimiser = torch.optim.Adam(_parameter_groups(model, self.temperature), lr=config.learning_rate)
         self.swaps = torch.Generator()
         self.state = TrainingState()
         self.meters = Meters()
@@ -65,9 +70,9 @@ class Training:
 
         An entry holds `epoch` (from 1), `learning_rate`, the mean over the epoch's pairs of `loss` and of every term by
         name, the shares of active hinges, the norms of the terms' gradients on the fragments, `prior` where it is
-        learnt, the power of the regions' scores at the end of the epoch, the `spread` of the scores, `collapsed` if
-        they have long been alike (`xattn.training.collapse`), `seconds`, and the development numbers under `dev` where
-        there is such a split.
+        learnt, the power of the regions' scores at the end of the epoch, `temperature` where that is learnt, the
+        `spread` of the scores, `collapsed` if they have long been alike (`xattn.training.collapse`), `seconds`, and the
+        development numbers under `dev` where there is such a split.
         """
         state, config, data = self.state, self.config, self.data
         while state.epoch <= config.epochs:
@@ -84,6 +89,8 @@ class Training:
             entry: dict[str, Any] = {"epoch": state.epoch, "learning_rate": rate, **self.meters.means()}
             if config.model.learn_prior:
                 entry["prior"] = self.model.prior_power
+            if self.temperature is not None:
+                entry["temperature"] = self.temperature.value
             if state.collapse >= STEPS:
                 entry["collapsed"] = True
             entry["seconds"] = round(state.seconds, 3)
@@ -94,6 +101,12 @@ class Training:
             state.log.append(entry)
             state.epoch, state.step, state.meters, state.seconds = state.epoch + 1, 0, {}, 0.0
             yield entry
+
+    @property
+    def matching(self) -> MatchingConfig:
+        """The ranking loss as it is now, with the temperature that has been learnt."""
+        matching = self.config.matching
+        return matching if self.temperature is None else replace(matching, temperature=self.temperature.value)
 
     @property
     def steps_done(self) -> int:
@@ -122,10 +135,11 @@ class Training:
                 measures_gradients=state.step % GRADIENTS_EVERY == 0,
                 process_group=self.process_group,
                 kind=kind,
+                temperature=self.temperature,
             )
             self.meters.add(computed, len(rows))
             self.last_terms = Meters.of(computed, len(rows)).means()
-            state.collapse = collapsed_steps(state.collapse, computed.spread / len(rows), config.matching, kind)
+            state.collapse = collapsed_steps(state.collapse, computed.spread / len(rows), self.matching, kind)
             state.step += 1
             state.meters = self.meters.as_dict()
             state.seconds += time.perf_counter() - started
@@ -185,8 +199,10 @@ def text_learning_rate(config: RunConfig, epoch: int) -> float:
     return config.words.learning_rate * 0.1 ** ((epoch - 1) // config.decay_every)
 
 
-def _parameter_groups(model: MatchingModel) -> list[dict[str, Any]]:
-    """All weights, but for those of a text model that is fine-tuned, which are a second group."""
+def _parameter_groups(model: MatchingModel, temperature: LearntTemperature | None) -> list[dict[str, Any]]:
+    """All weights and a learnt temperature, but for the weights of a text model that is fine-tuned, which are a second
+    group; no weight decays.
+    """
     of_text = {
         id(parameter): parameter
         for module in model.modules()
@@ -194,6 +210,7 @@ def _parameter_groups(model: MatchingModel) -> list[dict[str, Any]]:
         for parameter in module.network.parameters()
     }
     others = [parameter for parameter in model.parameters() if id(parameter) not in of_text]
+    others += [] if temperature is None else temperature.parameters()
     return [{"params": others}, *([{"params": [*of_text.values()]}] if of_text else [])]
 
 

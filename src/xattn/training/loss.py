@@ -10,7 +10,7 @@ looks at much of the batch (all negatives, early on, or a softmax over them), on
 costs less and gives the same; and where a score depends on the other pairs of the batch, as behind a batch norm over
 pairs, that pass is the only one that is true. Of a softmax, a few negatives can be drawn instead
 (`xattn.losses.drawn`); the value of the loss stays exact, and so does the gradient where the pass over all pairs would
-cost less.
+cost less. A learnt temperature has its gradient from those scalars, all of them, and so it is exact in every case.
 
 Of several processes (`xattn.runtime.process_group`) each holds some pairs of the batch. Encoded captions are gathered;
 each process scores its own images with all captions, the scores are gathered, and all see the same hardest pairs, the
@@ -39,6 +39,7 @@ from xattn.losses.ranking import (
     score_spread,
     soft_hinge_ranking_loss,
 )
+from xattn.losses.temperature import LearntTemperature
 from xattn.models.base import MatchingModel
 from xattn.models.fragments import Fragments
 from xattn.runs.config import CCRConfig, MatchingConfig, RunConfig
@@ -87,6 +88,7 @@ def batch_loss(
     measures_gradients: bool = False,
     process_group: ProcessGroup = SINGLE_PROCESS,
     kind: Negatives | None = None,
+    temperature: LearntTemperature | None = None,
 ) -> BatchLoss:
     """The loss of aligned pairs.
 
@@ -106,6 +108,7 @@ def batch_loss(
             hardest; the loss and its gradient do not.
         process_group: the processes that hold the batch, each a share of the pairs.
         kind: which negatives the hinge ranks against; by default what the number of the epoch says.
+        temperature: of InfoNCE, where it is learnt, in place of the configuration's.
     """
     vectors = images.vectors, captions.vectors
     needs_images = model.scores_use_batch_statistics or swaps_regions(model, config, epoch)
@@ -118,19 +121,22 @@ def batch_loss(
         own_columns = model.score(batch.images, captions, process_group=process_group)
         (scores,) = process_group.all_gather(own_columns.detach().t(), n=batch.pairs)
         scores = scores.t()
-        match, coefficients = _ranking(scores, negatives, matching, kind)
+        match, coefficients, of_temperature = _ranking(scores, negatives, matching, kind, temperature)
         share = (coefficients[:, batch.own] * own_columns).sum()
         attentions = model.attentions(images, captions)
     else:
         with torch.no_grad():
             (scores,) = process_group.all_gather(model.score(images, batch.captions), n=batch.pairs)
-        match, coefficients = _ranking(scores, negatives, matching, kind)
+        match, coefficients, of_temperature = _ranking(scores, negatives, matching, kind, temperature)
         if 0 < 2 * matching.drawn_negatives <= SPARSE_SHARE * batch.pairs and matching.loss != "hinge":
             margin = INFONCE_MARGIN if matching.loss == "infonce" else matching.margin
-            drawn = matching.temperature, matching.drawn_negatives, generator
+            softmax = matching.temperature if temperature is None else temperature.value
+            drawn = softmax, matching.drawn_negatives, generator
             coefficients = drawn_gradient(scores, negatives, margin, *drawn)
         own_scores, attentions = model.match(images, captions)
         share = _same_gradient(model, images, batch.captions, own_scores, coefficients, batch.own)
+    # All processes have all scores, and so the whole gradient of a learnt temperature; each adds an equal part of it.
+    share = share + of_temperature / process_group.world_size
     constraints: dict[str, tuple[float, Hinges]] = {}
     for direction, attention in attentions.items():
         if config.uses_ccr and epoch >= config.ccr.from_epoch and config.ccr.directions in ("both", direction):
@@ -157,22 +163,37 @@ def batch_loss(
     return _summed(process_group, match, share, constraints)._replace(gradients=gradients, spread=spread)
 
 
-def ranking_loss(scores: Tensor, negatives: Tensor, matching: MatchingConfig, kind: Negatives) -> Tensor:
-    """The ranking loss that a configuration asks for; `kind` is for the hinge."""
+def ranking_loss(
+    scores: Tensor,
+    negatives: Tensor,
+    matching: MatchingConfig,
+    kind: Negatives,
+    temperature: float | Tensor | None = None,
+) -> Tensor:
+    """The ranking loss that a configuration asks for; `kind` is for the hinge, `temperature` for InfoNCE, in place of
+    the configuration's.
+    """
     if matching.loss == "infonce":
-        return infonce_ranking_loss(scores, negatives, matching.temperature)
+        return infonce_ranking_loss(scores, negatives, matching.temperature if temperature is None else temperature)
     if matching.loss == "soft_hinge":
         return soft_hinge_ranking_loss(scores, negatives, matching.margin, matching.temperature)
     return hinge_ranking_loss(scores, negatives, matching.margin, kind)
 
 
-def _ranking(scores: Tensor, negatives: Tensor, matching: MatchingConfig, kind: Negatives) -> tuple[Tensor, Tensor]:
-    """The ranking loss and its gradient on the scores."""
+def _ranking(
+    scores: Tensor, negatives: Tensor, matching: MatchingConfig, kind: Negatives, temperature: LearntTemperature | None
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """The ranking loss, its gradient on the scores, and a scalar that has its gradient on a learnt temperature."""
     leaf = scores.detach().requires_grad_()
     with torch.enable_grad():
-        match = ranking_loss(leaf, negatives, matching, kind)
-        (coefficients,) = torch.autograd.grad(match, leaf)
-    return match.detach(), coefficients
+        if temperature is None:
+            match = ranking_loss(leaf, negatives, matching, kind)
+            (coefficients,) = torch.autograd.grad(match, leaf)
+            return match.detach(), coefficients, 0.0
+        of_leaf = temperature().detach().requires_grad_()
+        match = ranking_loss(leaf, negatives, matching, kind, of_leaf)
+        coefficients, of_temperature = torch.autograd.grad(match, (leaf, of_leaf))
+        return match.detach(), coefficients, of_temperature * temperature()
 
 
 def _same_gradient(

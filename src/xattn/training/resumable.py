@@ -129,7 +129,7 @@ class ResumableRun:
             )
         training = self.training
         _check_position(checkpoint, training)
-        checkpoint.restore(training.model, training.optimiser)
+        checkpoint.restore(training.model, training.optimiser, training.temperature)
         training.state = state = checkpoint.state
         self._set_rng_states(checkpoint.path, checkpoint.rng_states)
         self._saved_at = (state.epoch, state.step)
@@ -158,7 +158,7 @@ class ResumableRun:
             self.save()
         if state.collapse == STEPS and here != self._warned_at and self.process_group.is_main:
             self._warned_at = here
-            self.note(advice(state.epoch, self.training.config.matching))
+            self.note(advice(state.epoch, self.training.matching))
         if stop:
             raise Interrupted(self.folder, *here)
 
@@ -225,7 +225,9 @@ class ResumableRun:
         training, rng_states = self.training, self._rng_states()
         if not self.process_group.is_main:
             return b""
-        return encoded_checkpoint(training.state, self.identity, training.model, training.optimiser, rng_states)
+        return encoded_checkpoint(
+            training.state, self.identity, training.model, training.optimiser, rng_states, training.temperature
+        )
 
     def _write_best(self) -> None:
         """Keep the weights of the epoch that has just ended, if it is the best; they are those of the checkpoint."""

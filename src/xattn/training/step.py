@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xattn.data.batches import PairBatch
 from xattn.losses.options import Negatives
+from xattn.losses.temperature import LearntTemperature
 from xattn.models.base import MatchingModel, evaluating
 from xattn.models.fragments import Fragments
 from xattn.runs.config import RunConfig
@@ -32,12 +33,13 @@ def training_step(
     measures_gradients: bool = False,
     process_group: ProcessGroup = SINGLE_PROCESS,
     kind: Negatives | None = None,
+    temperature: LearntTemperature | None = None,
 ) -> BatchLoss:
     """One step of the optimiser; the loss and its terms are those of the whole batch, on every process.
 
     Args:
         model: what is trained.
-        optimiser: of its parameters.
+        optimiser: of its parameters, and of a temperature.
         parts: of the batch, one after another; of each, the pairs of this process. Negatives come from a pair's own
             part.
         config: margins, weights, precision, clipping.
@@ -48,6 +50,8 @@ def training_step(
         measures_gradients: of each term on the fragments, see `batch_loss`.
         process_group: the processes that train together, each on its pairs of the parts.
         kind: which negatives the hinge ranks against; by default what the number of the epoch says.
+        temperature: of InfoNCE, where it is learnt. Its gradient has no part in the norm that is clipped: Adam's step
+            does not depend on its scale.
 
     Raises:
         InputError: the loss or its gradient is not finite; the terms and the captions are named, and nothing is
@@ -55,15 +59,20 @@ def training_step(
     """
     optimiser.zero_grad(set_to_none=True)
     parts_computed = [
-        _add_gradient(model, part, config, epoch, word_weights, swaps, measures_gradients, process_group, kind)
+        _add_gradient(
+            model, part, config, epoch, word_weights, swaps, measures_gradients, process_group, kind, temperature
+        )
         for part in parts
     ]
-    process_group.all_reduce_gradients(model.parameters())
+    of_temperature = [] if temperature is None else [*temperature.parameters()]
+    process_group.all_reduce_gradients([*model.parameters(), *of_temperature])
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     computed = _together(parts_computed)
     if not bool(torch.isfinite(computed.loss) & torch.isfinite(norm)):
         raise InputError(_not_finite(model, parts, computed, config, f"epoch {epoch}, step {step}", process_group))
     optimiser.step()
+    if temperature is not None:
+        temperature.clip_()
     return computed
 
 
@@ -77,6 +86,7 @@ def _add_gradient(
     measures_gradients: bool,
     process_group: ProcessGroup,
     kind: Negatives | None,
+    temperature: LearntTemperature | None,
 ) -> BatchLoss:
     """Differentiate the loss of a part, adding to the gradients that there are.
 
@@ -99,6 +109,7 @@ def _add_gradient(
         measures_gradients,
         together,
         kind,
+        temperature,
     )
     (computed.loss if part.is_shared else computed.loss / process_group.world_size).backward()
     if not part.is_shared:
