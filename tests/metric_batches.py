@@ -65,7 +65,12 @@ def plain_figures(computed):
     return {name: value.item() for name, value in computed.items()}
 
 
-def in_a_process(shares):
+def in_a_process(all_shares):
+    """What this process finds with each of the shares, and what it is told at the end."""
+    return [*map(_found, all_shares), scores_without_images()]
+
+
+def _found(shares):
     """Each metric of the batches whose numbers `shares` gives to this process: what it computes, twice, before and
     after another batch has come to process 0, and what else is said of all.
     """

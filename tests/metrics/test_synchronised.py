@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchmetrics
 
-from metric_batches import METRICS, attention_batches, in_a_process, plain_figures, scores_without_images
+from metric_batches import METRICS, attention_batches, in_a_process, plain_figures
 from processes_together import together
 from xattn.metrics.attention_metrics import AttentionMetrics
 
@@ -173,13 +173,22 @@ def test_where_there_is_nothing_to_measure_figures_are_nan(name):
     assert found["queries" if name == "attention" else "phrases"] == 0
 
 
+SHARES = ([[0, 1], [2]], [[0, 1, 2], []], [[], [1, 2, 0]])
+"""Which batches each of two processes has: also none, or such as have other types than the other's."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("shares", [[[0, 1], [2]], [[0, 1, 2], []], [[], [1, 2, 0]]])
-def test_two_processes_compute_what_one_does(shares):
-    """Also where a process has nothing, and where the types of its batches are others; and their own stays theirs."""
-    both = together(2, in_a_process, shares)
-    for found in both:
-        assert isinstance(found, dict), found
+def test_two_processes_compute_what_one_does():
+    """And their own stays theirs; where scores do not say of which images they are, both are told."""
+    both = together(2, in_a_process, SHARES)
+    assert all(isinstance(found, list) for found in both), both
+    for place, shares in enumerate(SHARES):
+        _check_shares(shares, [found[place] for found in both])
+    told = "several processes have scores and did not say of which images: pass images= to each update"
+    assert [found[-1] for found in both] == [told, told]
+
+
+def _check_shares(shares, both):
     for name, (build, batches) in METRICS.items():
         metric, given = build(), batches()
         for number in [number for share in shares for number in share]:
@@ -189,24 +198,18 @@ def test_two_processes_compute_what_one_does(shares):
         for number in [*shares[0], len(given) - 1, *shares[1]]:
             again.update(**given[number])
         for found in both:
-            assert found[name][0] == pytest.approx(first, abs=1e-12)
-            assert found[name][1] == pytest.approx(plain_figures(again.compute()), abs=1e-12)
-            assert figures_of(found[name][2]) == pytest.approx(figures_of(again.report()), abs=1e-12)
+            assert found[name][0] == pytest.approx(first, abs=1e-12), shares
+            assert found[name][1] == pytest.approx(plain_figures(again.compute()), abs=1e-12), shares
+            assert figures_of(found[name][2]) == pytest.approx(figures_of(again.report()), abs=1e-12), shares
             if name == "attention":
-                assert found["best threshold"] == again.best_threshold()
+                assert found["best threshold"] == again.best_threshold(), shares
             if name == "phrases":
-                assert found["types"] == again.by_type()
+                assert found["types"] == again.by_type(), shares
     sizes = [[len(updated_with(number)) for number in share] for share in ([*shares[0], 2], shares[1])]
-    assert [found["own queries"] for found in both] == [sum(size) for size in sizes]
+    assert [found["own queries"] for found in both] == [sum(size) for size in sizes], shares
 
 
 def updated_with(number):
     metric = AttentionMetrics()
     metric.update(**attention_batches()[number])
     return metric.measured()
-
-
-@pytest.mark.slow
-def test_scores_of_several_processes_say_of_which_images_they_are():
-    told = "several processes have scores and did not say of which images: pass images= to each update"
-    assert together(2, scores_without_images) == [told, told]
