@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
+# Each process begins with half of the tests (worksteal), so that the fixtures of a module are mostly made once.
+TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --dist worksteal
+
 # The packages whose annotated shapes a test run checks at every call, which takes half as long again.
 SHAPES := --jaxtyping-packages=xattn,beartype.beartype
 
@@ -12,13 +15,13 @@ demo: $(INSTALLED)  ## Render scenes, train SCAN without and with the constraint
 	$(VENV)/bin/xattn demo --out demo
 
 test: $(INSTALLED)  ## All fast tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto -m "not slow"
+	$(TESTS) -m "not slow"
 
 test-shapes: $(INSTALLED)  ## The tests of the numerics once more, with every shape in a signature checked
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto -m "not slow" $(SHAPES) tests/attention tests/losses tests/metrics tests/models
+	$(TESTS) -m "not slow" $(SHAPES) tests/attention tests/losses tests/metrics tests/models
 
 test-slow: $(INSTALLED)  ## The tests that take longer
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto -m slow
+	$(TESTS) -m slow
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
