@@ -28,6 +28,7 @@ COMMANDS = {
     "runs": "xattn.cli.runs:Runs",
     "evaluate": "xattn.cli.evaluate:Evaluate",
     "attend": "xattn.cli.attend:Attend",
+    "explore": "xattn.cli.explore:Explore",
     "compare": "xattn.cli.compare:Compare",
     "import": "xattn.cli.import_checkpoint:Import",
     "score": "xattn.cli.score:Score",
