@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from xattn.comparison.comparison import Comparison, Row, figures
 from xattn.comparison.records import at_best_epoch
@@ -49,29 +49,60 @@ def choices(comparison: Comparison) -> str:
 
 def question(comparison: Comparison) -> str:
     """In how many models both constraints improve retrieval, attention, and both; attention is F1, the mean over the
-    directions in which a model attends."""
+    directions in which a model attends. Below, the mean over the models, whose interval is that of models."""
     rows = [row for row in comparison.singles if row.constraints == "both" and row.differences]
-    lines, found = [], []
-    for row in rows:
-        retrieval, attention = row.differences["rsum"], attention_difference(row, "f1")
-        precision = attention_difference(row, "average_precision")
-        lines.append(
-            [
-                row.group,
-                str(retrieval.n),
-                difference_text(retrieval, 1),
-                difference_text(attention, 3),
-                difference_text(precision, 3),
-            ]
+    found = [
+        (
+            row.differences["rsum"],
+            attention_difference(row, "f1"),
+            attention_difference(row, "average_precision"),
         )
-        found.append((retrieval.verdict == "better", attention is not None and attention.verdict == "better"))
-    counts = [sum(retrieval for retrieval, _ in found), sum(attention for _, attention in found), sum(map(all, found))]
-    of = f"of {len(rows)} model{'' if len(rows) == 1 else 's'}"
-    told = (
-        f"Both constraints improve retrieval in {counts[0]} {of}, attention in {counts[1]}, and both in {counts[2]}, "
-        "counting intervals that exclude zero."
+        for row in rows
+    ]
+    lines = [
+        [row.group, str(retrieval.n), difference_text(retrieval, 1), *(difference_text(each, 3) for each in others)]
+        for row, (retrieval, *others) in zip(rows, found, strict=True)
+    ]
+    if len(rows) > 1:
+        means = [over_models(list(differences)) for differences in zip(*found, strict=True)]
+        texts = [difference_text(mean, places) for mean, places in zip(means, (1, 3, 3), strict=True)]
+        lines.append([f"mean over {len(rows)} models", "", *texts])
+    told = [
+        told_of([each for each in found if each[0].n > 1], "better"),
+        told_of([each for each in found if each[0].n == 1], "above zero"),
+    ]
+    columns = ("model", "n", "rsum", "attention F1", "AP")
+    return "\n\n".join([table(columns, lines), "\n".join(filter(None, told))])
+
+
+def told_of(found: Sequence[tuple[Difference | None, ...]], what_counts: Literal["better", "above zero"]) -> str:
+    """In how many of some models retrieval, attention and both improve; empty of no models."""
+    if not found:
+        return ""
+
+    def improves(difference: Difference | None) -> bool:
+        if difference is None or difference.is_rescue:
+            return False
+        return difference.verdict == "better" if what_counts == "better" else difference.mean > 0
+
+    improved = [(improves(retrieval), improves(attention)) for retrieval, attention, _ in found]
+    counts = sum(retrieval for retrieval, _ in improved), sum(attention for _, attention in improved)
+    of = f"{len(found)} model{'' if len(found) == 1 else 's'}"
+    which, how = {
+        "better": ("several seeds", "counting intervals that exclude zero"),
+        "above zero": ("one seed", "counting differences above zero, for one seed has no interval"),
+    }[what_counts]
+    return (
+        f"- Of {of} with {which}, both constraints improve retrieval in {counts[0]}, attention in {counts[1]}, "
+        f"and both in {sum(map(all, improved))}, {how}."
     )
-    return f"{table(('model', 'n', 'rsum', 'attention F1', 'AP'), lines)}\n\n{told}"
+
+
+def over_models(differences: Sequence[Difference | None]) -> Difference | None:
+    """The mean of the models' differences and its interval, the models being what is drawn."""
+    means = {number: each.mean for number, each in enumerate(differences) if each is not None}
+    is_rescue = any(each.is_rescue for each in differences if each is not None)
+    return paired_difference(means, dict.fromkeys(means, 0.0), is_rescue=is_rescue)
 
 
 def attention_difference(row: Row, name: str) -> Difference | None:

@@ -328,3 +328,16 @@ def test_the_benchmark_of_hinges_runs_as_a_user_types_it(tiny_run, tiny_data):
     result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert re.search(r"^CCR active +\d+\.\d%$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_sheet_of_captions_has_those_that_its_rule_chooses(tiny_run, tiny_data, tmp_path):
+    out = tmp_path / "sheet.png"
+    arguments = command("captions_sheet.py", str(tiny_run), str(tiny_run), "--data", str(tiny_data), "--out", str(out))
+    result = subprocess.run([*arguments, "--captions", "3"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    n_captions = read_split(tiny_data, "dev").n_captions
+    assert n_captions == 13
+    assert result.stdout.strip().endswith("sheet.png: captions 2, 6, 10 of 13")
+    with Image.open(out) as sheet:
+        assert sheet.width == 1400

@@ -3,8 +3,10 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import re
 import shlex
+import statistics
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,10 @@ def test_the_tables_are_those_of_the_records(results):
     assert results.written(PAGE) == PAGE, "write the page again with: python benchmarks/results.py"
 
 
+def test_what_the_hinges_ask_for_stands_in_the_page_as_it_was_printed():
+    assert (ROOT / "results/flickr8k/records/hinges.txt").read_text(encoding="utf-8") in PAGE
+
+
 def test_a_figure_that_was_changed_by_hand_is_found(results):
     part = PAGE[PAGE.index("<!-- gains of results/scenes/records -->") :]
     figure = re.search(r"[+-]\d+\.\d \[", part)
@@ -76,11 +82,28 @@ def test_in_how_many_models_both_constraints_improve(results):
             records.append(made_record(model, "none", seed, 300.0, 0.5, directions, collapsed=collapsed))
             records.append(made_record(model, "both", seed, 300.0 + rsum, 0.5 + f1, directions, collapsed=False))
     found = results.KINDS["question"](compared(records))
-    assert [row[0] for row in rows_of(found)[2:]] == ["scan-t2i-avg", "pfan-t2i", "bfan-equal"]
+    names = ["scan-t2i-avg", "pfan-t2i", "bfan-equal", "mean over 3 models"]
+    assert [row[0] for row in rows_of(found)[2:]] == names
     assert rows_of(found)[2][1:3] == ["3", "+11.0 [+8.5, +13.5] ▲"]
+    # 11, 31 and 1/6; Student's t of 2 degrees of freedom at 0.975 is 4.303
+    mean, half = (11 + 31 + 1 / 6) / 3, 4.303 * statistics.stdev((11, 31, 1 / 6)) / math.sqrt(3)
+    assert rows_of(found)[5][2] == f"+{mean:.1f} [{mean - half:.1f}, +{mean + half:.1f}] (rescue)"
     assert found.endswith(
-        "Both constraints improve retrieval in 1 of 3 models, attention in 2, and both in 1, counting intervals that "
-        "exclude zero."
+        "- Of 3 models with several seeds, both constraints improve retrieval in 1, attention in 2, and both in 1, "
+        "counting intervals that exclude zero."
+    )
+
+
+def test_models_of_one_seed_are_told_apart(results):
+    """They have no interval, and only the sign of their differences is counted."""
+    records = []
+    for model, rsum, f1 in (("scan-t2i-avg", 2.0, 0.1), ("bfan-equal", -1.0, 0.2), ("pfan-t2i", 4.0, -0.1)):
+        for constraints, factor in (("none", 0.0), ("both", 1.0)):
+            figures = 300.0 + factor * rsum, 0.5 + factor * f1
+            records.append(made_record(model, constraints, 0, *figures, ("t2i",), collapsed=False))
+    assert results.KINDS["question"](compared(records)).endswith(
+        "- Of 3 models with one seed, both constraints improve retrieval in 2, attention in 2, and both in 1, counting "
+        "differences above zero, for one seed has no interval."
     )
 
 
@@ -141,11 +164,15 @@ def test_the_figures_of_the_readme_are_those_of_the_records(results):
     gains = {(row[0], row[1]): row[3] for row in rows_of(results.gains(compared_of("photos")))}
     for model in ("scan-t2i-avg", "bfan-equal"):
         assert in_words(gains[model, "+ CCR + CCS"]) in chapter
-    (row,) = (row for row in compared_of("flickr8k").rows if row.constraints == "both")
+    (row,) = (row for row in compared_of("flickr8k").rows if row.label == "scan-t2i-avg + CCR + CCS")
     assert row.base is not None
     centre, of_base = (each.summaries["t2i.phrases_mean_pointing"].mean for each in (row, row.base))
     assert f"in {100 * centre:.1f}% of the cases in place of {100 * of_base:.1f}%" in chapter
     assert f"rsum differs by {in_words(difference_text(row.differences['rsum'], 1))}." in chapter
+    over_models = rows_of(results.KINDS["question"](compared_of("flickr8k")))[-1]
+    assert over_models[0] == "mean over 4 models"
+    rsum, f1, precision = map(in_words, over_models[2:])
+    assert f"F1 differs by {f1}, average precision by {precision} and rsum by {rsum}." in chapter
     measured = {
         name: json.loads((ROOT / f"results/pointing/records/{name}.json").read_text(encoding="utf-8"))
         for name in ("test-hinge", "test-hinge-prior-area", "test-words-infonce-trained-prior-area")
@@ -262,7 +289,7 @@ def test_the_grids_used_the_defaults(folder):
 def test_the_commands_of_the_page_go_on_from_the_records():
     """Nothing of what is recorded would run again: a default that has changed since would."""
     commands = re.findall(r"^xattn compare .* --out results/\S+ .*$", PAGE, flags=re.MULTILINE)
-    assert len(commands) == 7
+    assert len(commands) == 8
     for line in commands:
         parsed = cli.parse(shlex.split(line)[1:])
         records = read_records(ROOT / parsed.out / "records")
