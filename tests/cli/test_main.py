@@ -263,8 +263,8 @@ def test_a_misspelt_word_is_answered_with_the_nearest(refused, arguments, senten
         ("train scan-t2i-avg --data d", "--out PATH"),
         (
             "",
-            "Expected one of {scenes, prepare, regions, train, runs, evaluate, attend, explore, compare, import, score, "
-            "search, demo, presets}",
+            "Expected one of {scenes, prepare, regions, train, runs, evaluate, attend, explore, compare, import, "
+            "score, search, demo, presets}",
         ),
         ("--verbose", "Unrecognized options: --verbose"),
         ("evaluate --data d", "evaluate needs a run folder"),
