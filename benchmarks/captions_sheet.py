@@ -1,6 +1,6 @@
-"""Draw what two runs attend to in captions that a rule chooses, one below the other: no picture is chosen by its looks.
+"""Draw what two runs attend to in captions that a rule chooses: no picture is chosen by its looks.
 
-python benchmarks/captions_sheet.py RUN RUN --data DATA --split dev --out sheet.png
+python benchmarks/captions_sheet.py RUN RUN --data DATA --split dev --out sheet.jpg
 
 The rule: the captions of the split are cut into so many equal parts, and of each part the middle one is drawn.
 """
@@ -27,8 +27,8 @@ class CaptionsSheet:
     out: Path
     split: str = "dev"
     captions: int = 6
-    width: int = 1400
-    """Of the sheet, in pixels."""
+    width: int = 1200
+    """Of the sheet, in pixels; it has two columns."""
 
     def run(self) -> None:
         """Write the sheet and print the rows of its captions."""
@@ -38,7 +38,7 @@ class CaptionsSheet:
         with tempfile.TemporaryDirectory() as folder:
             files = [attend(loaded, self.data, self.split, row, Path(folder) / f"{row}.png") for row in rows]
             pictures = [Image.open(file).convert("RGB") for file in files]
-        stacked([_of_width(picture, self.width) for picture in pictures]).quantize(256).save(self.out, optimize=True)
+        in_columns([_of_width(picture, self.width // 2) for picture in pictures]).save(self.out, quality=80)
         print(f"{self.out}: captions {', '.join(map(str, rows))} of {n_captions}")
 
 
@@ -47,13 +47,17 @@ def middles(n: int, parts: int) -> list[int]:
     return [(2 * part + 1) * n // (2 * parts) for part in range(parts)]
 
 
-def stacked(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures of one width, one below the other."""
-    sheet = Image.new("RGB", (pictures[0].width, sum(picture.height for picture in pictures)), "white")
-    top = 0
-    for picture in pictures:
-        sheet.paste(picture, (0, top))
-        top += picture.height
+def in_columns(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures of one width in two columns, the first half on the left, one below the other."""
+    half = (len(pictures) + 1) // 2
+    columns = pictures[:half], pictures[half:]
+    width = pictures[0].width
+    sheet = Image.new("RGB", (2 * width, max(sum(each.height for each in column) for column in columns)), "white")
+    for number, column in enumerate(columns):
+        top = 0
+        for picture in column:
+            sheet.paste(picture, (number * width, top))
+            top += picture.height
     return sheet
 
 

@@ -340,4 +340,4 @@ def test_the_sheet_of_captions_has_those_that_its_rule_chooses(tiny_run, tiny_da
     assert n_captions == 13
     assert result.stdout.strip().endswith("sheet.png: captions 2, 6, 10 of 13")
     with Image.open(out) as sheet:
-        assert sheet.width == 1400
+        assert sheet.width == 1200

@@ -45,7 +45,10 @@ def results():
 def test_the_tables_are_those_of_the_records(results):
     assert {folder for _, folder in PARTS} == {
         f"results/{name}/records"
-        for name in ("scenes", "photos", "flickr8k", "flickr8k-choices", "longer", "balance-scenes", "balance-photos")
+        for name in (
+            *("scenes", "scenes-infonce", "photos", "flickr8k", "flickr8k-choices"),
+            *("longer", "balance-scenes", "balance-photos"),
+        )
     }
     assert results.written(PAGE) == PAGE, "write the page again with: python benchmarks/results.py"
 
@@ -169,6 +172,9 @@ def test_the_figures_of_the_readme_are_those_of_the_records(results):
     centre, of_base = (each.summaries["t2i.phrases_mean_pointing"].mean for each in (row, row.base))
     assert f"in {100 * centre:.1f}% of the cases in place of {100 * of_base:.1f}%" in chapter
     assert f"rsum differs by {in_words(difference_text(row.differences['rsum'], 1))}." in chapter
+    lost = {row[0]: row[3] for row in rows_of(results.KINDS["question"](compared_of("scenes-infonce")))}
+    assert f"SCAN i2t loses {lost['scan-i2t-avg'].removeprefix('-')} of F1" in chapter
+    assert lost["scan-i2t-avg"].startswith("-")
     over_models = rows_of(results.KINDS["question"](compared_of("flickr8k")))[-1]
     assert over_models[0] == "mean over 4 models"
     rsum, f1, precision = map(in_words, over_models[2:])
@@ -289,7 +295,7 @@ def test_the_grids_used_the_defaults(folder):
 def test_the_commands_of_the_page_go_on_from_the_records():
     """Nothing of what is recorded would run again: a default that has changed since would."""
     commands = re.findall(r"^xattn compare .* --out results/\S+ .*$", PAGE, flags=re.MULTILINE)
-    assert len(commands) == 8
+    assert len(commands) == 9
     for line in commands:
         parsed = cli.parse(shlex.split(line)[1:])
         records = read_records(ROOT / parsed.out / "records")
