@@ -101,6 +101,9 @@ def test_differences_against_a_loop():
     ]
     np.testing.assert_allclose(differences(first, second), expected)
     assert ((differences(first, second) >= 0) & (differences(first, second) <= 1)).all()
+    received = rng.uniform(0, 3, (3, 1))  # what a word receives from regions has any sum
+    np.testing.assert_allclose(differences(received * first, 2 * second), expected)
+    assert differences(np.zeros((1, 4)), second[:1]) == pytest.approx(0.5)
 
 
 def test_photos_are_small_and_keep_nothing_of_their_file():

@@ -229,15 +229,17 @@ class Exploration:
 def differences(
     first: Float[np.ndarray, "words regions"], second: Float[np.ndarray, "words regions"]
 ) -> Float[np.ndarray, "words"]:
-    """How much two runs differ on each word: half the sum of the differences of its weights, `1/2 sum_j |w_j - v_j|`.
+    """How much two runs differ on each word: `1/2 sum_j |w_j - v_j|` of its weights, divided by their sum.
 
-    Of distributions over the regions (`t2i`) it is the total variation distance, from 0 for the same attention to 1
-    where they share no region.
+    It is the total variation distance, from 0 for the same attention to 1 where they share no region. Weights of words
+    that attend (`t2i`) have the sum 1 already; those that a word receives from regions (`i2t`) have any, and a word
+    that receives nothing in one run differs by 1/2.
 
     Example:
-        >>> differences(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.0, 1.0], [0.5, 0.5]])).tolist()
+        >>> differences(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.0, 1.0], [1.5, 1.5]])).tolist()
         [1.0, 0.0]
     """
+    first, second = (each / np.where(each.sum(1) > 0, each.sum(1), 1.0)[:, None] for each in (first, second))
     return np.abs(first - second).sum(1) / 2
 
 
