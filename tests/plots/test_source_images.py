@@ -7,7 +7,7 @@ import pytest
 
 from xattn.data.reader import read_split
 from xattn.evaluation.attend import attend
-from xattn.plots.source_images import source_image
+from xattn.plots.source_images import shown_file, source_image
 from xattn.runtime.errors import InputError
 
 
@@ -60,3 +60,10 @@ def test_nothing_outside_the_folder_is_opened(moved, tmp_path, name):
     assert str(caught.value) == (
         f"{tmp_path / 'now'}: holds no image {name}, which {data / 'test_images.jsonl'}, line 1 names"
     )
+
+
+def test_a_full_path_is_not_shown(tiny_data):
+    """A page that is handed on does not say where photos lie on this machine."""
+    split = read_split(tiny_data, "test")
+    assert shown_file(split, 0) == "pictures/test0.png"
+    assert shown_file(named(split, "/home/ada/photos/a.jpg"), 0) == "a.jpg"

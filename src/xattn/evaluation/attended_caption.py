@@ -27,7 +27,7 @@ from xattn.evaluation.grounding import word_relevance
 from xattn.evaluation.score import check_same_backbone, picture_regions
 from xattn.models.config import Direction
 from xattn.plots.labels import distinct_labels
-from xattn.plots.source_images import check_drawable, image_record, region_boxes, source_image
+from xattn.plots.source_images import check_drawable, region_boxes, shown_file, source_image
 from xattn.runs.folder import Run
 from xattn.runtime.errors import InputError, InputWarning
 
@@ -129,7 +129,7 @@ def of_row(
     boxes, image = region_boxes(split, image_row), source_image(split, image_row, images)
     check_features(split, [image_row])
     tokens = seen_tokens(tokenize(split.captions[row]))
-    file = image_record(split, image_row).file
+    file = shown_file(split, image_row)
     return AttendedCaption(
         image,
         file,

@@ -35,7 +35,7 @@ from xattn.plots.explorer.exploration import (
 )
 from xattn.plots.explorer.page import write_page
 from xattn.plots.labels import distinct_labels
-from xattn.plots.source_images import check_drawable, image_record, region_boxes, source_image
+from xattn.plots.source_images import check_drawable, region_boxes, shown_file, source_image
 from xattn.runs.folder import Run
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback, progress_bars
@@ -175,7 +175,7 @@ class _Gallery:
         if row not in self._places:
             self._places[row] = len(self.images)
             image = source_image(self.split, row, self.folder)
-            self.images.append(ShownImage.of(image, image_record(self.split, row).file))
+            self.images.append(ShownImage.of(image, shown_file(self.split, row)))
         return self._places[row]
 
 

@@ -48,6 +48,14 @@ def image_record(split: Split, row: int) -> ImageRecord:
     return split.images[row]
 
 
+def shown_file(split: Split, row: int) -> str:
+    """The file of an image as the image list has it; of a full path the last part alone, since pictures and pages are
+    handed on.
+    """
+    file = image_record(split, row).file
+    return Path(file).name if Path(file).is_absolute() else file
+
+
 def source_image(split: Split, row: int, images: Path | None = None) -> Image.Image:
     """The image itself, upright.
 
