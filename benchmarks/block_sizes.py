@@ -5,6 +5,7 @@ python benchmarks/block_sizes.py
 
 import argparse
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from unittest import mock
 
@@ -53,7 +54,7 @@ def main() -> None:
             table = report.table(title, ["", *(f"{size:,}" for size in tried)], first_width=12)
             for contest in chosen:
                 tasks = {size: scored(contest, images, captions, limit, size, numba) for size in tried}
-                default = 1_000_000 if limit == "block_elements" else 130_000
+                default = signature(pairwise_scores).parameters[limit].default
                 timings = interleaved(
                     {str(size): task for size, task in tasks.items()}, options.repeats, device, report.announce
                 )

@@ -46,6 +46,8 @@ class HingesOfRuns:
     def run(self) -> None:
         """Print a line for each figure and a column for each run."""
         split = read_split(self.data, self.split)
+        if not split.truth:
+            raise SystemExit(f"{self.data}: the captions of {self.split} have no boxes, so no word can be measured")
         columns = [figures(load_run(folder), split, self.seed) for folder in self.runs]
         for folder in self.runs:
             print(f"# {folder}")
