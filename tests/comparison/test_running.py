@@ -410,11 +410,37 @@ def test_of_two_processes_one_is_killed(tiny_data, tmp_path, rank):
     found = run_trials([task], launch=launch)
     thread.join()
     assert [record.state for record in found] == ["failed"]
-    assert found[0].reason.startswith(
-        f"one of 2 processes has ended, so process {1 - rank} ends as well: it was killed"
-    )
+    told = found[0].reason
+    if told.startswith("one of 2 processes has ended"):
+        assert f"so process {1 - rank} ends as well: it was killed" in told
+    else:  # the launcher stopped it before it noticed
+        assert f"process {rank} was the first to end: Signal 9 (SIGKILL)" in told
     assert len(killed) == 1
     assert not is_at_work(tmp_path)
+
+
+def test_the_launchers_summary_is_read():
+    """As `torchrun` of PyTorch 2.13 prints it."""
+    summary = f"""
+{"=" * 60}
+xattn.comparison.running FAILED
+{"-" * 60}
+Failures:
+  <NO_OTHER_FAILURES>
+{"-" * 60}
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-01-31_12:00:00
+  host      : here
+  rank      : 1 (local_rank: 1)
+  exitcode  : -9 (pid: 4711)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 4711
+{"=" * 60}
+"""
+    assert running._told_last(summary) == "process 1 was the first to end: Signal 9 (SIGKILL) received by PID 4711"
+    assert running._told_last("a\nb \n\n") == "its last line: b"
+    assert running._told_last("") == "its last line: nothing"
 
 
 def free_port():

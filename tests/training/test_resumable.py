@@ -104,6 +104,12 @@ def undisturbed(tmp_path_factory, config, even_data):
     return folder / "run", seconds
 
 
+def finish(config, data, run):
+    """Train to the end, unless the process was killed between its last write and its exit."""
+    if (run / CHECKPOINT).is_file() or not run.exists():
+        finished(config, data, run)
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path, config, even_data, undisturbed, request):
     """`--kills 50` kills as often as that."""
@@ -117,7 +123,7 @@ def test_killed_at_random_moments(tmp_path, config, even_data, undisturbed, requ
         process.join()
         if process.exitcode == -signal.SIGKILL:
             killed += 1
-            finished(config, even_data, run)
+            finish(config, even_data, run)
             assert_same_run(run, expected)
         shutil.rmtree(run, ignore_errors=True)
 
@@ -133,8 +139,7 @@ def test_one_run_killed_again_and_again(tmp_path, config, even_data, undisturbed
         process.join()
         killed += process.exitcode == -signal.SIGKILL
     assert killed > 0
-    if (run / CHECKPOINT).is_file() or not run.exists():
-        finished(config, even_data, run)
+    finish(config, even_data, run)
     assert_same_run(run, expected)
 
 

@@ -7,6 +7,7 @@ each of them does.
 import glob
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -185,12 +186,24 @@ def _record_of(task: Task, process: Popen) -> Record:
         reason = f"the process was killed by {signal.Signals(-status).name}"
         reason += ", perhaps because memory ran out" if -status == KILL else ""
     else:
-        output = (task.folder / "output.txt").read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(output) if line.strip()), "nothing")
-        reason = f"the process ended with status {status}; its last line: {last}"
+        output = (task.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
+        reason = f"the process ended with status {status}; {_told_last(output)}"
     record = failed_record(task, reason)
     write_record(record, task.out / "records")
     return record
+
+
+def _told_last(output: str) -> str:
+    """What the output of a process that left no record says of its end.
+
+    When one of several processes is killed, `torchrun` may stop the others before they notice; then its own summary
+    alone tells which it was.
+    """
+    first = re.search(r"Root Cause.*?^\s*rank\s*: (\d+).*?^\s*traceback\s*: ([^\n]+)", output, re.DOTALL | re.MULTILINE)
+    if first:
+        return f"process {first[1]} was the first to end: {first[2].strip()}"
+    last = next((line.strip() for line in reversed(output.split("\n")) if line.strip()), "nothing")
+    return f"its last line: {last}"
 
 
 def _signal(process: Popen, number: int) -> None:
