@@ -9,7 +9,13 @@ TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --dist worksteal
 # The packages whose annotated shapes a test run checks at every call, which takes half as long again.
 SHAPES := --jaxtyping-packages=xattn,beartype.beartype
 
-.PHONY: demo test test-shapes test-slow lint docs benchmark clean
+# The oldest versions that pyproject.toml admits of what xattn is plugged into, before those of the environment.
+OLDEST := $(VENV)/oldest
+
+TOUCHING := tests/integrations tests/metrics/test_synchronised.py tests/models/test_text_words.py \
+	tests/training/test_text_words.py tests/data/prepare/features/test_by_name.py tests/data/prepare/test_patches.py
+
+.PHONY: demo test test-shapes test-slow test-oldest lint docs benchmark clean
 
 demo: $(INSTALLED)  ## Render scenes, train SCAN without and with the constraints, compare, draw (three to seven minutes on 2 cores)
 	$(VENV)/bin/xattn demo --out demo
@@ -22,6 +28,12 @@ test-shapes: $(INSTALLED)  ## The tests of the numerics once more, with every sh
 
 test-slow: $(INSTALLED)  ## The tests that take longer
 	$(TESTS) -m slow
+
+test-oldest: $(INSTALLED)  ## What touches other libraries, with the oldest of their versions
+	$(PYTHON) -m venv $(OLDEST)
+	$(VENV)/bin/python -c "import sys; print(*(p for p in sys.path if p.endswith(('/site-packages', '/src'))), sep='\n')" > $$($(OLDEST)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/newer.pth
+	$(OLDEST)/bin/pip install --quiet --requirement .ci/oldest.txt
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto --dist worksteal -m "not slow" -W "ignore:Deprecated in 0.9.0:DeprecationWarning" $(TOUCHING)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

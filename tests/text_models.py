@@ -6,6 +6,8 @@ import string
 import numpy as np
 import torch
 
+from image_processors import image_processor_class
+
 PIECES = ("a", "the", "near", "under", "dog", "##gy", "cat", "bo", "##at", "zep", "##pelin", "'")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -126,7 +128,7 @@ def write_two_towers(folder, kind, seed=0, image_size=16, patch_size=8):
     torch.set_rng_state(state)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    transformers.CLIPImageProcessorPil().save_pretrained(folder)
+    image_processor_class("CLIP")().save_pretrained(folder)
     if kind == "siglip":  # as on the hub, where a library must be there that xattn does not need
         path = folder / "tokenizer_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "SiglipTokenizer"}))

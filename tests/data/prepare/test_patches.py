@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from image_processors import image_processor_class
 from text_models import SMALL, write_two_towers
 from xattn.cli.main import main
 from xattn.data.made_by import read_made_by
@@ -51,7 +52,7 @@ def towers(transformers, folder, kind):
     torch.manual_seed(0)
     config = transformers.Dinov2Config(**SMALL, image_size=24, patch_size=8)
     transformers.Dinov2Model(config).save_pretrained(folder)
-    transformers.CLIPImageProcessorPil().save_pretrained(folder)
+    image_processor_class("CLIP")().save_pretrained(folder)
     return folder
 
 
@@ -67,7 +68,7 @@ def test_regions_are_the_last_states_of_the_patches(transformers, tmp_path, kind
     assert (split.counts.tolist(), split.region_scores) == ([9, 9], None)
     model = transformers.AutoModel.from_pretrained(folder).eval()
     vision = getattr(model, "vision_model", model)
-    processor = transformers.CLIPImageProcessorPil.from_pretrained(folder)
+    processor = image_processor_class("CLIP").from_pretrained(folder)
     mean, std = (torch.tensor(each)[:, None, None] for each in (processor.image_mean, processor.image_std))
     for row, (width, height) in enumerate(SIZES):
         expected = [
@@ -189,5 +190,5 @@ def test_the_four_models_train_on_fragments_of_both_towers(fragments, tmp_path, 
     assert split.images[0].id == "8.png"
     with torch.no_grad():
         expected = run.model.score(encode_images(run.model, split), encode_captions(run.model, run.encoded([sentence])))
-    assert found["score"] == pytest.approx(expected[0, 0].item(), abs=1e-3)
-    assert (expected[0] - expected[1]).abs().max() > 2e-3
+    assert found["score"] == pytest.approx(expected[0, 0].item(), abs=5e-4)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3

@@ -32,8 +32,11 @@ def arguments_of(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict
 
 
 def reads_a_cache(call: Call) -> bool:
-    """Whether an attention layer takes keys from an earlier step of generation."""
-    cache = call["past_key_values"]
+    """Whether an attention layer takes keys from an earlier step of generation.
+
+    The argument is named `cache` from transformers 5.24 on, and `past_key_values` before.
+    """
+    cache = call["past_key_values"] if call["past_key_values"] is not None else call["cache"]
     if cache is None:
         return False
     layer = getattr(call.module, "layer_idx", None)

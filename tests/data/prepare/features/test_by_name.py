@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from image_processors import image_processor_class
 from xattn.data.prepare.features.backbone import Backbone, identity_of
 from xattn.data.prepare.features.by_name import backbone_by_name, detector_by_name
 from xattn.data.prepare.features.detector import Detector, detected_regions, unique_names
@@ -41,7 +42,7 @@ def yolos(transformers, folder):
     )  # fmt: skip
     config.id2label = {0: "dog", 1: "N/A", 2: "N/A"}
     size = {"shortest_edge": 32, "longest_edge": 48}
-    return saved(folder, transformers.YolosForObjectDetection(config), transformers.YolosImageProcessorPil(size=size))
+    return saved(folder, transformers.YolosForObjectDetection(config), image_processor_class("Yolos")(size=size))
 
 
 def test_a_detector_of_transformers_gives_what_its_model_does(transformers, tmp_path):
@@ -50,7 +51,7 @@ def test_a_detector_of_transformers_gives_what_its_model_does(transformers, tmp_
     assert detector.label_names == ["dog", "N/A", "N/A 2"]
     found = detector.detect(IMAGE)
     model = transformers.YolosForObjectDetection.from_pretrained(tmp_path).eval()
-    inputs = transformers.YolosImageProcessorPil.from_pretrained(tmp_path)(as_pixels(IMAGE), return_tensors="pt")
+    inputs = image_processor_class("Yolos").from_pretrained(tmp_path)(as_pixels(IMAGE), return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)
     probabilities = outputs.logits[0].softmax(-1)[:, :3]  # the last class is no object
@@ -81,7 +82,7 @@ def test_an_owl_is_asked_in_words(transformers, tmp_path):
                              "pad_token_id": 54},
         vision_config=small | {"image_size": 32, "patch_size": 16}, projection_dim=16,
     )  # fmt: skip
-    image_processor = transformers.Owlv2ImageProcessorPil(size={"height": 32, "width": 32})
+    image_processor = image_processor_class("Owlv2")(size={"height": 32, "width": 32})
     processor = transformers.Owlv2Processor(image_processor=image_processor, tokenizer=tokenizer)
     name = saved(tmp_path, transformers.Owlv2ForObjectDetection(config), processor)
     detector = detector_by_name(name, words)
@@ -122,7 +123,7 @@ def backbones(transformers):
 def test_a_backbone_of_transformers_pools_its_patches(transformers, tmp_path, kind, size):
     torch.manual_seed(0)
     model, before = backbones(transformers)[kind]
-    backbone = backbone_by_name(saved(tmp_path, model, transformers.CLIPImageProcessorPil()), size)
+    backbone = backbone_by_name(saved(tmp_path, model, image_processor_class("CLIP")()), size)
     assert isinstance(backbone, Backbone)
     assert isinstance(backbone, MapBackbone)
     assert (backbone.feature_size, backbone.size) == (16, size or 32)
@@ -130,7 +131,7 @@ def test_a_backbone_of_transformers_pools_its_patches(transformers, tmp_path, ki
     square = torch.rand(3, size or 32, size or 32)
     found = backbone.region_features(square, torch.tensor([[8.0, 0, 16, 8], [0, 0, 16, 16]]))
     vision = getattr(model, "vision_model", model).eval()
-    processor = transformers.CLIPImageProcessorPil()
+    processor = image_processor_class("CLIP")()
     mean, std = (torch.tensor(each)[:, None, None] for each in (processor.image_mean, processor.image_std))
     others = {} if kind == "dinov2" else {"interpolate_pos_encoding": True}
     with torch.no_grad():
@@ -146,7 +147,7 @@ def test_identities_tell_weights_and_sizes_apart(transformers, tmp_path):
     for seed in (0, 1):
         torch.manual_seed(seed)
         model, _ = backbones(transformers)["dinov2"]
-        names.append(saved(tmp_path / str(seed), model, transformers.CLIPImageProcessorPil()))
+        names.append(saved(tmp_path / str(seed), model, image_processor_class("CLIP")()))
     asked = [(names[0], None), (names[0], 32), (names[0], 48), (names[1], None)]
     first, same, larger, other = (identity_of(backbone_by_name(*each)) for each in asked)
     assert first == same
