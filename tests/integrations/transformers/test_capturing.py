@@ -33,6 +33,13 @@ def built(name, implementation="eager"):
     return FAMILIES[name](implementation)
 
 
+def doubled(small):
+    """In double precision: sharp random models round single precision to more than 1e-6, on some processors."""
+    small.model.double()
+    small.inputs.update({key: value.double() for key, value in small.inputs.items() if value.is_floating_point()})
+    return small
+
+
 def tensors(output):
     """All tensors of an output, however they are nested."""
     if isinstance(output, torch.Tensor):
@@ -60,8 +67,8 @@ def valid(attention: Attention):
 class TestWeights:
     @pytest.mark.parametrize(("name", "implementation"), SETTINGS)
     def test_they_are_those_of_eager_attention(self, name, implementation):
-        """Every weight to a few roundings; queries and keys that count are those that are no padding."""
-        expected, small = built(name), built(name, implementation)
+        """Every weight to 1e-6, in double precision; queries and keys that count are those that are no padding."""
+        expected, small = doubled(built(name)), doubled(built(name, implementation))
         torch.manual_seed(1)
         own = expected.attentions()
         torch.manual_seed(1)
@@ -73,18 +80,13 @@ class TestWeights:
             assert attention.weights.shape == weights.shape
             assert where.any()
             assert weights[where].std() > 0.05  # of attention to all alike any form would be right
-            torch.testing.assert_close(attention.weights[where], weights[where], atol=2e-6, rtol=0)
+            torch.testing.assert_close(attention.weights[where], weights[where], atol=1e-6, rtol=0)
             assert not attention.weights[~where].any()
 
     @pytest.mark.parametrize(("name", "implementation"), SETTINGS)
     def test_so_are_the_gradients(self, name, implementation):
         """Of any function of the weights, in every parameter of the model."""
-        expected, small = built(name), built(name, implementation)
-        expected.model.double()
-        small.model.double()
-        for each in (expected, small):
-            doubles = {key: value.double() for key, value in each.inputs.items() if value.is_floating_point()}
-            each.inputs.update(doubles)
+        expected, small = doubled(built(name)), doubled(built(name, implementation))
         torch.manual_seed(1)
         own = expected.attentions()
         torch.manual_seed(1)
