@@ -77,7 +77,7 @@ def test_writing_again_replaces(tmp_path):
         ({"seed": "1"}, 'expected seed to be a whole number, found "1"'),
         ({"state": "begun"}, 'expected state to be finished or failed, found "begun"'),
         ({"model": None}, "expected model to be text, found null"),
-        ({"retrieval": None}, "expected retrieval to be an object, found null"),
+        ({"retrieval": None, "attention": None}, "expected retrieval to be an object, found null"),
         ({"retrieval": {"rsum": 1.0}}, "expected retrieval.image_to_text.r1 to be a number, found null"),
         ({"data": {"fingerprint": "a", "folder": "b"}}, "expected data.split to be text, found null"),
         ({"data": DATA | {"images": "many"}}, 'expected data.images to be a whole number, found "many"'),

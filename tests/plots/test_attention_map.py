@@ -619,7 +619,16 @@ def evaluation(name="scan-t2i-avg alone", run="runs/a", attention=True, **change
         RetrievalDirection(74.0, 99.96, 100.0, 1.0, 2.5, 100), RetrievalDirection(9.04, 40.05, 54.62, 9.4, 20.0, 500)
     )
     reports = {"t2i": report} if attention is True else attention
-    found = Evaluation(run, name, "scenes", "test", 100, 500, retrieval, reports)
+    found = Evaluation(
+        run=run,
+        name=name,
+        data="scenes",
+        split="test",
+        images=100,
+        captions=500,
+        retrieval=retrieval,
+        attention=reports,
+    )
     return dataclasses.replace(found, **changes)
 
 

@@ -1,8 +1,9 @@
 """`xattn attend`: draw attention."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -10,6 +11,9 @@ from xattn.cli.printing import print_line
 from xattn.data.prepare.options import RegionSource
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from xattn.evaluation.attended_caption import AttendedCaption
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Attend:
     xattn attend RUN [RUN] --data FOLDER --out attention.png
 
     xattn attend RUN [RUN] photo.jpg "a sentence" --out attention.png
+
+    xattn attend transformers:MODEL --data FOLDER --head 11.3 --out attention.png
     """
 
     given: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN] [PHOTO SENTENCE]")]
@@ -48,6 +54,9 @@ class Attend:
     boxes: Path | None = None
     """Of a photo: JSONL with the boxes of its regions, as `xattn prepare photos --boxes` takes it, in place of
     windows."""
+    head: str | None = None
+    """Of a model of transformers: which layer and head, such as 11.3, or 11.mean for the mean of a layer's heads;
+    `xattn evaluate` finds the best one."""
     prior: float | None = None
     """Draw with this power of the regions' scores as the prior of the words' attention, whatever the runs were trained
     with; 0: with none."""
@@ -59,10 +68,16 @@ class Attend:
         self._check()
         from xattn.data.prepare.features.by_name import backbone_by_name
         from xattn.evaluation.attend import attended_caption, attended_photo, check_picture, draw, summary
+        from xattn.evaluation.foreign.loading import foreign_name
 
         if self.out is not None:
             check_picture(self.out, self.words)
-        if self.data is not None:
+        names = [foreign_name(each) for each in self.given]
+        if any(names):
+            found = self._of_foreign(names)
+        elif self.head is not None:
+            raise InputError("--head belongs to transformers:MODEL; a run of xattn has one head in each direction")
+        elif self.data is not None:
             found = attended_caption(
                 self.given,
                 self.data,
@@ -86,13 +101,28 @@ class Attend:
                 prior_area=self.prior_area,
             )
         if self.out is not None:
-            print_line(draw(found, self.out, self.words))
+            print_line(draw(found, self.out, self.words, None if found.has_patches else 0.5))
         if self.json is not None:
             atomic.write_json(found.as_json(), self.json)
             print_line(self.json)
         if self.out is None and self.json is None:
             for line in summary(found):
                 print_line(line)
+
+    def _of_foreign(self, names: "Sequence[str | None]") -> "AttendedCaption":
+        from xattn.evaluation.foreign.caption import foreign_caption
+
+        name = names[0]
+        if len(names) > 1 or name is None or self.data is None:
+            raise InputError("attend takes a model of transformers alone, with a caption of --data")
+        if self.head is None:
+            raise InputError(
+                "attend needs --head, the layer and the head to show, such as 11.3; `xattn evaluate "
+                f"transformers:{name} --data {self.data}` finds the best one"
+            )
+        if self.prior is not None or self.prior_area is not None:
+            raise InputError("--prior belongs to runs of xattn")
+        return foreign_caption(name, self.data, self.split, self.caption, self.head, self.images)
 
     def _check(self) -> None:
         of_photo = {"backbone": self.backbone, "size": self.size, "boxes": self.boxes}

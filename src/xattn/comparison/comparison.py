@@ -152,9 +152,10 @@ def figures(record: Record) -> dict[str, float]:
     """The figures of a finished record by name: `image_to_text.r1`, `rsum`, `t2i.f1`, `t2i.chosen_f1`,
     `t2i.phrases_mean_r1` and so on.
     """
-    assert record.retrieval is not None
-    values = {f"{side}.{name}": record.retrieval[side][name] for side in SIDES for name in RECALLS}
-    values["rsum"] = record.retrieval["rsum"]
+    values: dict[str, float] = {}
+    if record.retrieval is not None:
+        values |= {f"{side}.{name}": record.retrieval[side][name] for side in SIDES for name in RECALLS}
+        values["rsum"] = record.retrieval["rsum"]
     for direction, attention in (record.attention or {}).items():
         uniform, chosen = attention["uniform"], attention.get("chosen", {})
         for name in (*THRESHOLDED, "average_precision", "pointing"):

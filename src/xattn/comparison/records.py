@@ -62,7 +62,8 @@ class Record:
     ensemble_of: list[str] = field(default_factory=list)
     """The members' models, where scores were averaged; a single model has none."""
     retrieval: dict[str, Any] | None = None
-    """`RetrievalReport.as_dict()` of the measured split; `record_figures` makes this and the next two fields."""
+    """`RetrievalReport.as_dict()` of the measured split; `record_figures` makes this and the next two fields. None
+    where attention alone was measured, as of models that were trained elsewhere."""
     attention: dict[str, Any] | None = None
     """By direction, the report at the `uniform` threshold and at the one `chosen` on dev, the precision-recall `curve`,
     the `histogram` of the weights and, where they were measured, the reports of `phrases` by who ranks their regions,
@@ -91,8 +92,8 @@ class Measured(Protocol):
     """The figures of a split that a record needs; an `Evaluation` has them."""
 
     @property
-    def retrieval(self) -> RetrievalReport:
-        """In both directions."""
+    def retrieval(self) -> RetrievalReport | None:
+        """In both directions; None where it was not measured."""
         ...
 
     @property
@@ -232,7 +233,7 @@ def _check(record: shapes.Value) -> None:
     record["ensemble_of"].expect(shapes.is_texts, "a list of models")
     record["collapsed"].expect(lambda value: value is None or isinstance(value, bool), "true, false or null")
     if state == "finished":
-        _check_figures(record)
+        _check_figures(record, is_attention_enough=record["best"].content is None)
         if record["best"].expect(lambda value: value is None or isinstance(value, dict), "an object or null"):
             record["best"]["epoch"].expect(is_whole, "a whole number")
             _check_figures(record["best"])
@@ -242,12 +243,13 @@ def _check(record: shapes.Value) -> None:
             record["log"][name].expect(lambda values: len(values) == n_epochs, "a value for each epoch")
 
 
-def _check_figures(record: shapes.Value) -> None:
-    retrieval = record["retrieval"]
-    retrieval.expect(shapes.is_object, "an object")
-    for figure in (retrieval["rsum"], *(retrieval[side][name] for side in SIDES for name in RECALLS)):
-        figure.expect(is_finite, "a number")
+def _check_figures(record: shapes.Value, is_attention_enough: bool = False) -> None:
     attention = record["attention"].expect(lambda value: value is None or isinstance(value, dict), "an object or null")
+    retrieval = record["retrieval"]
+    if not (attention and is_attention_enough and retrieval.content is None):
+        retrieval.expect(shapes.is_object, "an object")
+        for figure in (retrieval["rsum"], *(retrieval[side][name] for side in SIDES for name in RECALLS)):
+            figure.expect(is_finite, "a number")
     for direction in attention or {}:
         summary = record["attention"][direction]
         summary.expect(lambda _, name=direction: name in ("t2i", "i2t"), "of a direction, t2i or i2t")

@@ -7,7 +7,7 @@ nothing.
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 
 def area(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
@@ -39,3 +39,17 @@ def clip(boxes: Float[np.ndarray, "n 4"], width: float | int, height: float | in
     """
     limits = np.array([width, height, width, height], dtype=boxes.dtype)
     return np.clip(boxes, 0, limits)
+
+
+def middles_inside(
+    regions: Float[np.ndarray, "regions 4"], boxes: Float[np.ndarray, "boxes 4"]
+) -> Bool[np.ndarray, "boxes regions"]:
+    """In which boxes x1 y1 x2 y2 the middle of each region lies, the borders of the boxes included.
+
+    Example:
+        >>> middles_inside(np.array([[0.0, 0, 4, 4], [4, 0, 8, 4]]), np.array([[0.0, 0, 3, 3]])).tolist()
+        [[True, False]]
+    """
+    middles = (regions[:, :2] + regions[:, 2:]) / 2
+    within = (middles >= boxes[:, None, :2]) & (middles <= boxes[:, None, 2:])  # boxes regions 2
+    return within[..., 0] & within[..., 1]

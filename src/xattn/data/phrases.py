@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from xattn.data.boxes import iou as box_iou
+from xattn.data.boxes import middles_inside
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
 from xattn.runtime.json_shapes import MOST_PIXELS
@@ -121,13 +122,14 @@ def on_photo(spans: Sequence[Span], width: int, height: int, where: str, name: s
 
 
 def relevant_regions(
-    spans: Sequence[Span], n_tokens: int, region_boxes: Float[np.ndarray, "k 4"], iou: float = 0.5
+    spans: Sequence[Span], n_tokens: int, region_boxes: Float[np.ndarray, "k 4"], iou: float | None = 0.5
 ) -> tuple[Bool[np.ndarray, "n_tokens k"], Bool[np.ndarray, "n_tokens"]]:
     """Which regions each token of a caption should attend to, and for which tokens that is known.
 
     Returns:
         `relevant`, where `relevant[t, j]` says that some span covering token `t` has a box whose IoU with region `j` is
-        at or above `iou`; and `annotated`, where `annotated[t]` says that `t` is covered by a span that has boxes. A
+        at or above `iou` or, where that is None, in which the middle of region `j` lies, as suits patches that are
+        smaller than things; and `annotated`, where `annotated[t]` says that `t` is covered by a span that has boxes. A
         token can be annotated and have no relevant region: none of the proposals holds what it names.
 
     Raises:
@@ -143,8 +145,11 @@ def relevant_regions(
                 "counted from 0; the truth belongs to another caption or another way of splitting it into tokens"
             )
         if span.boxes:
-            overlaps = box_iou(np.asarray(span.boxes, dtype=np.float64), region_boxes)  # boxes k
-            relevant[span.start : span.end] |= (overlaps >= iou).any(axis=0)
+            boxes = np.asarray(span.boxes, dtype=np.float64)
+            right = (
+                middles_inside(region_boxes, boxes) if iou is None else box_iou(boxes, region_boxes) >= iou
+            )  # boxes k
+            relevant[span.start : span.end] |= right.any(axis=0)
             annotated[span.start : span.end] = True
     return relevant, annotated
 

@@ -153,7 +153,8 @@ def summary(found: AttendedCaption) -> list[str]:
     width = max(map(len, found.tokens))
     lines = []
     for each, direction, largest in found.largest():
-        lines.append(f"{each.label}, {IN_WORDS[direction]}: score {each.attended.score:.4f}")
+        score = "" if each.attended.score is None else f": score {each.attended.score:.4f}"
+        lines.append(f"{each.label}, {IN_WORDS[direction]}{score}")
         for place, (token, region) in enumerate(zip(found.tokens, largest, strict=True)):
             weight = each.attended.weights[direction][place + 1, region]
             box = ", ".join(f"{side:.0f}" for side in found.boxes[region])
@@ -178,7 +179,7 @@ def one_or_two(
     return with_prior([run if isinstance(run, Run) else load_run(Path(run)) for run in runs], prior, prior_area)
 
 
-def draw(found: AttendedCaption, out: Path | str, words: DrawnWords = "content", iou: float = 0.5) -> Path:
+def draw(found: AttendedCaption, out: Path | str, words: DrawnWords = "content", iou: float | None = 0.5) -> Path:
     """Write a caption's attention as a PNG, runs one below the other; see `attend`.
 
     Raises:

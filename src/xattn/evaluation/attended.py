@@ -23,15 +23,16 @@ class Attended:
     Args:
         weights: `w` between the words, `<start>` and `<end>` included, and the valid regions. For `t2i` the rows sum to
             1, for `i2t` the columns do.
-        relevance: `R(q_i, a_i)`, in [-1, 1], of each query: the words for `t2i`, the regions for `i2t`.
-        score: of the pair, on the model's own scale.
+        relevance: `R(q_i, a_i)`, in [-1, 1], of each query: the words for `t2i`, the regions for `i2t`; empty where the
+            score is None.
+        score: of the pair, on the model's own scale; None of a model from elsewhere, of which attention alone is known.
         parts: what each query adds to the score; the parts of all directions add up to it. None where the score is no
             sum over queries.
     """
 
     weights: Mapping[Direction, Float[np.ndarray, "words regions"]]
     relevance: Mapping[Direction, Float[np.ndarray, "queries"]]
-    score: float
+    score: float | None
     parts: Mapping[Direction, Float[np.ndarray, "queries"]] | None
 
 

@@ -5,6 +5,7 @@ and a sentence that belong to no data folder.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,15 @@ from xattn.runtime.errors import InputError, InputWarning
 
 @dataclass(frozen=True, eq=False)
 class AttendedRun:
-    """What one run attends to, what it is called beside the other, and which words its vocabulary does not hold."""
+    """What one run, or a model from elsewhere, attends to, and what it is called beside another.
 
-    run: Run
+    Args:
+        source: its folder, or `transformers:` and its name.
+        label: what a picture calls it.
+        unknown: which words its vocabulary does not hold.
+    """
+
+    source: str
     label: str
     attended: Attended
     unknown: list[bool]
@@ -65,6 +72,8 @@ class AttendedCaption:
     boxes: Float[np.ndarray, "regions 4"]
     truth: list[Float[np.ndarray, "_ 4"] | None]
     runs: list[AttendedRun]
+    has_patches: bool = False
+    """Whether the regions are patches of a network, of which one is right if its middle lies in a box."""
 
     def largest(self) -> list[tuple[AttendedRun, Direction, list[int]]]:
         """For each run and direction, the region of each token's largest weight."""
@@ -87,10 +96,10 @@ class AttendedCaption:
             "regions": self.boxes.tolist(),
             "runs": [
                 {
-                    "run": str(each.run.folder),
+                    "run": each.source,
                     "name": each.label,
                     "score": each.attended.score,
-                    "unknown": list(each.run.unknown_words(self.tokens)),
+                    "unknown": list(dict.fromkeys(compress(self.tokens, each.unknown))),
                     "attention": {direction: weights.tolist() for direction, weights in each.attended.weights.items()},
                 }
                 for each in self.runs
@@ -137,7 +146,7 @@ def of_row(
         split.captions[row],
         tokens,
         boxes,
-        _annotated_boxes(split, row, len(tokens), iou),
+        annotated_boxes(split, row, len(tokens), iou),
         _of_runs(runs, [attended_row(run, split, row) for run in runs], tokens),
     )
 
@@ -191,12 +200,12 @@ def attended_row(run: Run, split: Split, row: int) -> Attended:
 def _of_runs(runs: Sequence[Run], found: Sequence[Attended], tokens: Sequence[str]) -> list[AttendedRun]:
     labels = distinct_labels([run.name for run in runs], [run.folder for run in runs])
     return [
-        AttendedRun(run, label, each, [bool(run.unknown_words([token])) for token in tokens])
+        AttendedRun(str(run.folder), label, each, [bool(run.unknown_words([token])) for token in tokens])
         for run, label, each in zip(runs, labels, found, strict=True)
     ]
 
 
-def _annotated_boxes(split: Split, row: int, n_tokens: int, iou: float) -> list[np.ndarray | None]:
+def annotated_boxes(split: Split, row: int, n_tokens: int, iou: float) -> list[np.ndarray | None]:
     """The boxes of the spans that cover each token of a caption, None for a token that is not annotated."""
     if not split.truth or row not in split.truth:
         return [None] * n_tokens

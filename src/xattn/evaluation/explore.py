@@ -219,6 +219,7 @@ def shown_words(
 
 
 def _shown_attention(found: Attended) -> ShownAttention:
+    assert found.score is not None  # of a run
     return ShownAttention(found.weights, found.score, found.relevance, found.parts)
 
 

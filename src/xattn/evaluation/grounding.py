@@ -100,11 +100,8 @@ def grounding_batches(
             truth, known = word_relevance(split, int(row), n_words, iou)
             relevant[place, : n_words + 2] = torch.from_numpy(truth)
             annotated[place, : n_words + 2] = torch.from_numpy(known)
-            for span in seen_spans(split.truth[row]):
-                for kind in filter(None, span.type.split("/")) if span.type and span.boxes else ():
-                    word_types.setdefault(kind, torch.zeros_like(annotated))[place, span.start + 1 : span.end + 1] = (
-                        True
-                    )
+            for kind, words in typed_words(split, int(row)):
+                word_types.setdefault(kind, torch.zeros_like(annotated))[place, words] = True
         device = images.mask.device
         of_some = encoded[torch.from_numpy(some).to(device)]
         of_some = Fragments(of_some.vectors[:, :length], of_some.mask[:, :length], of_some.extras)
@@ -136,13 +133,13 @@ def _ordered(split: Split, captions: EncodedCaptions, images: Fragments) -> list
 
 
 def word_relevance(
-    split: Split, row: int, n_tokens: int, iou: float
+    split: Split, row: int, n_tokens: int, iou: float | None
 ) -> tuple[Bool[np.ndarray, "words regions"], Bool[np.ndarray, "words"]]:
     """Which regions are relevant to which tokens of a caption, `<start>` and `<end>` included, and which tokens are
     annotated.
 
     `n_tokens` counts the caption's own tokens that models see; spans of others are left out. Regions
-    beyond the image's count are relevant to nothing.
+    beyond the image's count are relevant to nothing. For `iou` see `relevant_regions`.
     """
     assert split.truth is not None
     assert split.boxes is not None
@@ -157,6 +154,14 @@ def word_relevance(
     padded = np.zeros((n_tokens + 2, split.n_regions), dtype=bool)
     padded[1:-1, :count] = relevant
     return padded, np.concatenate([[False], annotated, [False]])
+
+
+def typed_words(split: Split, row: int) -> Iterator[tuple[str, slice]]:
+    """The types of a caption's phrases with a box, and the words of each, `<start>` counted."""
+    assert split.truth is not None
+    for span in seen_spans(split.truth[row]):
+        for kind in filter(None, span.type.split("/")) if span.type and span.boxes else ():
+            yield kind, slice(span.start + 1, span.end + 1)
 
 
 def received_by_words(weights: Float[Tensor, "pairs regions words"]) -> Float[Tensor, "pairs words regions"]:

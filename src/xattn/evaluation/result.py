@@ -12,9 +12,9 @@ from xattn.models.config import Direction
 from xattn.runtime.plain import plain
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The numbers of one model on one split, with what was evaluated on what."""
+@dataclass(frozen=True, kw_only=True)
+class AttentionEvaluation:
+    """What the attention of one model is worth on one split, with what was evaluated on what."""
 
     run: str
     name: str
@@ -22,7 +22,6 @@ class Evaluation:
     split: str
     images: int
     captions: int
-    retrieval: RetrievalReport
     attention: dict[str, AttentionReport] | None
     """By direction; None where the split has no truth, and for an ensemble, which has no attention of its own."""
     ensemble_of: int = 1
@@ -50,8 +49,6 @@ class Evaluation:
     has no scores."""
     prior_area: float = 0.0
     """The power of the regions' areas in that prior."""
-    eccv: dict[str, dict[str, float]] | None = None
-    """The figures of ECCV Caption and CxC, in percent, where asked for."""
     attention_queries: dict[Direction, MeasuredQueries] = field(default_factory=dict, compare=False, repr=False)
     """By direction, the measured queries behind `attention`, for figures at other thresholds, the best threshold,
     curves and histograms; not in `as_dict`."""
@@ -67,7 +64,7 @@ class Evaluation:
             about |= {"protocol": self.protocol, "folds": self.folds}
         if self.prior is not None:
             about |= {"prior": self.prior, "prior_area": self.prior_area}
-        numbers = {"evaluated": about, **self.retrieval.as_dict()}
+        numbers: dict[str, Any] = {"evaluated": about}
         if self.attention is not None:
             numbers["attention"] = self.attention
         if self.attention_by_iou:
@@ -80,6 +77,19 @@ class Evaluation:
             numbers["phrases"] = self.phrases
         if self.phrases_by_type:
             numbers["phrases_by_type"] = self.phrases_by_type
-        if self.eccv is not None:
-            numbers["eccv"] = self.eccv
         return plain(numbers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(AttentionEvaluation):
+    """The numbers of a run of xattn: retrieval too."""
+
+    retrieval: RetrievalReport
+    eccv: dict[str, dict[str, float]] | None = None
+    """The figures of ECCV Caption and CxC, in percent, where asked for."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All the numbers by name, retrieval first."""
+        numbers = super().as_dict()
+        numbers = {"evaluated": numbers.pop("evaluated"), **self.retrieval.as_dict(), **numbers}
+        return plain(numbers if self.eccv is None else numbers | {"eccv": self.eccv})

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xattn.evaluation.phrases import POINTERS, WORD_BLIND, PhraseReports
-from xattn.evaluation.result import Evaluation
+from xattn.evaluation.result import AttentionEvaluation, Evaluation
 from xattn.evaluation.word_rules import RuleReport
 from xattn.metrics.attention_report import AttentionReport
 from xattn.metrics.phrase_grounding import PhraseReport
@@ -51,12 +51,12 @@ def evaluation_table(evaluations: Sequence[Evaluation]) -> Table:
     return table
 
 
-Reports = Callable[[Evaluation], dict[str, AttentionReport]]
+Reports = Callable[[AttentionEvaluation], dict[str, AttentionReport]]
 """Where an evaluation keeps the attention reports, by direction, that a table shows."""
 
 
 def attention_table(
-    evaluations: Sequence[Evaluation], reports_of: Reports | None = None, title: str = ""
+    evaluations: Sequence[AttentionEvaluation], reports_of: Reports | None = None, title: str = ""
 ) -> Table | None:
     """Attention: the means over the queries of precision, recall, F1, average precision and pointing, all in [0, 1].
 
@@ -98,7 +98,7 @@ def attention_table(
     return table
 
 
-def _rules(evaluations: Sequence[Evaluation], shown: Reports) -> dict[tuple[str, str, RuleReport], str]:
+def _rules(evaluations: Sequence[AttentionEvaluation], shown: Reports) -> dict[tuple[str, str, RuleReport], str]:
     """The rules that read no word, for reports that are the ones they belong to, and where one is of a run of several,
     its label.
     """
@@ -114,7 +114,7 @@ def _rules(evaluations: Sequence[Evaluation], shown: Reports) -> dict[tuple[str,
     return dict(sorted(found.items(), key=lambda each: list(POINTERS).index(each[0][1])))
 
 
-def attention_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
+def attention_tables(evaluations: Sequence[AttentionEvaluation]) -> list[Table]:
     """The attention tables there are: one at each IoU threshold, then one for each type of phrase."""
     thresholds = dict.fromkeys(iou for evaluation in evaluations for iou in evaluation.attention_by_iou)
     kinds = sorted({kind for evaluation in evaluations for kind in evaluation.attention_by_type})
@@ -130,7 +130,9 @@ def attention_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
 
 
 def phrase_table(
-    evaluations: Sequence[Evaluation], reports_of: Callable[[Evaluation], PhraseReports] | None = None, title: str = ""
+    evaluations: Sequence[AttentionEvaluation],
+    reports_of: Callable[[AttentionEvaluation], PhraseReports] | None = None,
+    title: str = "",
 ) -> Table | None:
     """Phrase grounding: R@1, R@5, R@10 and pointing by the region's centre, as shares of the phrases that have a box.
 
@@ -167,7 +169,7 @@ def phrase_table(
     return table
 
 
-def phrase_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
+def phrase_tables(evaluations: Sequence[AttentionEvaluation]) -> list[Table]:
     """The tables of phrase grounding there are: of all phrases, then one for each type."""
     kinds = sorted({kind for evaluation in evaluations for kind in evaluation.phrases_by_type})
     tables = [phrase_table(evaluations)]
@@ -195,22 +197,28 @@ def eccv_table(evaluations: Sequence[Evaluation]) -> Table | None:
     return table
 
 
-def print_tables(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
-    """Print all tables: on a terminal as wide as it is, elsewhere as plain text of at most 100 columns."""
+def print_tables(
+    evaluations: Sequence[AttentionEvaluation], console: Console | None = None, before: Sequence[Table] = ()
+) -> None:
+    """Print all tables, after those `before`: on a terminal as wide as it is, elsewhere as plain text of at most 100
+    columns.
+    """
     if console is None:
         console = Console()
         console = console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    retrieved = [evaluation for evaluation in evaluations if isinstance(evaluation, Evaluation)]
     for table in (
-        evaluation_table(evaluations),
+        *before,
+        evaluation_table(retrieved) if retrieved else None,
         *attention_tables(evaluations),
         *phrase_tables(evaluations),
-        eccv_table(evaluations),
+        eccv_table(retrieved),
     ):
         if table is not None:
             console.print(table)
 
 
-def _table(evaluations: Sequence[Evaluation], *legend: str) -> Table:
+def _table(evaluations: Sequence[AttentionEvaluation], *legend: str) -> Table:
     caption = Text("\n".join(map(printable, [*_evaluated(evaluations), *legend])))
     return Table(
         box=box.SIMPLE_HEAD,
@@ -222,7 +230,7 @@ def _table(evaluations: Sequence[Evaluation], *legend: str) -> Table:
     )
 
 
-def _evaluated(evaluations: Sequence[Evaluation]) -> list[str]:
+def _evaluated(evaluations: Sequence[AttentionEvaluation]) -> list[str]:
     """What was evaluated on what: one line if it is the same for all runs, else one for each."""
     on = [
         f"{each.split} split of {each.data}: {each.images} images, {each.captions} captions"
@@ -234,21 +242,21 @@ def _evaluated(evaluations: Sequence[Evaluation]) -> list[str]:
     return [f"{label} on the {what}" for label, what in zip(_labels(evaluations), on, strict=True)]
 
 
-def _protocol(evaluation: Evaluation) -> str:
+def _protocol(evaluation: AttentionEvaluation) -> str:
     if evaluation.protocol is None:
         return ""
     folds = f", means over {evaluation.folds} folds" if evaluation.folds > 1 else ""
     return f"; protocol {evaluation.protocol}{folds}"
 
 
-def _prior(evaluation: Evaluation) -> str:
+def _prior(evaluation: AttentionEvaluation) -> str:
     if not evaluation.prior:
         return ""
     times = f" times their areas to the power {evaluation.prior_area:.3g}," if evaluation.prior_area else ""
     return f"; prior: the regions' scores{times} to the power {evaluation.prior:.3g}"
 
 
-def _labels(evaluations: Sequence[Evaluation]) -> list[str]:
+def _labels(evaluations: Sequence[AttentionEvaluation]) -> list[str]:
     labels = distinct_labels([each.name for each in evaluations], [each.run for each in evaluations])
     return [printable(label) for label in labels]
 

@@ -26,6 +26,7 @@ from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 
 from xattn.data.boxes import iou as box_iou
+from xattn.data.boxes import middles_inside
 from xattn.models.config import Direction
 from xattn.plots.page import MARGIN, PAD, Paragraph, balanced, line_height, shortened, stacked_page
 from xattn.runtime.printable import printable
@@ -73,7 +74,7 @@ def attention_picture(
     boxes: Float[np.ndarray, "regions 4"],
     strips: Sequence[Strip],
     truth: Sequence[Float[np.ndarray, "_ 4"] | None] | None = None,
-    iou: float = 0.5,
+    iou: float | None = 0.5,
     title: str = "",
     subtitle: str = "",
 ) -> Figure:
@@ -85,7 +86,8 @@ def attention_picture(
         boxes: x1, y1, x2, y2 of the regions in pixels of the image.
         strips: one for each run and direction; their weights are of `words` and `boxes`.
         truth: the annotated boxes of each word, None for a word without; absent = nothing is known.
-        iou: from which overlap with an annotated box the region of the largest weight is said to be right.
+        iou: from which overlap with an annotated box the region of the largest weight is said to be right; None: if its
+            middle lies in one, as suits patches.
         title: stands above all, usually the caption.
         subtitle: stands below the title, smaller.
 
@@ -188,7 +190,7 @@ class _Panels:
         layout: _Layout,
         image: Image.Image,
         boxes: np.ndarray,
-        iou: float,
+        iou: float | None,
         brightest: float,
     ) -> None:
         self.body, self.layout, self.boxes, self.iou, self.brightest = body, layout, boxes, iou, brightest
@@ -229,8 +231,10 @@ class _Panels:
         best = int(weights.argmax())
         note = f"{weights[best]:.2f}"
         if annotated is not None:
-            overlap = float(box_iou(np.asarray(annotated, np.float64), self.boxes[best : best + 1]).max())
-            note += f", IoU {overlap:.2f} {'✓' if overlap >= self.iou else '✗'}"
+            truth, region = np.asarray(annotated, np.float64), self.boxes[best : best + 1]
+            overlap = float(box_iou(truth, region).max())
+            is_right = middles_inside(region, truth).any() if self.iou is None else overlap >= self.iou
+            note += f"{'' if self.iou is None else f', IoU {overlap:.2f}'} {'✓' if is_right else '✗'}"
         if is_unknown:
             note += "\nread as <unk>"
         light = lighting(weights.astype(np.float64), self.boxes, "largest", self.size, self.image.size)
@@ -303,7 +307,7 @@ def _footnotes(
     n_regions: int,
     strips: Sequence[Strip],
     truth: Sequence[np.ndarray | None],
-    iou: float,
+    iou: float | None,
     brightest: float,
     n_bands: int,
 ) -> list[str]:
@@ -328,6 +332,10 @@ def _footnotes(
         notes.append("The rows of every band are those of the first, in the same order.")
     number = "Under a panel: the largest weight"
     if any(found is not None for found in truth):
-        number += f", and how much its region overlaps the annotated box (✓ from an IoU of {iou:g})"
+        number += (
+            ", and whether the middle of its patch lies in the annotated box"
+            if iou is None
+            else f", and how much its region overlaps the annotated box (✓ from an IoU of {iou:g})"
+        )
     notes.append(f"{number}.")
     return notes

@@ -1,0 +1,234 @@
+"""What the words of annotated captions attend to in a foreign model, by layer and head, beside what they should.
+
+A word's attention is the mean over its tokens, of each head; it runs over the keys that have a place, patches or
+regions, without class tokens. A patch is relevant to a word if its middle lies in a box of the word, for patches are
+smaller than things; a region is, as everywhere, if it overlaps one enough.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from xattn.data.split import Split, split_file
+from xattn.data.tokenizer import tokenize
+from xattn.data.vocabulary import seen_tokens
+from xattn.evaluation.foreign.loading import ForeignModel
+from xattn.evaluation.foreign.words import word_letters, word_shares
+from xattn.evaluation.grounding import GroundingBatch, typed_words, word_relevance
+from xattn.integrations.transformers import capture
+from xattn.integrations.transformers.captured import Captured
+from xattn.plots.source_images import check_drawable, source_image
+from xattn.runtime.errors import InputError
+
+PAIRS_AT_ONCE = 16
+
+
+class ForeignBatch(NamedTuple):
+    """The attention of some captions with their photos."""
+
+    split: Split
+    """The split, with the keys in place of its regions: of the images of this batch alone."""
+    layers: list[Float[Tensor, "pairs heads words k"]]
+    """Of each layer; words with `<start>` before and `<end>` after them, which attend to nothing."""
+    truth: GroundingBatch
+    """What they should attend to; its weights are those of the last layer, the mean over the heads."""
+
+    def of_head(self, layer: int, head: int | None) -> GroundingBatch:
+        """The batch of one head of a layer, its place among `layers`; None: of the mean over the heads."""
+        weights = self.layers[layer]
+        return self.truth._replace(weights=weights.mean(1) if head is None else weights[:, head])
+
+
+def check_fits(foreign: ForeignModel, split: Split, images: Path | None) -> None:
+    """Raise `InputError` unless a split has what a foreign model takes: photos, or regions of the size that it was
+    trained on.
+    """
+    check_drawable(split, images)
+    if foreign.image_processor is None:
+        size = foreign.model.config.visual_feat_dim  # pyright: ignore[reportAttributeAccessIssue]
+        if split.feature_size != size:
+            raise InputError(
+                f"{split_file(split.folder, split.name, 'ims.npy')}: transformers:{foreign.name} takes regions of "
+                f"{size} features, but these have {split.feature_size}"
+            )
+
+
+def foreign_batches(
+    foreign: ForeignModel,
+    split: Split,
+    rows: Sequence[int],
+    layers: Sequence[int],
+    iou: float,
+    images: Path | None = None,
+    at_once: int = PAIRS_AT_ONCE,
+) -> Iterator[ForeignBatch]:
+    """The attention of captions with their photos, a few at a time.
+
+    Args:
+        foreign: see `check_fits`.
+        split: of the captions.
+        rows: of the captions; those without truth are attended, too.
+        layers: which layers, as `capture` counts them.
+        iou: how much a region must overlap an annotated box to be relevant; of no meaning to patches.
+        images: the folder where the image files are now, if they have moved.
+        at_once: how many captions.
+
+    Raises:
+        InputError: a photo cannot be read, or the truth does not fit the captions.
+    """
+    device = next(foreign.model.parameters()).device
+    for first in range(0, len(rows), at_once):
+        some = list(rows[first : first + at_once])
+        inputs, offsets = _text(foreign, [split.captions[row] for row in some])
+        pictures, shown = _pictures(foreign, split, some, images)
+        inputs = {name: value.to(device) for name, value in (inputs | pictures).items()}
+        with torch.no_grad(), capture(foreign.model, list(layers)) as captured:
+            foreign.model(**inputs)
+            batch = _batch(foreign, split, some, captured.on_patches(), shown.to(device), offsets, iou)
+        yield batch
+
+
+def _text(foreign: ForeignModel, captions: list[str]) -> tuple[dict[str, Tensor], list[list[tuple[int, int]]]]:
+    """The captions as the model takes them, and the letters of each token."""
+    text = foreign.model.config.get_text_config()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    longest = min(foreign.tokenizer.model_max_length, getattr(text, "max_position_embeddings", 512))
+    encoded = foreign.tokenizer(
+        captions, padding=True, truncation=True, max_length=longest, return_offsets_mapping=True, return_tensors="pt"
+    )
+    offsets = [[(start, end) for start, end in each] for each in encoded.pop("offset_mapping").tolist()]
+    taken = inspect.signature(type(foreign.model).forward).parameters
+    return {name: value for name, value in encoded.items() if name in taken}, offsets
+
+
+def _pictures(
+    foreign: ForeignModel, split: Split, rows: list[int], images: Path | None
+) -> tuple[dict[str, Tensor], Float[Tensor, "pairs 4"]]:
+    """The pictures as the model takes them, and which part of each it is shown: x1 y1 x2 y2 in pixels."""
+    places = [int(split.caption_image[row]) for row in rows]
+    assert split.images is not None
+    shown = torch.tensor(
+        [
+            _middle_square(*size) if foreign.keeps_middle else (0, 0, *size)
+            for size in ((split.images[place].width, split.images[place].height) for place in places)
+        ]
+    ).float()
+    if foreign.image_processor is None:
+        assert split.boxes is not None
+        counts = torch.from_numpy(split.counts[places])
+        boxes = torch.from_numpy(np.asarray(split.boxes[places], np.float32)) / shown[:, None, 2:].repeat(1, 1, 2)
+        regions: dict[str, Tensor] = {
+            "visual_feats": torch.from_numpy(np.asarray(split.features[places], np.float32)),
+            "visual_pos": boxes,
+            "visual_attention_mask": (torch.arange(split.n_regions) < counts[:, None]).float(),
+        }
+        return regions, shown
+    opened: dict[int, Image.Image] = {place: source_image(split, place, images) for place in dict.fromkeys(places)}
+    parts = [opened[place].crop(part) for place, part in zip(places, shown.int().tolist(), strict=True)]
+    processed: dict[str, Any] = foreign.image_processor(parts, return_tensors="pt")
+    taken = inspect.signature(type(foreign.model).forward).parameters
+    return {name: value for name, value in processed.items() if name in taken}, shown
+
+
+def _middle_square(width: int, height: int) -> tuple[int, int, int, int]:
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def _batch(
+    foreign: ForeignModel,
+    split: Split,
+    rows: list[int],
+    captured: Captured,
+    shown: Float[Tensor, "pairs 4"],
+    offsets: list[list[tuple[int, int]]],
+    iou: float,
+) -> ForeignBatch:
+    attentions, boxes = captured[:], captured.key_boxes((shown[:, 2:] - shown[:, :2])[:, None])
+    assert boxes is not None
+    boxes = boxes + shown[:, :2].repeat(1, 2)[:, None]
+    # One for all layers: padding is that of the input. Class tokens have no box.
+    has_place = attentions[0].key_mask[:, 0] & ~boxes.isnan().any(-1)
+    counts = has_place.sum(1)
+    order = _key_order(boxes, has_place, foreign.found.family.draws)[:, : int(counts.max())]  # pairs k
+    key_mask = torch.arange(order.shape[1], device=order.device) < counts[:, None]
+    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4)).masked_fill(~key_mask[..., None], 0.0).cpu()
+    words = [seen_tokens(tokenize(split.captions[row])) for row in rows]
+    queries = attentions[0].query_mask[:, 0].tolist()
+    shares = torch.zeros(len(rows), max(map(len, words)) + 2, attentions[0].weights.shape[2])
+    for place, row in enumerate(rows):
+        letters = word_letters(split.captions[row], words[place])
+        found = word_shares(letters, offsets[place], foreign.shift, queries[place])
+        shares[place, 1 : len(letters) + 1] = found
+    layers = []
+    for attention in attentions:
+        weights = attention.weights.gather(-1, order[:, None, None].expand(*attention.weights.shape[:3], -1))
+        layers.append(torch.einsum("bwq,bhqk->bhwk", shares, weights.cpu().float()))
+    keys = _with_keys(split, rows, boxes, counts.cpu())
+    overlap = None if foreign.image_processor is not None else iou
+    truth = _truth(keys, rows, words, shares.any(-1), key_mask.cpu(), overlap)
+    return ForeignBatch(keys, layers, truth._replace(weights=layers[-1].mean(1)))
+
+
+def _key_order(boxes: Float[Tensor, "pairs k 4"], has_place: Bool[Tensor, "pairs k"], draws: bool) -> Tensor:
+    """The keys that have a place first, in their order or, where a model draws it by chance, from top to bottom and
+    left to right: two captions of one photo then have the same keys.
+    """
+    last = (~has_place).int()
+    if not draws:
+        return last.argsort(dim=1, stable=True)
+    order = torch.zeros_like(last).argsort(dim=1, stable=True)
+    for level in (boxes[..., 0], boxes[..., 1], last.float()):  # the last is the first to decide
+        order = order.gather(1, level.nan_to_num(0.0).gather(1, order).argsort(dim=1, stable=True))
+    return order
+
+
+def _with_keys(split: Split, rows: list[int], boxes: Float[Tensor, "pairs k 4"], counts: Tensor) -> Split:
+    """The split with the keys of some captions' images in place of their regions."""
+    places = split.caption_image[rows]
+    of_images = np.zeros((split.n_images, boxes.shape[1], 4))
+    of_images[places] = boxes.double().numpy()
+    n_keys = np.ones(split.n_images, np.int64)
+    n_keys[places] = counts.numpy()
+    nothing = np.zeros((split.n_images, boxes.shape[1], 0), np.float32)
+    return replace(
+        split,
+        features=nothing,
+        boxes=of_images,
+        counts=n_keys,
+        region_scores=None,
+        region_labels=None,
+        label_names=None,
+    )
+
+
+def _truth(
+    split: Split,
+    rows: list[int],
+    words: list[list[str]],
+    is_read: Bool[Tensor, "pairs words"],
+    key_mask: Bool[Tensor, "pairs k"],
+    iou: float | None,
+) -> GroundingBatch:
+    """What the words should attend to; a word of which the model reads no token is not measured."""
+    relevant = torch.zeros(*is_read.shape, split.n_regions, dtype=torch.bool)
+    annotated = torch.zeros_like(is_read)
+    types: dict[str, Tensor] = {}
+    for place, row in enumerate(rows):
+        if row not in (split.truth or {}):
+            continue
+        of_words, known = word_relevance(split, row, len(words[place]), iou)
+        relevant[place, : len(known)] = torch.from_numpy(of_words)
+        annotated[place, : len(known)] = torch.from_numpy(known)
+        for kind, span in typed_words(split, row):
+            types.setdefault(kind, torch.zeros_like(annotated))[place, span] = True
+    nothing = torch.zeros(())
+    return GroundingBatch("t2i", rows, nothing, relevant, annotated & is_read, key_mask, types)
