@@ -240,8 +240,8 @@ def test_a_run_on_other_features_is_refused_before_the_picture_is_opened(run, tm
         score_image(run, tmp_path / "absent.png", "a dog")
     assert str(error.value) == (
         f"{run}: was trained on features of size 7, but EfficientNetLite0 makes features of size 1432 of a picture; "
-        "give the backbone that made the run's features (--backbone), or search the data folder of this one with "
-        "`xattn search`"
+        "give the backbone that made the run's features (--backbone, --region-view), or search the data folder of this "
+        "one with `xattn search`"
     )
     with pytest.raises(
         InputError, match="was trained on features of size 1432, but Colours makes features of size 7 of a picture"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from xattn.cli.printing import print_line
-from xattn.data.prepare.options import RegionSource
+from xattn.data.prepare.options import RegionSource, RegionView
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
 
@@ -51,6 +51,12 @@ class Attend:
     """Of a photo: its --size there, in pixels."""
     regions: RegionSource = "windows"
     """Of a photo: what the regions are without --boxes: windows, or the patches of the backbone."""
+    region_view: RegionView = "map"
+    """Of a photo: the --region-view of the run's data, as `xattn prepare photos` takes it."""
+    crop_size: int | None = None
+    """Of a photo: its --crop-size there, in pixels."""
+    crop_margin: float | None = None
+    """Of a photo: its --crop-margin there."""
     boxes: Path | None = None
     """Of a photo: JSONL with the boxes of its regions, as `xattn prepare photos --boxes` takes it, in place of
     windows."""
@@ -66,7 +72,7 @@ class Attend:
     def run(self) -> None:
         """Call `xattn.evaluation.attend.attended_caption` or `attended_photo`, and `draw`."""
         self._check()
-        from xattn.data.prepare.features.by_name import backbone_by_name
+        from xattn.data.prepare.features.by_name import viewing_backbone
         from xattn.evaluation.attend import attended_caption, attended_photo, check_picture, draw, summary
         from xattn.evaluation.foreign.loading import foreign_name
 
@@ -89,7 +95,7 @@ class Attend:
             )
         else:
             *runs, photo, sentence = self.given
-            backbone = backbone_by_name(self.backbone, self.size)
+            backbone = viewing_backbone(self.backbone, self.size, self.region_view, self.crop_size, self.crop_margin)
             found = attended_photo(
                 runs,
                 photo,
@@ -126,6 +132,8 @@ class Attend:
 
     def _check(self) -> None:
         of_photo = {"backbone": self.backbone, "size": self.size, "boxes": self.boxes}
+        of_photo["region-view"] = None if self.region_view == "map" else self.region_view
+        of_photo |= {"crop-size": self.crop_size, "crop-margin": self.crop_margin}
         of_data = {"caption": self.caption, "images": self.images}
         other = of_data if self.data is None else of_photo
         wrong = [f"--{name}" for name, value in other.items() if value is not None]

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from xattn.cli.printing import print_lines
-from xattn.data.prepare.options import FloatType, JoinBy, RegionSource
+from xattn.data.prepare.options import FloatType, JoinBy, RegionSource, RegionView
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,13 @@ class Photos:
     regions: RegionSource = "windows"
     """What the regions are with neither --boxes nor --detector: windows; patches, the places of the last map of a
     --backbone of timm or transformers, such as CLIP's, SigLIP's or DINOv2's, one vector each."""
+    region_view: RegionView = "map"
+    """What a region's vector is of: map, the map of the whole photo, averaged over the region; crop, the region cut out
+    and seen alone; both, one beside the other."""
+    crop_size: int | None = None
+    """Of crop and both: how large the backbone sees a region alone, in pixels as --size; 128 by default."""
+    crop_margin: float | None = None
+    """Of crop and both: by what part of its sides a region is enlarged before it is cut out; 0.08 by default."""
     n_boxes: int = 36
     """Of windows: how many of the 36 multi-scale ones to take of each image."""
     n_detections: int = 26
@@ -61,7 +68,7 @@ class Photos:
 
     def run(self) -> None:
         """Call `xattn.data.prepare.photos.write_regions`."""
-        from xattn.data.prepare.features.by_name import backbone_by_name, detector_by_name
+        from xattn.data.prepare.features.by_name import detector_by_name, viewing_backbone
         from xattn.data.prepare.features.mixing import Mix
         from xattn.data.prepare.packed.columns import Columns
         from xattn.data.prepare.photos import write_regions
@@ -74,7 +81,7 @@ class Photos:
             n_boxes=self.n_boxes,
             skip_bad=self.skip_bad,
             detector=None if self.detector is None else detector_by_name(self.detector, self.queries),
-            backbone=backbone_by_name(self.backbone, self.size),
+            backbone=viewing_backbone(self.backbone, self.size, self.region_view, self.crop_size, self.crop_margin),
             mix=Mix(self.n_detections, self.n_windows, self.nms),
             regions=self.regions,
             columns=Columns(self.image_column, self.caption_column, self.split_column),

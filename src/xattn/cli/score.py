@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from xattn.cli.printing import print_line
-from xattn.data.prepare.options import RegionSource
+from xattn.data.prepare.options import RegionSource, RegionView
 from xattn.runtime import atomic
 
 
@@ -29,6 +29,12 @@ class Score:
     """Its --size there, in pixels."""
     regions: RegionSource = "windows"
     """What the regions are without --boxes: windows, or the patches of the backbone."""
+    region_view: RegionView = "map"
+    """The --region-view of the run's data, as `xattn prepare photos` takes it."""
+    crop_size: int | None = None
+    """Its --crop-size there, in pixels."""
+    crop_margin: float | None = None
+    """Its --crop-margin there."""
     boxes: Path | None = None
     """JSONL with the boxes of the picture's regions, as `xattn prepare photos --boxes` takes it, in place of
     windows."""
@@ -42,7 +48,7 @@ class Score:
 
     def run(self) -> None:
         """Call `xattn.evaluation.score.score_image`."""
-        from xattn.data.prepare.features.by_name import backbone_by_name
+        from xattn.data.prepare.features.by_name import viewing_backbone
         from xattn.evaluation.score import score_image
 
         scored = score_image(
@@ -50,7 +56,7 @@ class Score:
             self.image,
             self.sentences,
             boxes=self.boxes,
-            backbone=backbone_by_name(self.backbone, self.size),
+            backbone=viewing_backbone(self.backbone, self.size, self.region_view, self.crop_size, self.crop_margin),
             regions=self.regions,
             prior=self.prior,
             prior_area=self.prior_area,

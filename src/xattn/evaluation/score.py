@@ -141,8 +141,8 @@ def check_same_backbone(run: Run, backbone: Backbone | None) -> None:
     if size != run.feature_size:
         raise InputError(
             f"{run.folder}: was trained on features of size {run.feature_size}, but {name} makes features of size "
-            f"{size} of a picture; give the backbone that made the run's features (--backbone), or search the data "
-            "folder of this one with `xattn search`"
+            f"{size} of a picture; give the backbone that made the run's features (--backbone, --region-view), or "
+            "search the data folder of this one with `xattn search`"
         )
 
 

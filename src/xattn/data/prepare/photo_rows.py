@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xattn.data.made_by import MadeBy
 from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0, identity_of
+from xattn.data.prepare.features.crops import RegionCrops
 from xattn.data.prepare.features.detector import Detector, Regions, detected_regions
 from xattn.data.prepare.features.extract import available_cores, features_in_order
 from xattn.data.prepare.features.mixing import Mix, mixed
@@ -50,7 +51,8 @@ class PhotoRows:
         mix: Mix | None = None,
     ) -> None:
         self.plan, self.detector, self.mix = plan, detector, mix or Mix()
-        self.threads = threads or (available_cores() if backbone is None and detector is None else 1)
+        is_ours = backbone is None or (isinstance(backbone, RegionCrops) and backbone.is_safe_in_threads)
+        self.threads = threads or (available_cores() if is_ours and detector is None else 1)
         self.backbone = backbone or EfficientNetLite0()
         self.grid = None if detector or plan.n_regions else patch_grid(self.backbone)
         n_patches = math.prod(self.grid) if self.grid else 0

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0
+from xattn.data.prepare.features.crops import RegionCrops
 from xattn.runtime.errors import InputError
 
 
@@ -25,6 +26,8 @@ def patch_grid(backbone: Backbone | None) -> tuple[int, int]:
     Raises:
         InputError: the map is not always of the same size.
     """
+    if isinstance(backbone, RegionCrops):
+        raise InputError("patches are places of the map of the whole photo; they go with --region-view map alone")
     if not isinstance(backbone, PatchBackbone):
         name = EfficientNetLite0.__name__ if backbone is None else type(backbone).__name__
         raise InputError(
