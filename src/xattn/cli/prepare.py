@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from xattn.cli.printing import print_lines
-from xattn.data.prepare.options import FloatType, JoinBy, RegionSource, RegionView
+from xattn.data.prepare.options import AppendPart, FloatType, JoinBy, RegionSource, RegionView
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ class Photos:
     """Of crop and both: how large the backbone sees a region alone, in pixels as --size; 128 by default."""
     crop_margin: float | None = None
     """Of crop and both: by what part of its sides a region is enlarged before it is cut out; 0.08 by default."""
+    append: tuple[AppendPart, ...] = ()
+    """What to put behind each region's vector: labels, a 1 at its label among those of the folder; boxes, its corners
+    and area as parts of the photo."""
+    label_model: str | None = None
+    """A text model of transformers, by name or folder: its vector of the words of each region's label, times the
+    region's score, is put behind the region's vector."""
     n_boxes: int = 36
     """Of windows: how many of the 36 multi-scale ones to take of each image."""
     n_detections: int = 26
@@ -72,6 +78,8 @@ class Photos:
         from xattn.data.prepare.features.mixing import Mix
         from xattn.data.prepare.packed.columns import Columns
         from xattn.data.prepare.photos import write_regions
+        from xattn.models.config import WordsConfig
+        from xattn.models.text_model import load_text_model
 
         summary = write_regions(
             self.images,
@@ -85,6 +93,8 @@ class Photos:
             mix=Mix(self.n_detections, self.n_windows, self.nms),
             regions=self.regions,
             columns=Columns(self.image_column, self.caption_column, self.split_column),
+            append=self.append,
+            label_reader=load_text_model(WordsConfig(model=self.label_model or "")),
         )
         print_lines(summary)
 

@@ -20,10 +20,15 @@ class MadeBy:
 
     backbone: str
     regions: str
+    labels: tuple[str, ...] = ()
+    """What the labels are called that are part of the features, in their order; empty where none are."""
 
     def write(self, folder: Path) -> None:
         """Write it into a data folder."""
-        (folder / _FILE).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        (folder / _FILE).write_text(
+            json.dumps({key: value for key, value in asdict(self).items() if value or key != "labels"}) + "\n",
+            encoding="utf-8",
+        )
 
 
 def read_made_by(folder: Path | str) -> MadeBy | None:
@@ -38,4 +43,7 @@ def read_made_by(folder: Path | str) -> MadeBy | None:
     found = read_json(path, "what made the features")
     if not isinstance(found, dict) or not all(isinstance(found.get(each), str) for each in ("backbone", "regions")):
         raise InputError(f'{path}: expected "backbone" and "regions" to be text, found {preview(found)}')
-    return MadeBy(found["backbone"], found["regions"])
+    labels = found.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(each, str) for each in labels):
+        raise InputError(f'{path}: expected "labels" to be a list of texts, found {preview(labels)}')
+    return MadeBy(found["backbone"], found["regions"], tuple(labels))

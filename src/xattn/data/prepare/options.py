@@ -7,6 +7,8 @@ RegionSource = Literal["windows", "patches"]
 RegionView = Literal["map", "crop", "both"]
 """What a region's vector is of: the map of the whole photo, the region cut out and seen alone, or both beside each
 other; see `xattn.data.prepare.features.crops`."""
+AppendPart = Literal["labels", "boxes"]
+"""What is put behind a region's vector; see `xattn.data.prepare.features.appended`."""
 JoinBy = Literal["ids", "captions"]
 """How an image of an archive is found in other files."""
 FloatType = Literal["float16", "float32"]

@@ -1,6 +1,7 @@
 """Computing what a plan asks for into a folder, picture by picture, in a work that can be taken up again."""
 
 import math
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -9,12 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xattn.data.made_by import MadeBy
+from xattn.data.prepare.features.appended import Appended, LabelReader
 from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0, identity_of
 from xattn.data.prepare.features.crops import RegionCrops
 from xattn.data.prepare.features.detector import Detector, Regions, detected_regions
 from xattn.data.prepare.features.extract import available_cores, features_in_order
 from xattn.data.prepare.features.mixing import Mix, mixed
 from xattn.data.prepare.features.patches import patch_boxes, patch_grid
+from xattn.data.prepare.options import AppendPart
 from xattn.data.prepare.partial import RowFolder
 from xattn.data.prepare.photo_plan import Picture, Plan
 from xattn.data.split import ImageRecord, split_file
@@ -40,6 +43,11 @@ class PhotoRows:
         detector: what finds the regions of the pictures for which the plan has none; without one they are the patches
             of the backbone.
         mix: how detections and windows share the regions.
+        append: what is put behind each region's vector.
+        label_reader: what knows the words of labels, which are put behind it too.
+
+    Raises:
+        InputError: as `Appended`.
     """
 
     def __init__(
@@ -49,6 +57,8 @@ class PhotoRows:
         threads: int | None,
         detector: Detector | None = None,
         mix: Mix | None = None,
+        append: Sequence[AppendPart] = (),
+        label_reader: LabelReader | None = None,
     ) -> None:
         self.plan, self.detector, self.mix = plan, detector, mix or Mix()
         is_ours = backbone is None or (isinstance(backbone, RegionCrops) and backbone.is_safe_in_threads)
@@ -56,8 +66,10 @@ class PhotoRows:
         self.backbone = backbone or EfficientNetLite0()
         self.grid = None if detector or plan.n_regions else patch_grid(self.backbone)
         n_patches = math.prod(self.grid) if self.grid else 0
-        self.shape = self.mix.n_regions if detector else plan.n_regions or n_patches, self.backbone.feature_size
         self.label_names = detector.label_names if detector else plan.label_names
+        self.appended = Appended(append, self.label_names, label_reader)
+        n_regions = self.mix.n_regions if detector else plan.n_regions or n_patches
+        self.shape = n_regions, self.backbone.feature_size + self.appended.size
         pictures = [picture for of_split in plan.splits.values() for picture in of_split]
         self.has_scores = bool(detector) or any(p.regions and p.regions.scores is not None for p in pictures)
         self.resumed = self.changed = 0
@@ -66,7 +78,7 @@ class PhotoRows:
     def asked(self, boxes_are_given: bool, n_boxes: int) -> dict[str, list[object]]:
         """What the work is made of, for `PartialFolder`."""
         pictures = [(split, picture) for split, pictures in self.plan.splits.items() for picture in pictures]
-        made_by = [identity_of(self.backbone), identity_of(self.detector) if self.detector else None, *self.shape]
+        made_by = [self._seen_by(), identity_of(self.detector) if self.detector else None, *self.shape]
         given = [picture.regions for _, picture in pictures if picture.regions is not None and boxes_are_given]
         is_mixed = self.has_scores
         return {
@@ -92,7 +104,12 @@ class PhotoRows:
             regions = f"{mixed}, by a file" if self.has_scores else "boxes of a file"
         else:
             regions = f"{self.plan.n_regions} windows"
-        return MadeBy(identity_of(self.backbone), regions)
+        return MadeBy(self._seen_by(), regions, self.appended.label_names)
+
+    def _seen_by(self) -> str:
+        """What makes the vectors, in a few words."""
+        behind = self.appended.identity
+        return identity_of(self.backbone) + (f", and {behind}" if behind else "")
 
     def fill(self, folder: RowFolder, progress: ProgressCallback) -> None:
         """Write the splits; in a `PartialFolder` from where an earlier try has stopped."""
@@ -132,7 +149,9 @@ class PhotoRows:
             asked = ((pictures[row].photo.path, pictures[row].regions or self._found) for row in missing[split])
             with closing(features_in_order(asked, self.backbone, self.threads)) as computed:
                 for row, (regions, vectors) in zip(missing[split].tolist(), computed, strict=True):
-                    features.put(row, self._finite(vectors, pictures[row].photo.path))
+                    photo = pictures[row].photo
+                    behind = self.appended.of(regions, photo.width, photo.height)
+                    features.put(row, self._finite(np.concatenate([vectors, behind], axis=1), photo.path))
                     boxes.put(row, regions.boxes)
                     for file, values in ((scores, regions.scores), (labels, regions.labels)):
                         if file is not None and values is not None:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from xattn.data.prepare.caption_file import Caption, read_captions, write_captions
 from xattn.data.prepare.coverage import Coverage, coverage
+from xattn.data.prepare.features.appended import LabelReader
 from xattn.data.prepare.features.backbone import Backbone
 from xattn.data.prepare.features.detector import Detector
 from xattn.data.prepare.features.mixing import Mix
 from xattn.data.prepare.features.patches import patch_grid
 from xattn.data.prepare.features.windows import N_WINDOWS
 from xattn.data.prepare.image_keys import photo_key
-from xattn.data.prepare.options import RegionSource
+from xattn.data.prepare.options import AppendPart, RegionSource
 from xattn.data.prepare.packed.columns import Columns
 from xattn.data.prepare.packed.photos import PackedPhotos, packed_photos
 from xattn.data.prepare.partial import PartialFolder
@@ -103,6 +104,8 @@ def write_regions(
     mix: Mix | None = None,
     regions: RegionSource = "windows",
     columns: Columns | None = None,
+    append: Sequence[AppendPart] = (),
+    label_reader: LabelReader | None = None,
 ) -> RegionsSummary:
     """Compute the region features of captioned images and write them, with all else that is known, as a precomp folder.
 
@@ -135,9 +138,13 @@ def write_regions(
         columns: of a set, where they are not as usual, see `xattn.data.prepare.packed.columns`.
         regions: what they are with neither boxes nor detector: `windows`, or the `patches` of a backbone that sees
             every picture as equally many, see `xattn.data.prepare.features.patches`.
+        append: what is put behind each region's vector: its label, one of those of the folder; its box; see
+            `xattn.data.prepare.features.appended`.
+        label_reader: a text model; its vector of the label's words, times the region's score, is put behind it too.
 
     Raises:
-        InputError: the regions are to come from two sources, the backbone has no patches, the input cannot be used,
+        InputError: the regions are to come from two sources, the backbone has no patches, labels are to be
+            appended where regions have none, the input cannot be used,
             `out` cannot be written, or `OUT.partial` holds work on other photos, captions, boxes or options; the
             message says what and where.
         KeyboardInterrupt: on Ctrl-C, saying how to go on.
@@ -165,7 +172,7 @@ def write_regions(
         def planned(folder: Path, source: Path) -> PhotoRows:
             box_file, are_found = None if boxes is None else Path(boxes), detector is not None or regions == "patches"
             plan = checked_plan(folder, source, box_file, n_boxes, shown_on, skip_bad, mix=mix, are_found=are_found)
-            return PhotoRows(plan, backbone, threads, detector, mix)
+            return PhotoRows(plan, backbone, threads, detector, mix, append, label_reader)
 
         if packed is None:
             assert captions is not None
