@@ -123,9 +123,7 @@ class AttentionMetrics(SynchronisedMetric):
             found = {name: getattr(report, name) for name in names}
             if isinstance(report, TolerantAttentionReport):
                 found["pointing_within"] = report.pointing_within.share
-        scalars = {name: torch.tensor(value, dtype=torch.double) for name, value in found.items()}
-        counts = {"queries": torch.tensor(len(queries)), "skipped": torch.tensor(queries.skipped)}
-        return {name: value.to(self.device) for name, value in (scalars | counts).items()}
+        return self.scalars(found | {"queries": len(queries), "skipped": queries.skipped})
 
     def report(self) -> AttentionReport:
         """The report of all queries so far, a `TolerantAttentionReport` where there is a tolerance.

@@ -94,9 +94,7 @@ class PhraseGrounding(SynchronisedMetric):
         if len(phrases):
             report = phrase_report(phrases, self.iou)
             found = {name: getattr(report, name) for name in found}
-        scalars = {name: torch.tensor(value, dtype=torch.double) for name, value in found.items()}
-        counts = {"phrases": torch.tensor(len(phrases)), "without_box": torch.tensor(phrases.without_box)}
-        return {name: value.to(self.device) for name, value in (scalars | counts).items()}
+        return self.scalars(found | {"phrases": len(phrases), "without_box": phrases.without_box})
 
     def report(self) -> PhraseReport:
         """The report of all phrases so far.

@@ -150,4 +150,4 @@ class RetrievalMetrics(SynchronisedMetric):
             for name in RetrievalDirection.FIGURES
         }
         found["rsum"] = torch.nan if report is None else report.rsum
-        return {name: torch.tensor(value, dtype=torch.double, device=self.device) for name, value in found.items()}
+        return self.scalars(found)

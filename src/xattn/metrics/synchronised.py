@@ -1,7 +1,7 @@
 """What the metrics of this package need of `torchmetrics.Metric` beyond what it does by itself."""
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -48,6 +48,10 @@ class SynchronisedMetric(Metric, ABC):
     def rows(self, name: str) -> Tensor:
         """The rows of a state so far, of all processes where it is synchronised."""
         return dim_zero_cat(getattr(self, name))
+
+    def scalars(self, figures: Mapping[str, float]) -> dict[str, Tensor]:
+        """Figures as loggers take them, counts too: scalars in double precision, on the device of the metric."""
+        return {name: torch.tensor(value, dtype=torch.double, device=self.device) for name, value in figures.items()}
 
     def synchronised(self) -> Any:
         """A context in which the states are those of all processes, as they are in `compute`, unless they are so
