@@ -50,7 +50,7 @@ myst_heading_anchors = 4
 # Every build runs the tutorials: a cache knows the notebook, but not the package that it shows.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 180
+nb_execution_timeout = 600
 nb_execution_show_tb = True
 nb_merge_streams = True
 
