@@ -36,8 +36,9 @@ class Appended:
     |---|---|---|
     | `labels` | as many as there are names | 1 at its label, else 0; all 0 without a label |
     | `boxes` | 5 | `x1 / W, y1 / H, x2 / W, y2 / H, w h / (W H)` in a photo of `W` by `H` |
-    | `reader` | as many as its states have | `p v / rms(v)`: `p` its score, `v` the mean of the states of its label's
-    words; all 0 without a label |
+    | `reader` | as many as its states have | `p v / rms(v)`; all 0 without a label |
+
+    `p` is the region's score, 1 where there are none, and `v` the mean of the states of its label's words.
 
     Args:
         parts: `labels`, `boxes`, or both.
