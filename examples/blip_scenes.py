@@ -11,7 +11,8 @@ query at the token before it, so the attention of that query is compared with th
 import json
 import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -130,20 +131,27 @@ def loss_of(model: BlipForConditionalGeneration, pixels: Tensor, tokens: Tensor)
     return model(pixel_values=pixels, input_ids=tokens, attention_mask=mask, labels=labels).loss
 
 
-def train(settings: Settings, samples: Samples, n_words: int, is_constrained: bool) -> BlipForConditionalGeneration:
-    """A model after all epochs."""
+def both_constraints(model: BlipForConditionalGeneration, settings: Settings) -> AbstractContextManager:
+    """CCR and CCS on all layers, while the context is open."""
+    ccr, ccs = CCR(settings.ccr_margin, "mean"), CCS(settings.ccs_margin, "mean")
+    ignored = (PAD, END)
+    return constrained(model, ccr, ccs, weight=settings.weight, ignored_ids=ignored, seed=settings.seed)
+
+
+def train(
+    settings: Settings,
+    samples: Samples,
+    n_words: int,
+    constraints_on: Callable[[BlipForConditionalGeneration], AbstractContextManager],
+) -> BlipForConditionalGeneration:
+    """A model after all epochs under what `constraints_on` adds to its loss."""
     torch.manual_seed(settings.seed)
     model = small_blip(settings, n_words).train()
-    constraints = nullcontext()
-    if is_constrained:
-        ccr, ccs = CCR(settings.ccr_margin, "mean"), CCS(settings.ccs_margin, "mean")
-        ignored = (PAD, END)
-        constraints = constrained(model, ccr, ccs, weight=settings.weight, ignored_ids=ignored, seed=settings.seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     steps = settings.epochs * -(-len(samples.pixels) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps)
     chance = torch.Generator().manual_seed(settings.seed)
-    with constraints:
+    with constraints_on(model):
         for _ in range(settings.epochs):
             order = torch.randperm(len(samples.pixels), generator=chance)
             for rows in order.split(settings.batch_size):
@@ -175,9 +183,13 @@ def compare(settings: Settings) -> dict[str, tuple[AttentionReport, float]]:
     print(f"{settings.scenes} scenes, {n_words} words, {time.perf_counter() - started:.0f} s")
     found = {}
     print(f"{'':12} precision  recall     F1     AP  pointing  loss of captions")
-    for name, is_constrained in (("alone", False), ("CCR + CCS", True)):
+    ways: dict[str, Callable[[BlipForConditionalGeneration], AbstractContextManager]] = {
+        "alone": lambda _: nullcontext(),
+        "CCR + CCS": lambda model: both_constraints(model, settings),
+    }
+    for name, constraints_on in ways.items():
         begun = time.perf_counter()
-        model = train(settings, train_samples, n_words, is_constrained)
+        model = train(settings, train_samples, n_words, constraints_on)
         report, loss = found[name] = measure(settings, model, test_samples)
         print(f"{name:12}{_row(report, '')}      {loss:.3f}  ({time.perf_counter() - begun:.0f} s)")
     (alone, own), (both, other) = found.values()

@@ -95,3 +95,42 @@ def test_blip_is_trained_and_measured_without_and_with_the_constraints(capsys):
         difference = getattr(both, name) - getattr(alone, name)
         assert float(rows["difference"][place]) == pytest.approx(difference, abs=6e-4)
     assert any(getattr(alone, name) != getattr(both, name) for name in example.MEASURES)
+
+
+@pytest.mark.slow
+def test_blip_is_trained_with_the_constraints_on_what_heads_pass_on(capsys):
+    pytest.importorskip("transformers")
+    scenes, example = loaded("blip_scenes"), loaded("blip_values")
+    settings = scenes.Settings(scenes=60, epochs=6, dim=32)
+    figures = example.compare(settings)
+    assert figures["loss of captions"] < 4.4
+    assert f"pointing {figures['pointing']:.3f}" in capsys.readouterr().out
+
+
+def test_what_heads_pass_on_is_what_the_layer_adds(monkeypatch):
+    """Over the heads it sums to the output of the layer; the loss is the model's own and more while it lasts."""
+    pytest.importorskip("transformers")
+    scenes, example = loaded("blip_scenes"), loaded("blip_values")
+    settings = scenes.Settings(dim=16, weight=2.0)
+    torch.manual_seed(0)
+    model = scenes.small_blip(settings, 20).train()
+    pixels, tokens = torch.randn(3, 3, scenes.SIDE, scenes.SIDE), torch.randint(4, 20, (3, 5))
+    own = scenes.loss_of(model, pixels, tokens).item()
+    output, seen = [], []
+    layer = model.text_decoder.bert.encoder.layer[-1].crossattention
+    hook = layer.output.dense.register_forward_hook(lambda module, args, result: output.append(result.detach()))
+    original = example.Attention
+
+    def kept(*args, **options):
+        seen.append(original(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(example, "Attention", kept)
+    with example.constrained_values(model, settings):
+        loss = scenes.loss_of(model, pixels, tokens)
+    hook.remove()
+    loss.backward()
+    assert loss.item() > own + 1e-3
+    assert scenes.loss_of(model, pixels, tokens).item() == pytest.approx(own, abs=1e-5), "it left the model"
+    added = seen[-1].content().sum(1) + layer.output.dense.bias
+    torch.testing.assert_close(added, output[0], rtol=1e-4, atol=1e-5)
