@@ -71,6 +71,10 @@ class Photos:
     """Of detections: of two that overlap by a larger IoU the lesser is left out."""
     skip_bad: bool = False
     """Leave images out that cannot be read, with their captions, and list them in left_out.txt."""
+    shard: str | None = None
+    """I/N: compute only part I of N of the photos, into OUT.shards, for any scheduler; then --join."""
+    join: bool = False
+    """Join the shards in OUT.shards to the data folder, with else the same options as they had."""
 
     def run(self) -> None:
         """Call `xattn.data.prepare.photos.write_regions`."""
@@ -78,6 +82,7 @@ class Photos:
         from xattn.data.prepare.features.mixing import Mix
         from xattn.data.prepare.packed.columns import Columns
         from xattn.data.prepare.photos import write_regions
+        from xattn.data.prepare.shard import Shard
         from xattn.models.config import WordsConfig
         from xattn.models.text_model import load_text_model
 
@@ -95,6 +100,8 @@ class Photos:
             columns=Columns(self.image_column, self.caption_column, self.split_column),
             append=self.append,
             label_reader=load_text_model(WordsConfig(model=self.label_model or "")),
+            shard=None if self.shard is None else Shard.parse(self.shard),
+            join=self.join,
         )
         print_lines(summary)
 

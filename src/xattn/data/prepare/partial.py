@@ -77,7 +77,7 @@ class PartialFolder(RowFolder):
     def __init__(self, out: Path, asked: Mapping[str, Iterable[object]]) -> None:
         self.out = Path(out)
         super().__init__(self.out.with_name(f"{self.out.name}.partial"))
-        self.asked = {name: _digest(items) for name, items in asked.items()}
+        self.asked = {name: digest_of(items) for name, items in asked.items()}
         self._earlier: dict[str, str] = {}
         """What the earlier try that is taken up was made of."""
         self._has_saved = False
@@ -123,7 +123,7 @@ class PartialFolder(RowFolder):
         Raises:
             InputError: as for what was known from the beginning.
         """
-        more = {name: _digest(items) for name, items in asked.items()}
+        more = {name: digest_of(items) for name, items in asked.items()}
         for name, digest in more.items():
             if self._earlier.get(name, digest) != digest:
                 raise self._other(name)
@@ -191,7 +191,8 @@ class PartialFolder(RowFolder):
                 parent.rmdir()
 
 
-def _digest(items: Iterable[object]) -> str:
+def digest_of(items: Iterable[object]) -> str:
+    """A SHA-256 that tells items from others by their `repr`."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(repr(item).encode("utf-8", "surrogatepass") + b"\n")

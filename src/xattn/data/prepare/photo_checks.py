@@ -23,6 +23,8 @@ class Photo(NamedTuple):
     height: int
     state: tuple[int, int]
     """Size and time of change of the file, which tell it from what it was before."""
+    digest: bytes | None = None
+    """The SHA-256 of the file, where it is known."""
 
 
 class BadPhoto(NamedTuple):
@@ -67,15 +69,15 @@ def checked_photos(
 
 
 def bad_photos(
-    complaints: Mapping[str, UnreadableImageError], folder: Path, n_photos: int, skip: bool
+    complaints: Mapping[str, UnreadableImageError], folder: Path, n_photos: int, skip: bool, all_may_be: bool = False
 ) -> list[BadPhoto]:
-    """The photos to leave out.
+    """The photos to leave out; where `all_may_be`, none need be left.
 
     Raises:
         InputError: there are some and they are not to be skipped, or no photo is left; it names the first `LISTED`.
     """
     bad = [BadPhoto(name, complaint.reason) for name, complaint in complaints.items()]
-    if bad and (not skip or len(bad) == n_photos):
+    if bad and (not skip or (len(bad) == n_photos and not all_may_be)):
         if len(bad) == 1 and not skip:
             (only,) = complaints.values()
             raise InputError(f"{only}; --skip-bad leaves it out")
@@ -90,6 +92,12 @@ def listed(bad: Sequence[BadPhoto]) -> str:
     return "; ".join(map(str, bad[:LISTED])) + (f"; and {others:,} more" if others > 0 else "")
 
 
+def file_digest(path: Path) -> bytes:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def first_of_same_bytes(photos: Mapping[str, Photo]) -> dict[str, str]:
     """For each photo whose file has the bytes of one before it, that one, by name."""
     by_size: dict[int, list[str]] = {}
@@ -98,8 +106,7 @@ def first_of_same_bytes(photos: Mapping[str, Photo]) -> dict[str, str]:
     first: dict[bytes, str] = {}
     same: dict[str, str] = {}
     for name in (name for names in by_size.values() if len(names) > 1 for name in names):
-        with photos[name].path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
+        digest = photos[name].digest or file_digest(photos[name].path)
         if first.setdefault(digest, name) != name:
             same[name] = first[digest]
     return same

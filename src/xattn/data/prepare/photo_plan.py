@@ -1,7 +1,7 @@
 """What a folder of photos and their captions will become, found to be sound before any feature is computed."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,13 +11,20 @@ from xattn.data.phrases import on_photo
 from xattn.data.prepare.box_file import GivenBoxes, boxes_inside, read_boxes
 from xattn.data.prepare.caption_file import Caption, read_captions
 from xattn.data.prepare.features.detector import Regions
+from xattn.data.prepare.features.images import UnreadableImageError
 from xattn.data.prepare.features.mixing import Mix, mixed
 from xattn.data.prepare.features.windows import windows
 from xattn.data.prepare.photo_checks import BadPhoto, Photo, bad_photos, checked_photos, first_of_same_bytes
 from xattn.data.prepare.photo_names import PHOTO_ENDINGS, photo_paths
+from xattn.data.prepare.shard import Shard
 from xattn.data.region_scores import NO_LABEL
 from xattn.runtime.errors import InputError
 from xattn.runtime.progress import ProgressCallback
+
+SHARD = "shard"
+"""The name of the split that all photos of a shard are in."""
+Look = Callable[[Mapping[str, Path], ProgressCallback], tuple[dict[str, Photo], dict[str, UnreadableImageError]]]
+"""What finds out which photos can be read, as `checked_photos` does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +51,8 @@ class Plan:
     """How many captions go with them."""
     label_names: tuple[str, ...] = ()
     """What the labels of regions that a file gives are called."""
+    names: tuple[str, ...] = ()
+    """Of all photos, also of those that are left out, in the order in which the captions name them."""
 
     @property
     def n_images(self) -> int:
@@ -66,21 +75,31 @@ def checked_plan(
     skip_bad: bool = False,
     mix: Mix | None = None,
     are_found: bool = False,
+    shard: Shard | None = None,
+    look: Look = checked_photos,
 ) -> Plan:
     """Read the captions and boxes and look at every image: all that `write_regions` has to complain about in its
-    input. `are_found`: regions are found when the photo is seen.
+    input. `are_found`: regions are found when the photo is seen. `shard`: only its photos are looked at, and none has a
+    split of its own yet. `look`: what finds out which photos can be read.
     """
     if not images.is_dir():
         raise InputError(f"{images}: expected a folder of images, but there is no folder of this name")
     by_image: dict[str, list[Caption]] = {}
     for caption in read_captions(captions):
         by_image.setdefault(caption.image, []).append(caption)
+    if shard is not None:
+        if shard.n > len(by_image):
+            raise InputError(
+                f"--shard {shard.number}/{shard.n}: {captions} names {len(by_image):,} photos, so there are at most as "
+                "many shards"
+            )
+        by_image = {name: by_image[name] for name in shard.part(list(by_image))}
     paths = photo_paths({name: of_image[0].line for name, of_image in by_image.items()}, images, captions)
     given = None if boxes is None else read_boxes(boxes, list(by_image))
-    photos, complaints = checked_photos(paths, progress)
-    bad = bad_photos(complaints, images, len(paths), skip_bad)
+    photos, complaints = look(paths, progress)
+    bad = bad_photos(complaints, images, len(paths), skip_bad, all_may_be=shard is not None)
     bad_captions = sum(len(by_image.pop(photo.name)) for photo in bad)
-    split_of = _splits(photos, by_image, captions)
+    split_of = _splits(photos, by_image, captions) if shard is None else dict.fromkeys(photos, SHARD)
 
     splits: dict[str, list[Picture]] = {}
     label_names = sorted({label for name in by_image for label in given[name].labels or ()}) if given else []
@@ -100,9 +119,9 @@ def checked_plan(
                 if span.boxes:
                     boxes_inside(np.array(span.boxes), photo.width, photo.height, where, name)
         splits.setdefault(split_of[name], []).append(Picture(name, photo, regions, tuple(of_image)))
-    were_chosen = next(iter(by_image.values()))[0].split is None
-    unused = _count_unused(images, set(paths.values()))
-    return Plan(splits, unused, were_chosen, bad, bad_captions, tuple(label_names))
+    were_chosen = shard is None and next(iter(by_image.values()))[0].split is None
+    unused = _count_unused(images, set(paths.values())) if shard is None else 0
+    return Plan(splits, unused, were_chosen, bad, bad_captions, tuple(label_names), tuple(paths))
 
 
 def _given_regions(

@@ -1,8 +1,9 @@
 """Computing what a plan asks for into a folder, picture by picture, in a work that can be taken up again."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from xattn.data.prepare.features.appended import Appended, LabelReader
 from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0, identity_of
 from xattn.data.prepare.features.crops import RegionCrops
 from xattn.data.prepare.features.detector import Detector, Regions, detected_regions
-from xattn.data.prepare.features.extract import available_cores, features_in_order
+from xattn.data.prepare.features.extract import RegionFeatures, available_cores, features_in_order
 from xattn.data.prepare.features.mixing import Mix, mixed
 from xattn.data.prepare.features.patches import patch_boxes, patch_grid
 from xattn.data.prepare.options import AppendPart
@@ -32,6 +33,23 @@ IMAGES_A_SAVE = 100
 _DTYPE = np.dtype(np.float16)
 
 
+@dataclass(frozen=True)
+class Found:
+    """Finds the regions of a picture for which the plan has none: by a detector, or as the patches of a backbone."""
+
+    detector: Detector | None
+    mix: Mix
+    grid: tuple[int, int] | None
+
+    def __call__(self, image: Float[Tensor, "3 height width"]) -> Regions:
+        """The regions of a picture."""
+        height, width = image.shape[1:]
+        if self.grid:
+            return Regions(patch_boxes(width, height, *self.grid))
+        assert self.detector is not None
+        return mixed(detected_regions(self.detector, image), width, height, self.mix)
+
+
 class PhotoRows:
     """The rows of a plan in a folder.
 
@@ -45,6 +63,7 @@ class PhotoRows:
         mix: how detections and windows share the regions.
         append: what is put behind each region's vector.
         label_reader: what knows the words of labels, which are put behind it too.
+        extract: what gives the features of some pictures in their order, in place of `extracted`.
 
     Raises:
         InputError: as `Appended`.
@@ -59,13 +78,16 @@ class PhotoRows:
         mix: Mix | None = None,
         append: Sequence[AppendPart] = (),
         label_reader: LabelReader | None = None,
+        extract: "Extract | None" = None,
     ) -> None:
         self.plan, self.detector, self.mix = plan, detector, mix or Mix()
         is_ours = backbone is None or (isinstance(backbone, RegionCrops) and backbone.is_safe_in_threads)
         self.threads = threads or (available_cores() if is_ours and detector is None else 1)
         self.backbone = backbone or EfficientNetLite0()
-        self.grid = None if detector or plan.n_regions else patch_grid(self.backbone)
+        self.grid = None if detector or plan.n_regions or not plan.n_images else patch_grid(self.backbone)
         n_patches = math.prod(self.grid) if self.grid else 0
+        self.found = Found(detector, self.mix, self.grid)
+        self.extract = extract or extracted
         self.label_names = detector.label_names if detector else plan.label_names
         self.appended = Appended(append, self.label_names, label_reader)
         n_regions = self.mix.n_regions if detector else plan.n_regions or n_patches
@@ -146,8 +168,7 @@ class PhotoRows:
                 scores = folder.rows(f"{split}_region_scores.npy", of_regions, np.dtype(np.float32))
                 if self.label_names:
                     labels = folder.rows(f"{split}_region_labels.npy", of_regions, np.dtype(np.int32))
-            asked = ((pictures[row].photo.path, pictures[row].regions or self._found) for row in missing[split])
-            with closing(features_in_order(asked, self.backbone, self.threads)) as computed:
+            with closing(self.extract([pictures[row] for row in missing[split]], self)) as computed:
                 for row, (regions, vectors) in zip(missing[split].tolist(), computed, strict=True):
                     photo = pictures[row].photo
                     behind = self.appended.of(regions, photo.width, photo.height)
@@ -162,13 +183,6 @@ class PhotoRows:
                         folder.save({**folder.note, "begun": True}, states)
                     progress("features of images", done, total)
             boxes.flush()  # they are read again, to be counted
-
-    def _found(self, image: Float[Tensor, "3 height width"]) -> Regions:
-        height, width = image.shape[1:]
-        if self.grid:
-            return Regions(patch_boxes(width, height, *self.grid))
-        assert self.detector is not None
-        return mixed(detected_regions(self.detector, image), width, height, self.mix)
 
     def _finite(self, vectors: np.ndarray, path: Path) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -204,6 +218,16 @@ class PhotoRows:
             {number: caption.spans for number, (_, caption) in enumerate(captions) if caption.spans},
             [caption.caption_id for _, caption in captions],
         )
+
+
+Extract = Callable[[Sequence[Picture], PhotoRows], Generator[RegionFeatures, None, None]]
+"""Gives the regions and features of some pictures, in order."""
+
+
+def extracted(pictures: Sequence[Picture], rows: PhotoRows) -> Generator[RegionFeatures, None, None]:
+    """The regions and features of some pictures, in order, computed in this process."""
+    asked = ((picture.photo.path, picture.regions or rows.found) for picture in pictures)
+    return features_in_order(asked, rows.backbone, rows.threads)
 
 
 def _recorded(path: Path, folder: Path) -> str:

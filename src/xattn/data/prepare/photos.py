@@ -19,9 +19,11 @@ from xattn.data.prepare.options import AppendPart, RegionSource
 from xattn.data.prepare.packed.columns import Columns
 from xattn.data.prepare.packed.photos import PackedPhotos, packed_photos
 from xattn.data.prepare.partial import PartialFolder
-from xattn.data.prepare.photo_checks import BadPhoto, listed
+from xattn.data.prepare.photo_checks import BadPhoto, checked_photos, listed
 from xattn.data.prepare.photo_plan import checked_plan
-from xattn.data.prepare.photo_rows import PhotoRows
+from xattn.data.prepare.photo_rows import Extract, PhotoRows
+from xattn.data.prepare.photo_shards import Shards, check_asked, shard_asked, write_about
+from xattn.data.prepare.shard import Shard
 from xattn.data.reader import read_split
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
@@ -106,6 +108,9 @@ def write_regions(
     columns: Columns | None = None,
     append: Sequence[AppendPart] = (),
     label_reader: LabelReader | None = None,
+    shard: Shard | None = None,
+    join: bool = False,
+    extract: Extract | None = None,
 ) -> RegionsSummary:
     """Compute the region features of captioned images and write them, with all else that is known, as a precomp folder.
 
@@ -141,6 +146,11 @@ def write_regions(
         append: what is put behind each region's vector: its label, one of those of the folder; its box; see
             `xattn.data.prepare.features.appended`.
         label_reader: a text model; its vector of the label's words, times the region's score, is put behind it too.
+        shard: the part of the photos that is computed, and written to `OUT.shards/I-of-N` as a data folder of one
+            split. Photos in a folder only.
+        join: whether `OUT.shards` has the features of all photos, from calls with `shard` and else the same arguments;
+            the folder is then, byte for byte, what one call without either writes.
+        extract: what gives the features of photos, in place of this process's threads.
 
     Raises:
         InputError: the regions are to come from two sources, the backbone has no patches, labels are to be
@@ -152,6 +162,11 @@ def write_regions(
     """
     started, out = time.perf_counter(), Path(out)
     atomic.check_absent(out)
+    if shard and join:
+        raise InputError(
+            f"--shard {shard.number}/{shard.n} computes a shard and --join joins them; give one of the two"
+        )
+    shards = Shards(out) if join else None
     if boxes is not None and detector is not None:
         raise InputError(f"{boxes}: regions come from a file of boxes or from a detector; give one of the two")
     if regions == "patches" and (boxes is not None or detector is not None):
@@ -164,6 +179,8 @@ def write_regions(
         raise InputError(f"{given[0]}: photos in a folder need a file of captions; give it with --captions")
     if packed is None and columns not in (None, Columns()):
         raise InputError(f"{given[0]}: photos in a folder have no columns; give them for parquet files or shards")
+    if packed is not None and (shard or join):
+        raise InputError(f"{given[0]}: shards are of photos in a folder; give each process files of its own")
     with progress_bars(progress) as shown_on, warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", module=r"PIL\."
@@ -171,12 +188,24 @@ def write_regions(
 
         def planned(folder: Path, source: Path) -> PhotoRows:
             box_file, are_found = None if boxes is None else Path(boxes), detector is not None or regions == "patches"
-            plan = checked_plan(folder, source, box_file, n_boxes, shown_on, skip_bad, mix=mix, are_found=are_found)
-            return PhotoRows(plan, backbone, threads, detector, mix, append, label_reader)
+            plan = checked_plan(
+                *(folder, source, box_file, n_boxes, shown_on, skip_bad),
+                mix=mix,
+                are_found=are_found,
+                shard=shard,
+                look=shards.look if shards else checked_photos,
+            )
+            behind = ((), None) if shard else (append, label_reader)  # which the join computes
+            source = shards.extract if shards else extract
+            return PhotoRows(plan, backbone, threads, detector, mix, *behind, extract=source)
 
         if packed is None:
             assert captions is not None
             rows = planned(given[0], Path(captions))
+            if shard:
+                return _write_shard(shard, out, rows, (boxes is not None, n_boxes), shown_on, started)
+            if shards:
+                shards.check(rows, boxes is not None, n_boxes)
             with PartialFolder(out, rows.asked(boxes is not None, n_boxes)) as partial:
                 _finish(partial, rows, boxes is not None, shown_on)
         else:
@@ -208,12 +237,35 @@ def _unpacked(
     return photos, partial.folder / CAPTIONS if source is None else Path(source)
 
 
-def _finish(partial: PartialFolder, rows: PhotoRows, boxes_are_given: bool, progress: ProgressCallback) -> None:
+def _write_shard(
+    shard: Shard, out: Path, rows: PhotoRows, given: tuple[bool, int], progress: ProgressCallback, started: float
+) -> RegionsSummary:
+    """Write a shard; one that is there is left as it is if it is of the same photos, boxes and options."""
+    folder, asked = shard.folder(out), shard_asked(rows, rows.plan.names, *given)
+    if folder.is_dir():
+        check_asked(shard, folder, asked)
+        rows.resumed = rows.plan.n_images
+    else:
+        with PartialFolder(folder, asked) as partial:
+            _finish(partial, rows, given[0], progress, asked)
+    return summary(folder, rows, time.perf_counter() - started)
+
+
+def _finish(
+    partial: PartialFolder,
+    rows: PhotoRows,
+    boxes_are_given: bool,
+    progress: ProgressCallback,
+    asked: dict[str, list[object]] | None = None,
+) -> None:
+    """Fill the folder and give it its name; `asked` is what a shard is made of."""
     rows.fill(partial, progress)
     rows.made_by(boxes_are_given).write(partial.folder)
     if rows.plan.bad:
         report = "".join(f"{photo}\n" for photo in rows.plan.bad)
         (partial.folder / LEFT_OUT).write_text(report, encoding="utf-8")
+    if asked is not None:
+        write_about(partial.folder, rows.plan, asked)
     partial.finish()
 
 
