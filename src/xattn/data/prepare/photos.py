@@ -21,7 +21,7 @@ from xattn.data.prepare.packed.photos import PackedPhotos, packed_photos
 from xattn.data.prepare.partial import PartialFolder
 from xattn.data.prepare.photo_checks import BadPhoto, checked_photos, listed
 from xattn.data.prepare.photo_plan import checked_plan
-from xattn.data.prepare.photo_rows import Extract, PhotoRows
+from xattn.data.prepare.photo_rows import PhotoRows
 from xattn.data.prepare.photo_shards import Shards, check_asked, shard_asked, write_about
 from xattn.data.prepare.shard import Shard
 from xattn.data.reader import read_split
@@ -110,7 +110,6 @@ def write_regions(
     label_reader: LabelReader | None = None,
     shard: Shard | None = None,
     join: bool = False,
-    extract: Extract | None = None,
 ) -> RegionsSummary:
     """Compute the region features of captioned images and write them, with all else that is known, as a precomp folder.
 
@@ -150,7 +149,6 @@ def write_regions(
             split. Photos in a folder only.
         join: whether `OUT.shards` has the features of all photos, from calls with `shard` and else the same arguments;
             the folder is then, byte for byte, what one call without either writes.
-        extract: what gives the features of photos, in place of this process's threads.
 
     Raises:
         InputError: the regions are to come from two sources, the backbone has no patches, labels are to be
@@ -196,7 +194,7 @@ def write_regions(
                 look=shards.look if shards else checked_photos,
             )
             behind = ((), None) if shard else (append, label_reader)  # which the join computes
-            source = shards.extract if shards else extract
+            source = shards.extract if shards else None
             return PhotoRows(plan, backbone, threads, detector, mix, *behind, extract=source)
 
         if packed is None:

@@ -3,11 +3,9 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from xattn.runtime.errors import InputError
-
-_Item = TypeVar("_Item")
 
 
 class Shard(NamedTuple):
@@ -36,7 +34,7 @@ class Shard(NamedTuple):
     def __str__(self) -> str:
         return f"shard {self.number} of {self.n}"
 
-    def part(self, items: Sequence[_Item]) -> Sequence[_Item]:
+    def part(self, items: Sequence[Any]) -> Sequence[Any]:
         """The items of this shard.
 
         >>> [Shard(number, 3).part("abcdefgh") for number in (1, 2, 3)]
