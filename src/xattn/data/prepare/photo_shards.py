@@ -5,8 +5,7 @@ A shard is a data folder with one split, `shard`, the photos of which are a run 
 | file | holds |
 |---|---|
 | `shard.json` | digests of what the shard is made of: photos (their names), boxes, options |
-| `shard_photos.jsonl` | of each photo, in order: its width and height, size, time and SHA-256 of its file; or why it
-cannot be read |
+| `shard_photos.jsonl` | of each photo, in order: its size, its file's time and SHA-256, or why it cannot be read |
 
 Splits are decided and captions are read when shards are joined, so captions and splits may change without any feature
 being computed again.

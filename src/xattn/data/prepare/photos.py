@@ -194,8 +194,8 @@ def write_regions(
                 look=shards.look if shards else checked_photos,
             )
             behind = ((), None) if shard else (append, label_reader)  # which the join computes
-            source = shards.extract if shards else None
-            return PhotoRows(plan, backbone, threads, detector, mix, *behind, extract=source)
+            ready = shards.extract if shards else None
+            return PhotoRows(plan, backbone, threads, detector, mix, *behind, extract=ready)
 
         if packed is None:
             assert captions is not None
