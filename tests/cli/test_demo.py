@@ -26,7 +26,14 @@ def evaluation(i2t=40.0, t2i=30.0, attention: AttentionReport | None = ATTENTION
     directions = (RetrievalDirection(r1, r1 + 20, r1 + 30, 2.0, 4.5, 100) for r1 in (i2t, t2i))
     reports = None if attention is None else {"t2i": attention}
     return Evaluation(
-        "demo/alone", "scan-t2i-avg alone", "demo/scenes", "test", 150, 750, RetrievalReport(*directions), reports
+        run="demo/alone",
+        name="scan-t2i-avg alone",
+        data="demo/scenes",
+        split="test",
+        images=150,
+        captions=750,
+        retrieval=RetrievalReport(*directions),
+        attention=reports,
     )
 
 

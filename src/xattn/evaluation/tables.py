@@ -219,10 +219,14 @@ def print_tables(
 
 
 def _table(evaluations: Sequence[AttentionEvaluation], *legend: str) -> Table:
-    caption = Text("\n".join(map(printable, [*_evaluated(evaluations), *legend])))
+    return empty_table("\n".join([*_evaluated(evaluations), *legend]))
+
+
+def empty_table(legend: str) -> Table:
+    """A table without rows, in the form of all tables of evaluations, and what stands below it."""
     return Table(
         box=box.SIMPLE_HEAD,
-        caption=caption,
+        caption=Text("\n".join(map(printable, legend.split("\n")))),
         caption_justify="left",
         show_edge=False,
         pad_edge=False,

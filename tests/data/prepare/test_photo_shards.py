@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from breaking_backbone import BreakingBackbone
 from folder_contents import contents
 from waiting import LONGEST_WAIT
 from xattn.cli.main import main
@@ -27,18 +28,10 @@ from xattn.runtime.errors import InputError
 N_IMAGES = 7
 
 
-class MeanColour:
-    """The mean colour of a box; counts its calls and fails at number `fail_at`."""
+class MeanColour(BreakingBackbone):
+    """The mean colour of a box."""
 
-    feature_size = 3
-
-    def __init__(self, fail_at=None):
-        self.calls, self.fail_at = 0, fail_at
-
-    def region_features(self, image, boxes):
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise KeyboardInterrupt
+    def vectors(self, image, boxes):
         corners = boxes.long().tolist()
         return torch.stack([image[:, y1:y2, x1:x2].mean((1, 2)) for x1, y1, x2, y2 in corners])
 

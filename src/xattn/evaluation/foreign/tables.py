@@ -1,11 +1,9 @@
 """The heads of a foreign model as a table."""
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from xattn.evaluation.foreign.evaluate import ForeignEvaluation
-from xattn.runtime.printable import printable
+from xattn.evaluation.tables import empty_table
 
 _WIDTH = 6
 
@@ -14,19 +12,9 @@ def head_table(evaluation: ForeignEvaluation) -> Table:
     """The average precision on dev of each head, a row for each layer, and of the mean over its heads; a star at the
     best of all.
     """
-    caption = Text(
-        printable(
-            f"{evaluation.run}: average precision on dev of every head, of the words that have a relevant key. "
-            f"mean: of the mean of a layer's heads. *: the best, reported on {evaluation.split}."
-        )
-    )
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        caption=caption,
-        caption_justify="left",
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
+    table = empty_table(
+        f"{evaluation.run}: average precision on dev of every head, of the words that have a relevant key. "
+        f"mean: of the mean of a layer's heads. *: the best, reported on {evaluation.split}."
     )
     table.add_column("layer", justify="right", no_wrap=True)
     numbers = sorted({report.head for report in evaluation.heads if report.head is not None})

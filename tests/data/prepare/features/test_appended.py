@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from breaking_backbone import BreakingBackbone
 from folder_contents import contents
 from text_models import write_text_model
 from xattn.cli.main import main
@@ -115,18 +116,10 @@ def test_folders_with_labels_are_the_plain_ones_beside_them(tmp_path, asked, tex
     assert "labels" not in json.loads((tmp_path / "plain" / "made_by.json").read_text())
 
 
-class Fails:
-    """Three numbers a box; breaks off at its call `fail_at`."""
+class Fails(BreakingBackbone):
+    """Three numbers a box."""
 
-    feature_size = 3
-
-    def __init__(self, fail_at=None):
-        self.calls, self.fail_at = 0, fail_at
-
-    def region_features(self, image, boxes):
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise KeyboardInterrupt
+    def vectors(self, image, boxes):
         return boxes[:, :3] + 1
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from breaking_backbone import BreakingBackbone
 from folder_contents import contents
 from image_processors import image_processor_class
 from xattn.cli.main import main
@@ -25,18 +26,10 @@ pytestmark = pytest.mark.usefixtures("sigterm_restored")
 BOXES = [[0, 0, 40, 30], [4.5, 3.2, 20.0, 11.0], [38.6, 28.9, 40, 30], [10, 0, 11, 30]]
 
 
-class MeanColour:
-    """The mean of the pixels from one corner to the other; breaks off at its call `fail_at`."""
+class MeanColour(BreakingBackbone):
+    """The mean of the pixels from one corner to the other."""
 
-    feature_size = 3
-
-    def __init__(self, fail_at=None):
-        self.calls, self.fail_at = 0, fail_at
-
-    def region_features(self, image, boxes):
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise KeyboardInterrupt
+    def vectors(self, image, boxes):
         corners = boxes.ceil().long().tolist()
         return torch.stack([image[:, y1:y2, x1:x2].mean((1, 2)) + 0.1 for x1, y1, x2, y2 in corners])
 
