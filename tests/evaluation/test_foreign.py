@@ -16,7 +16,7 @@ from xattn.data.reader import read_split
 from xattn.data.tokenizer import tokenize
 from xattn.evaluation.foreign.caption import foreign_caption
 from xattn.evaluation.foreign.evaluate import evaluate_foreign
-from xattn.evaluation.foreign.loading import foreign_name, load_foreign
+from xattn.evaluation.foreign.loading import PROMPTED, foreign_name, load_foreign
 from xattn.evaluation.foreign.words import word_letters, word_shares
 from xattn.runtime.errors import InputError
 
@@ -79,8 +79,43 @@ class TestWords:
         assert word_shares(letters, offsets, 0, valid).tolist()[1] == [0, 0, 0, 1, 0]
 
 
+def own_attentions_of_sequence(found, caption, photo):
+    """As `own_attentions`, of a decoder that reads both in a sequence, made here by hand."""
+    tokens = found.tokenizer(caption, add_special_tokens=False, return_offsets_mapping=True)
+    inputs = dict(found.image_processor([photo], return_tensors="pt"))
+    config, n_words = found.model.config, len(found.tokenizer)
+    across = down = SIDE // PATCH
+    if found.found.family.name == "PaliGemma":
+        before, after = [n_words] * (across * down) + [2], []
+    else:
+        _, down, across = (inputs["image_grid_thw"][0] // torch.tensor([1, 2, 2])).tolist()
+        before, after = [n_words + 2, *[n_words] * (across * down), n_words + 3], []
+    ids = torch.tensor([[*before, *tokens["input_ids"], *after]])
+    assert config.image_token_id == n_words
+    inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    kinds = (ids == n_words).int()
+    inputs |= (
+        {"token_type_ids": torch.zeros_like(ids)}
+        if found.found.family.name == "PaliGemma"
+        else {"mm_token_type_ids": kinds}
+    )
+    eager = type(found.model).from_pretrained(found.name, attn_implementation="eager").eval()
+    text, image = kinds[0] == 0, kinds[0] == 1
+    nowhere = torch.zeros(4, int(text.sum()), 1)  # in the place of a class token
+    seen = [
+        torch.cat([nowhere, weights[0][:, text][..., image]], -1)
+        for weights in eager(**inputs, output_attentions=True).attentions
+    ]
+    offsets = [(0, 0)] * (len(before) - across * down) + [tuple(each) for each in tokens["offset_mapping"]]
+    return seen, offsets, (across, down)
+
+
 def own_attentions(found, caption, photo):
-    """`heads tokens keys` of each layer as the model itself gives them, with its tokens' letters."""
+    """`heads tokens keys` of each layer as the model itself gives them, a class token first, with its tokens' letters
+    and how many patches stand across and down.
+    """
+    if found.found.family.name in PROMPTED:
+        return own_attentions_of_sequence(found, caption, photo)
     model, tokenizer = found.model, found.tokenizer
     encoded = tokenizer([caption], return_offsets_mapping=True, return_tensors="pt")
     offsets = encoded.pop("offset_mapping")[0].tolist()
@@ -100,10 +135,10 @@ def own_attentions(found, caption, photo):
     )
     for hook in hooks:
         hook.remove()
-    return seen, offsets
+    return seen, offsets, (SIDE // PATCH, SIDE // PATCH)
 
 
-@pytest.mark.parametrize(("kind", "shift"), [("blip", 0), ("captions", 1)])
+@pytest.mark.parametrize(("kind", "shift"), [("blip", 0), ("captions", 1), ("paligemma", 0), ("qwen", 1)])
 def test_every_head_is_measured_as_by_hand(foreign, scenes, kind, shift):
     """Average precision and pointing of each head from the model's own attentions, in loops over words and patches."""
     found = load_foreign(str(foreign(kind)), CPU)
@@ -114,7 +149,7 @@ def test_every_head_is_measured_as_by_hand(foreign, scenes, kind, shift):
         for row, spans in split.truth.items():
             caption, image = split.captions[row], split.images[int(split.caption_image[row])]
             photo = Image.open(scenes / image.file).convert("RGB")
-            layers, offsets = own_attentions(found, caption, photo)
+            layers, offsets, (n_across, n_down) = own_attentions(found, caption, photo)
             words = tokenize(caption)
             letters = word_letters(caption, words)
             for word, span in enumerate(letters):
@@ -125,10 +160,9 @@ def test_every_head_is_measured_as_by_hand(foreign, scenes, kind, shift):
                     if span and start < span[1] and end > span[0]
                 ]
                 right = []
-                for patch in range((SIDE // PATCH) ** 2):
-                    across, down = patch % (SIDE // PATCH), patch // (SIDE // PATCH)
-                    x = (across + 0.5) * PATCH / SIDE * image.width
-                    y = (down + 0.5) * PATCH / SIDE * image.height
+                for patch in range(n_across * n_down):
+                    x = (patch % n_across + 0.5) / n_across * image.width
+                    y = (patch // n_across + 0.5) / n_down * image.height
                     right.append(any(x1 <= x <= x2 and y1 <= y <= y2 for x1, y1, x2, y2 in boxes))
                 if not any(right):
                     continue

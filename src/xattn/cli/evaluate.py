@@ -22,7 +22,8 @@ class Evaluate:
     its t2i and i2t.
 
     In place of a run, transformers:MODEL measures the attention of a model that was trained elsewhere (BLIP, LXMERT,
-    BridgeTower, ViLT, FLAVA): of every head of every layer on dev, and of the best of them on the split.
+    BridgeTower, ViLT, FLAVA, PaliGemma, Qwen2-VL): of every head of every layer on dev, and of the best of them on the
+    split.
     """
 
     given: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...] | transformers:MODEL")]

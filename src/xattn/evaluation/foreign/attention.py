@@ -20,7 +20,8 @@ from torch import Tensor
 from xattn.data.split import Split, split_file
 from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import seen_tokens
-from xattn.evaluation.foreign.loading import ForeignModel
+from xattn.evaluation.foreign.loading import PROMPTED, ForeignModel
+from xattn.evaluation.foreign.prompts import prompts
 from xattn.evaluation.foreign.words import word_letters, word_shares
 from xattn.evaluation.grounding import GroundingBatch, typed_words, word_relevance
 from xattn.integrations.transformers import capture
@@ -87,8 +88,12 @@ def foreign_batches(
     device = next(foreign.model.parameters()).device
     for first in range(0, len(rows), at_once):
         some = list(rows[first : first + at_once])
-        inputs, offsets = _text(foreign, [split.captions[row] for row in some])
+        captions = [split.captions[row] for row in some]
         pictures, shown = _pictures(foreign, split, some, images)
+        if foreign.found.family.name in PROMPTED:
+            inputs, offsets = prompts(foreign, captions, pictures)
+        else:
+            inputs, offsets = _text(foreign, captions)
         inputs = {name: value.to(device) for name, value in (inputs | pictures).items()}
         with torch.no_grad(), capture(foreign.model, list(layers)) as captured:
             foreign.model(**inputs)

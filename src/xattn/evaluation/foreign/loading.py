@@ -16,8 +16,10 @@ from xattn.runtime.errors import InputError
 from xattn.runtime.pretrained import loading
 
 SOURCE = "transformers"
-MEASURED = ("BLIP", "LXMERT", "BridgeTower", "ViLT", "FLAVA")
-"""The families that take a picture and its caption alone; others need a prompt, or see no picture."""
+PROMPTED = ("PaliGemma", "Qwen2-VL")
+"""The families that read a picture and its caption as one sequence."""
+MEASURED = ("BLIP", "LXMERT", "BridgeTower", "ViLT", "FLAVA", *PROMPTED)
+"""The families that see a picture; others read text alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +40,17 @@ class ForeignModel:
     @property
     def shift(self) -> int:
         """How many tokens before a token stands the query that is about it: 1 in a model that writes captions, where
-        the query at a token predicts the next one.
+        the query at a token predicts the next one; 0 in PaliGemma, which reads what is given before it writes.
         """
-        return 1 if type(self.model).__name__.endswith("ForConditionalGeneration") else 0
+        writes = type(self.model).__name__.endswith("ForConditionalGeneration")
+        return 1 if writes and self.found.family.name != "PaliGemma" else 0
 
     @property
     def n_heads(self) -> int:
         """Heads of each of its layers, those of the part that reads the text."""
         config: Any = self.found.root.config
-        return getattr(config, "multimodal_config", config).num_attention_heads
+        part = "text_config" if self.found.family.name in PROMPTED else "multimodal_config"
+        return getattr(config, part, config).num_attention_heads
 
     @property
     def label(self) -> str:
@@ -81,8 +85,8 @@ def load_foreign(name: str, device: torch.device) -> ForeignModel:
         device: where it runs.
 
     Raises:
-        InputError: transformers is not installed, or has no such model; the model attends from no text to a picture, or
-            needs more than a picture and its caption; its tokenizer does not say where tokens stand; its image
+        InputError: transformers is not installed, or has no such model; the model attends from no text to a picture;
+            its tokenizer does not say where tokens stand; its image
         processor keeps an odd part of a photo.
     """
     with loading(SOURCE, name, SOURCE):
@@ -104,9 +108,9 @@ def load_foreign(name: str, device: torch.device) -> ForeignModel:
     assert found is not None
     if found.family.name not in MEASURED:
         raise InputError(
-            f"{SOURCE}:{name} is a {type(model).__name__}: {found.family.name} takes more than a photo and its "
-            "caption, or no photo; record it in a program of your own with xattn.integrations.transformers.capture and "
-            "measure it with xattn.AttentionMetrics"
+            f"{SOURCE}:{name} is a {type(model).__name__}: {found.family.name} sees no photo; record "
+            "it in a program of your own with xattn.integrations.transformers.capture and measure it with "
+            "xattn.AttentionMetrics"
         )
     if not tokenizer.is_fast:
         raise InputError(
