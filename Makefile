@@ -13,7 +13,8 @@ SHAPES := --jaxtyping-packages=xattn,beartype.beartype
 OLDEST := $(VENV)/oldest
 
 TOUCHING := tests/integrations tests/metrics/test_synchronised.py tests/models/test_text_words.py \
-	tests/training/test_text_words.py tests/data/prepare/features/test_by_name.py tests/data/prepare/test_patches.py
+	tests/training/test_text_words.py tests/data/prepare/features/test_by_name.py tests/data/prepare/test_patches.py \
+	tests/evaluation/test_foreign.py
 
 .PHONY: demo test test-shapes test-slow test-oldest lint docs benchmark clean
 
