@@ -321,3 +321,17 @@ def test_what_cannot_be_measured(foreign, scenes, tmp_path, capsys):
     assert "test_truth.jsonl: a foreign model is measured against the boxes of words, and this split has none" in said(
         "evaluate", blip, "--data", tmp_path
     )
+
+
+def test_a_record_that_cannot_be_written_is_said_before_the_work(foreign, scenes, tmp_path, capsys):
+    """A record carries the fingerprint of its data, which needs the training split."""
+    for path in scenes.iterdir():
+        if not path.name.startswith("train_"):
+            (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", str(foreign("blip")), "--data", str(tmp_path), "--record", str(tmp_path / "records")])
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "holds no split train" in said.err
+    assert not said.out, "nothing was measured"
+    assert not (tmp_path / "records").exists()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -11,6 +11,9 @@ from xattn.evaluation.options import EvaluationOptions, ProtocolName
 from xattn.runs.config import Precision, WhichWeights
 from xattn.runtime import atomic
 from xattn.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from xattn.data.identity import DataIdentity
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,17 @@ class Evaluate:
             iou, self.precision, self.protocol, self.by_type, self.eccv, self.prior, self.prior_area
         )
         runs = [load_run(Path(folder), best_device(), self.weights) for folder in self.given]
+        identity = self._identity()
         evaluations = evaluate_all(runs, self.data, self.split, options)
         print_tables(evaluations)
         if self.json:
             each = [evaluation.as_dict() for evaluation in evaluations]
             atomic.write_json(each[0] if len(each) == 1 else {"runs": each[:-1], "ensemble": each[-1]}, self.json)
-        if self.record:
+        if self.record and identity:
             from xattn.comparison.evaluated import evaluated_record
             from xattn.comparison.records import write_record
 
-            print_line(write_record(evaluated_record(evaluations[0], self.data, iou[0], runs[0]), self.record))
+            print_line(write_record(evaluated_record(evaluations[0], identity, iou[0], runs[0]), self.record))
 
     def _of_foreign(self, name: str) -> None:
         from xattn.evaluation.foreign.evaluate import evaluate_foreign
@@ -124,6 +128,7 @@ class Evaluate:
         iou, *others = _numbers(self.iou)
         if others:
             raise InputError(f"--iou of transformers:{name} is one number, but it is {self.iou!r}")
+        identity = self._identity()
         found = evaluate_foreign(
             name,
             self.data,
@@ -136,11 +141,19 @@ class Evaluate:
         print_tables([found], before=[head_table(found)] if found.heads else [])
         if self.json:
             atomic.write_json(found.as_dict(), self.json)
-        if self.record:
+        if self.record and identity:
             from xattn.comparison.evaluated import evaluated_record
             from xattn.comparison.records import write_record
 
-            print_line(write_record(evaluated_record(found, self.data, iou), self.record))
+            print_line(write_record(evaluated_record(found, identity, iou), self.record))
+
+    def _identity(self) -> "DataIdentity | None":
+        """Of the data, where a record is asked for: before the work, which data that has none would throw away."""
+        if self.record is None:
+            return None
+        from xattn.data.identity import data_identity
+
+        return data_identity(self.data, self.split or "test")
 
 
 def _numbers(iou: str) -> tuple[float, ...]:

@@ -1,18 +1,17 @@
 """The record of an evaluation, so that models which no grid has trained stand in a table with those that one has."""
 
 import re
-from pathlib import Path
 
 from xattn.comparison.records import Record, record_figures
 from xattn.comparison.trial import versions
-from xattn.data.identity import data_identity
+from xattn.data.identity import DataIdentity
 from xattn.evaluation.foreign.evaluate import ForeignEvaluation
 from xattn.evaluation.result import Evaluation
 from xattn.runs.folder import Run
 
 
 def evaluated_record(
-    evaluation: Evaluation | ForeignEvaluation, data: Path | str, iou: float, run: Run | None = None
+    evaluation: Evaluation | ForeignEvaluation, identity: DataIdentity, iou: float, run: Run | None = None
 ) -> Record:
     """The record of a run of one's own, named as its folder, or of a model that was trained elsewhere, as of one
     without constraints.
@@ -21,7 +20,7 @@ def evaluated_record(
 
     Args:
         evaluation: of one model.
-        data: the data folder on which it was evaluated.
+        identity: of the data on which it was evaluated.
         iou: how much a region had to overlap an annotated box.
         run: which was evaluated; None for a model that was trained elsewhere.
     """
@@ -44,5 +43,4 @@ def evaluated_record(
             "seed": 0,
             "configuration": {"model": evaluation.run, "head": evaluation.head, **evaluation.configuration},
         }
-    identity = data_identity(data, evaluation.split)
     return Record(**described, data=identity.as_dict(), iou=iou, about=versions(), **figures)

@@ -84,8 +84,8 @@ def measure(
                 ranks.add(block.rows - rows.start, place[block.columns], block.scores)
                 on_scores(block)
             reports.append(ranks.report())
-        meter = PhraseMeter(split, captions, options.iou[0]) if phrases else None
-        rules = RuleMeter(split, captions) if phrases else None
+        meter = PhraseMeter(captions, options.iou[0]) if phrases else None
+        rules = RuleMeter(captions) if phrases else None
         meters = [each for each in (meter, rules) if each]
         attention = _attention(model, split, captions, images, encoded, options, meters)
     retrieval = mean_report(reports) if folds > 1 else reports[0]
@@ -126,7 +126,7 @@ def _attention(
         measured: dict[str | None, dict[Direction, list[MeasuredQueries]]] = {None: {}}
         for batch in grounding_batches(model, split, captions, images, encoded, iou):
             for meter in meters if iou == options.iou[0] else ():
-                meter.add(batch)
+                meter.add(batch, split)
             parts: dict[str | None, GroundingBatch] = {None: batch}
             if options.by_type and iou == options.iou[0]:
                 parts |= {kind: batch.of_type(kind) for kind in batch.word_types}

@@ -121,19 +121,21 @@ class PhraseMeter:
     """Phrase grounding by all who rank the regions of the phrases of a split, from the batches of its attention.
 
     Args:
-        split: has truth and boxes x1 y1 x2 y2.
         captions: of the split.
         iou: how much a region must overlap a box of a phrase to be right.
     """
 
-    def __init__(self, split: Split, captions: EncodedCaptions, iou: float) -> None:
-        self.split, self.captions, self.iou = split, captions, iou
+    def __init__(self, captions: EncodedCaptions, iou: float) -> None:
+        self.captions, self.iou = captions, iou
         self._measured: dict[str, dict[str, list[MeasuredPhrases]]] = {}
 
-    def add(self, batch: GroundingBatch) -> None:
-        """Add the phrases of a batch in its direction; rules that read no word are measured in the first one."""
+    def add(self, batch: GroundingBatch, split: Split) -> None:
+        """Add the phrases of a batch in its direction; rules that read no word are measured in the first one.
+
+        The split has truth, and in its boxes x1 y1 x2 y2 the regions, or patches, of the batch's images.
+        """
         weights = batch.weights.float() if batch.direction == "t2i" else received_by_words(batch.weights.float())
-        truth = phrase_truth(self.split, batch.captions, weights.shape[1], self.iou)
+        truth = phrase_truth(split, batch.captions, weights.shape[1], self.iou)
         if not len(truth.pairs):
             return
         is_first = next(iter(self._measured), batch.direction) == batch.direction
@@ -147,9 +149,9 @@ class PhraseMeter:
         if plain is not None:
             levels["without_prior"] = phrase_weights(plain.float()[truth.pairs], truth.words, "mean")
         for pointer, level in levels.items():
-            self._add(batch.direction, pointer, level, truth, batch.captions)
-        for pointer, level in (word_blind_levels(self.split, batch.captions) if is_first else {}).items():
-            self._add(WORD_BLIND, pointer, level[truth.pairs], truth, batch.captions)
+            self._add(batch.direction, pointer, level, truth, batch.captions, split)
+        for pointer, level in (word_blind_levels(split, batch.captions) if is_first else {}).items():
+            self._add(WORD_BLIND, pointer, level[truth.pairs], truth, batch.captions, split)
 
     def reports(self) -> PhraseReports:
         """The reports of all phrases; nothing where none has a box."""
@@ -167,9 +169,11 @@ class PhraseMeter:
                     found.setdefault(kind, {}).setdefault(name, {})[pointer] = report
         return dict(sorted(found.items()))
 
-    def _add(self, name: str, pointer: str, levels: Tensor, truth: PhraseTruth, captions: Sequence[int]) -> None:
-        counts = torch.from_numpy(self.split.counts[self.split.caption_image[captions]])[truth.pairs]
-        region_mask = torch.arange(self.split.n_regions) < counts[:, None]
+    def _add(
+        self, name: str, pointer: str, levels: Tensor, truth: PhraseTruth, captions: Sequence[int], split: Split
+    ) -> None:
+        counts = torch.from_numpy(split.counts[split.caption_image[captions]])[truth.pairs]
+        region_mask = torch.arange(split.n_regions) < counts[:, None]
         figures = phrase_figures(levels, truth.overlaps, truth.inside, region_mask)
         if pointer == "middle":  # the middle itself, which needs no region there
             figures = figures._replace(pointing=truth.middle_inside.double())

@@ -44,16 +44,15 @@ class RuleMeter:
     Chance is the mean over all orders of the keys. For the others ties count against the rule, as for attention.
 
     Args:
-        split: has truth and boxes x1 y1 x2 y2.
         captions: of the split.
     """
 
-    def __init__(self, split: Split, captions: EncodedCaptions) -> None:
-        self.split, self.captions = split, captions
+    def __init__(self, captions: EncodedCaptions) -> None:
+        self.captions = captions
         self._figures: dict[Direction, dict[str, list[Tensor]]] = {}
 
-    def add(self, batch: GroundingBatch) -> None:
-        """Add the queries of a batch that have a relevant key."""
+    def add(self, batch: GroundingBatch, split: Split) -> None:
+        """Add the queries of a batch that have a relevant key; for the split see `PhraseMeter.add`."""
         measured = batch.query_mask & (batch.relevant & batch.key_mask[:, None]).any(-1)  # pairs q
         share = (batch.relevant & batch.key_mask[:, None]).sum(-1) / batch.key_mask.sum(-1, keepdim=True)
         chance = chance_average_precision(batch.relevant, batch.key_mask)
@@ -63,7 +62,7 @@ class RuleMeter:
             if plain is not None:
                 found["without_prior"] = self._ranked(plain, batch, measured)
             levels = {"caption_mean": caption_weights(batch.weights.float(), batch.captions, self.captions)}
-            levels |= word_blind_levels(self.split, batch.captions)
+            levels |= word_blind_levels(split, batch.captions)
             for rule, level in levels.items():
                 if rule != "chance":
                     found[rule] = self._ranked(level[:, None].expand(batch.relevant.shape), batch, measured)

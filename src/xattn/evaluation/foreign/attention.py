@@ -5,29 +5,25 @@ regions, without class tokens. A patch is relevant to a word if its middle lies 
 smaller than things; a region is, as everywhere, if it overlaps one enough.
 """
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
-from xattn.data.split import Split, split_file
+from xattn.data.split import Split
 from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import seen_tokens
-from xattn.evaluation.foreign.loading import PROMPTED, ForeignModel
-from xattn.evaluation.foreign.prompts import prompts
-from xattn.evaluation.foreign.words import word_letters, word_shares
+from xattn.evaluation.foreign.inputs import model_inputs
+from xattn.evaluation.foreign.loading import ForeignModel
+from xattn.evaluation.foreign.words import Letters, word_letters, word_shares
 from xattn.evaluation.grounding import GroundingBatch, typed_words, word_relevance
 from xattn.integrations.transformers import capture
 from xattn.integrations.transformers.captured import Captured
-from xattn.plots.source_images import check_drawable, source_image
-from xattn.runtime.errors import InputError
 
 PAIRS_AT_ONCE = 16
 
@@ -46,20 +42,6 @@ class ForeignBatch(NamedTuple):
         """The batch of one head of a layer, its place among `layers`; None: of the mean over the heads."""
         weights = self.layers[layer]
         return self.truth._replace(weights=weights.mean(1) if head is None else weights[:, head])
-
-
-def check_fits(foreign: ForeignModel, split: Split, images: Path | None) -> None:
-    """Raise `InputError` unless a split has what a foreign model takes: photos, or regions of the size that it was
-    trained on.
-    """
-    check_drawable(split, images)
-    if foreign.image_processor is None:
-        size = foreign.model.config.visual_feat_dim  # pyright: ignore[reportAttributeAccessIssue]
-        if split.feature_size != size:
-            raise InputError(
-                f"{split_file(split.folder, split.name, 'ims.npy')}: transformers:{foreign.name} takes regions of "
-                f"{size} features, but these have {split.feature_size}"
-            )
 
 
 def foreign_batches(
@@ -88,64 +70,11 @@ def foreign_batches(
     device = next(foreign.model.parameters()).device
     for first in range(0, len(rows), at_once):
         some = list(rows[first : first + at_once])
-        captions = [split.captions[row] for row in some]
-        pictures, shown = _pictures(foreign, split, some, images)
-        if foreign.found.family.name in PROMPTED:
-            inputs, offsets = prompts(foreign, captions, pictures)
-        else:
-            inputs, offsets = _text(foreign, captions)
-        inputs = {name: value.to(device) for name, value in (inputs | pictures).items()}
+        given = model_inputs(foreign, split, some, images)
         with torch.no_grad(), capture(foreign.model, list(layers)) as captured:
-            foreign.model(**inputs)
-            batch = _batch(foreign, split, some, captured.on_patches(), shown.to(device), offsets, iou)
+            foreign.model(**{name: value.to(device) for name, value in given.tensors.items()})
+            batch = _batch(foreign, split, some, captured.on_patches(), given.shown.to(device), given.letters, iou)
         yield batch
-
-
-def _text(foreign: ForeignModel, captions: list[str]) -> tuple[dict[str, Tensor], list[list[tuple[int, int]]]]:
-    """The captions as the model takes them, and the letters of each token."""
-    text = foreign.model.config.get_text_config()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-    longest = min(foreign.tokenizer.model_max_length, getattr(text, "max_position_embeddings", 512))
-    encoded = foreign.tokenizer(
-        captions, padding=True, truncation=True, max_length=longest, return_offsets_mapping=True, return_tensors="pt"
-    )
-    offsets = [[(start, end) for start, end in each] for each in encoded.pop("offset_mapping").tolist()]
-    taken = inspect.signature(type(foreign.model).forward).parameters
-    return {name: value for name, value in encoded.items() if name in taken}, offsets
-
-
-def _pictures(
-    foreign: ForeignModel, split: Split, rows: list[int], images: Path | None
-) -> tuple[dict[str, Tensor], Float[Tensor, "pairs 4"]]:
-    """The pictures as the model takes them, and which part of each it is shown: x1 y1 x2 y2 in pixels."""
-    places = [int(split.caption_image[row]) for row in rows]
-    assert split.images is not None
-    shown = torch.tensor(
-        [
-            _middle_square(*size) if foreign.keeps_middle else (0, 0, *size)
-            for size in ((split.images[place].width, split.images[place].height) for place in places)
-        ]
-    ).float()
-    if foreign.image_processor is None:
-        assert split.boxes is not None
-        counts = torch.from_numpy(split.counts[places])
-        boxes = torch.from_numpy(np.asarray(split.boxes[places], np.float32)) / shown[:, None, 2:].repeat(1, 1, 2)
-        regions: dict[str, Tensor] = {
-            "visual_feats": torch.from_numpy(np.asarray(split.features[places], np.float32)),
-            "visual_pos": boxes,
-            "visual_attention_mask": (torch.arange(split.n_regions) < counts[:, None]).float(),
-        }
-        return regions, shown
-    opened: dict[int, Image.Image] = {place: source_image(split, place, images) for place in dict.fromkeys(places)}
-    parts = [opened[place].crop(part) for place, part in zip(places, shown.int().tolist(), strict=True)]
-    processed: dict[str, Any] = foreign.image_processor(parts, return_tensors="pt")
-    taken = inspect.signature(type(foreign.model).forward).parameters
-    return {name: value for name, value in processed.items() if name in taken}, shown
-
-
-def _middle_square(width: int, height: int) -> tuple[int, int, int, int]:
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
 
 
 def _batch(
@@ -154,7 +83,7 @@ def _batch(
     rows: list[int],
     captured: Captured,
     shown: Float[Tensor, "pairs 4"],
-    offsets: list[list[tuple[int, int]]],
+    offsets: list[list[Letters]],
     iou: float,
 ) -> ForeignBatch:
     attentions, boxes = captured[:], captured.key_boxes((shown[:, 2:] - shown[:, :2])[:, None])
@@ -179,8 +108,9 @@ def _batch(
         layers.append(torch.einsum("bwq,bhqk->bhwk", shares, weights.cpu().float()))
     keys = _with_keys(split, rows, boxes, counts.cpu())
     overlap = None if foreign.image_processor is not None else iou
-    truth = _truth(keys, rows, words, shares.any(-1), key_mask.cpu(), overlap)
-    return ForeignBatch(keys, layers, truth._replace(weights=layers[-1].mean(1)))
+    return ForeignBatch(
+        keys, layers, _truth(keys, rows, words, layers[-1].mean(1), shares.any(-1), key_mask.cpu(), overlap)
+    )
 
 
 def _key_order(boxes: Float[Tensor, "pairs k 4"], has_place: Bool[Tensor, "pairs k"], draws: bool) -> Tensor:
@@ -219,6 +149,7 @@ def _truth(
     split: Split,
     rows: list[int],
     words: list[list[str]],
+    weights: Float[Tensor, "pairs words k"],
     is_read: Bool[Tensor, "pairs words"],
     key_mask: Bool[Tensor, "pairs k"],
     iou: float | None,
@@ -235,5 +166,4 @@ def _truth(
         annotated[place, : len(known)] = torch.from_numpy(known)
         for kind, span in typed_words(split, row):
             types.setdefault(kind, torch.zeros_like(annotated))[place, span] = True
-    nothing = torch.zeros(())
-    return GroundingBatch("t2i", rows, nothing, relevant, annotated & is_read, key_mask, types)
+    return GroundingBatch("t2i", rows, weights, relevant, annotated & is_read, key_mask, types)

@@ -9,8 +9,9 @@ from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import seen_tokens
 from xattn.evaluation.attended import Attended
 from xattn.evaluation.attended_caption import AttendedCaption, AttendedRun, annotated_boxes, caption_row
-from xattn.evaluation.foreign.attention import check_fits, foreign_batches
+from xattn.evaluation.foreign.attention import foreign_batches
 from xattn.evaluation.foreign.heads import read_head
+from xattn.evaluation.foreign.inputs import check_fits
 from xattn.evaluation.foreign.loading import SOURCE, ForeignModel, load_foreign
 from xattn.plots.source_images import shown_file, source_image
 from xattn.runtime.device import best_device

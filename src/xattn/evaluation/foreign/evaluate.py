@@ -10,8 +10,9 @@ from xattn.data.reader import read_split
 from xattn.data.split import Split, split_file
 from xattn.data.vocabulary import Vocabulary
 from xattn.evaluation.compatibility import check_truth
-from xattn.evaluation.foreign.attention import ForeignBatch, check_fits, foreign_batches
+from xattn.evaluation.foreign.attention import ForeignBatch, foreign_batches
 from xattn.evaluation.foreign.heads import HeadMeter, HeadReport, best_head, head_name, read_head
+from xattn.evaluation.foreign.inputs import check_fits
 from xattn.evaluation.foreign.loading import SOURCE, ForeignModel, load_foreign
 from xattn.evaluation.grounding import GroundingBatch
 from xattn.evaluation.phrases import PhraseMeter
@@ -93,9 +94,7 @@ def evaluate_foreign(
             reports = meter.reports()
             if not reports:
                 raise InputError(f"{split_file(dev.folder, dev.name, 'truth.jsonl')}: no word has a relevant key")
-        layer, number = (
-            (best_head(reports).layer, best_head(reports).head) if reports else read_head(head or "", foreign)
-        )
+        layer, number = read_head(best_head(reports).name if head is None else head, foreign)
         return _reported(foreign, reported, layer, number, reports, iou, by_type, images, str(data), shown)
 
 
@@ -140,21 +139,14 @@ def _reported(
     progress: ProgressCallback,
 ) -> ForeignEvaluation:
     captions = EncodedCaptions(split.captions, Vocabulary.build(split.captions, 1))
-    phrases, rules = PhraseMeter(split, captions, iou), RuleMeter(split, captions)
+    phrases, rules = PhraseMeter(captions, iou), RuleMeter(captions)
     is_patches = foreign.image_processor is not None
-    measured: dict[str | None, list[MeasuredQueries]] = {
-        None: []
-    }  # None stands for all phrases: a type may be any text
+    # None stands for all phrases: a type may be any text.
+    measured: dict[str | None, list[MeasuredQueries]] = {None: []}
     for batch in _shown(foreign, split, [layer], iou, images, progress, f"attention on {split.name}"):
-        n_heads = batch.layers[0].shape[1]
-        if head is not None and not 0 <= head < n_heads:
-            raise InputError(
-                f"layer {layer} of transformers:{foreign.name} has heads 0 to {n_heads - 1}, but no {head}"
-            )
         found = batch.of_head(0, head)
         for meter in (phrases, rules):
-            meter.split = batch.split  # whose regions are the keys of this batch
-            meter.add(found)
+            meter.add(found, batch.split)
         parts: dict[str | None, GroundingBatch] = {None: found}
         if by_type:
             parts |= {kind: found.of_type(kind) for kind in found.word_types}
