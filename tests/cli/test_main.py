@@ -364,7 +364,7 @@ def test_options_of_scenes_regions_and_demo_are_passed_on(monkeypatch, tmp_path)
     mix = ["--n-detections", "20", "--n-windows", "16", "--nms", "0.5"]
     main(["regions", "--images", "i", "--captions", "c.csv", "--out", "o", "--skip-bad", *mix])
     by_default = {"detector": None, "backbone": None, "regions": "windows", "columns": Columns()}
-    by_default |= {"append": (), "label_reader": None, "shard": None, "join": False}
+    by_default |= {"append": (), "label_reader": None, "shard": None, "join": False, "ray": None}
     assert calls == [
         ((Path("s"),), {"n_images": 30, "seed": 2}),
         (

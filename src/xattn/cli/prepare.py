@@ -75,17 +75,30 @@ class Photos:
     """I/N: compute only part I of N of the photos, into OUT.shards, for any scheduler; then --join."""
     join: bool = False
     """Join the shards in OUT.shards to the data folder, with else the same options as they had."""
+    ray: bool = False
+    """Have the features computed by workers of Ray, on this machine or on a cluster."""
+    ray_workers: int | None = None
+    """Of Ray: how many workers; by default one a graphics card or, without cards, one a processor."""
+    ray_address: str | None = None
+    """Of Ray: that of a cluster, as ray.init takes it; by default RAY_ADDRESS. Without either, Ray is started here."""
 
     def run(self) -> None:
         """Call `xattn.data.prepare.photos.write_regions`."""
+        from functools import partial
+
         from xattn.data.prepare.features.by_name import detector_by_name, viewing_backbone
         from xattn.data.prepare.features.mixing import Mix
         from xattn.data.prepare.packed.columns import Columns
+        from xattn.data.prepare.photo_ray import ray_workers
         from xattn.data.prepare.photos import write_regions
         from xattn.data.prepare.shard import Shard
         from xattn.models.config import WordsConfig
         from xattn.models.text_model import load_text_model
 
+        seen_by = (self.backbone, self.size, self.region_view, self.crop_size, self.crop_margin)
+        backbone = partial(viewing_backbone, *seen_by)
+        detector = partial(detector_by_name, self.detector, self.queries) if self.detector is not None else None
+        ray = ray_workers(self.ray, self.ray_workers, self.ray_address, backbone, detector)
         summary = write_regions(
             self.images,
             self.captions,
@@ -93,8 +106,8 @@ class Photos:
             boxes=self.boxes,
             n_boxes=self.n_boxes,
             skip_bad=self.skip_bad,
-            detector=None if self.detector is None else detector_by_name(self.detector, self.queries),
-            backbone=viewing_backbone(self.backbone, self.size, self.region_view, self.crop_size, self.crop_margin),
+            detector=detector() if detector else None,
+            backbone=backbone(),
             mix=Mix(self.n_detections, self.n_windows, self.nms),
             regions=self.regions,
             columns=Columns(self.image_column, self.caption_column, self.split_column),
@@ -102,6 +115,7 @@ class Photos:
             label_reader=load_text_model(WordsConfig(model=self.label_model or "")),
             shard=None if self.shard is None else Shard.parse(self.shard),
             join=self.join,
+            ray=ray,
         )
         print_lines(summary)
 

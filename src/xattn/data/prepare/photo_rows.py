@@ -159,18 +159,22 @@ class PhotoRows:
         if done:
             progress("features of images", done, total)
         n_regions, feature_size = self.shape
-        for split, pictures in self.plan.splits.items():
-            features = folder.rows(f"{split}_ims.npy", (len(pictures), n_regions, feature_size), _DTYPE)
-            boxes = folder.rows(f"{split}_boxes.npy", (len(pictures), n_regions, 4), np.dtype(np.float32))
-            scores = labels = None
-            if self.has_scores:
-                of_regions = (len(pictures), n_regions)
-                scores = folder.rows(f"{split}_region_scores.npy", of_regions, np.dtype(np.float32))
-                if self.label_names:
-                    labels = folder.rows(f"{split}_region_labels.npy", of_regions, np.dtype(np.int32))
-            with closing(self.extract([pictures[row] for row in missing[split]], self)) as computed:
-                for row, (regions, vectors) in zip(missing[split].tolist(), computed, strict=True):
-                    photo = pictures[row].photo
+        pictures = self.plan.splits
+        wanting = [pictures[split][row] for split, rows in missing.items() for row in rows]
+        with closing(self.extract(wanting, self)) as computed:
+            for split, rows in missing.items():
+                n_images = len(pictures[split])
+                features = folder.rows(f"{split}_ims.npy", (n_images, n_regions, feature_size), _DTYPE)
+                boxes = folder.rows(f"{split}_boxes.npy", (n_images, n_regions, 4), np.dtype(np.float32))
+                scores = labels = None
+                if self.has_scores:
+                    of_regions = (n_images, n_regions)
+                    scores = folder.rows(f"{split}_region_scores.npy", of_regions, np.dtype(np.float32))
+                    if self.label_names:
+                        labels = folder.rows(f"{split}_region_labels.npy", of_regions, np.dtype(np.int32))
+                # What is computed is of all splits: here its next few are taken.
+                for row, (regions, vectors) in zip(rows.tolist(), computed, strict=False):
+                    photo = pictures[split][row].photo
                     behind = self.appended.of(regions, photo.width, photo.height)
                     features.put(row, self._finite(np.concatenate([vectors, behind], axis=1), photo.path))
                     boxes.put(row, regions.boxes)
@@ -182,7 +186,7 @@ class PhotoRows:
                     if done % IMAGES_A_SAVE == 0:
                         folder.save({**folder.note, "begun": True}, states)
                     progress("features of images", done, total)
-            boxes.flush()  # they are read again, to be counted
+                boxes.flush()  # they are read again, to be counted
 
     def _finite(self, vectors: np.ndarray, path: Path) -> np.ndarray:
         with np.errstate(over="ignore"):

@@ -21,6 +21,7 @@ from xattn.data.prepare.packed.photos import PackedPhotos, packed_photos
 from xattn.data.prepare.partial import PartialFolder
 from xattn.data.prepare.photo_checks import BadPhoto, checked_photos, listed
 from xattn.data.prepare.photo_plan import checked_plan
+from xattn.data.prepare.photo_ray import RayWorkers, imported_ray
 from xattn.data.prepare.photo_rows import PhotoRows
 from xattn.data.prepare.photo_shards import Shards, check_asked, shard_asked, write_about
 from xattn.data.prepare.shard import Shard
@@ -110,6 +111,7 @@ def write_regions(
     label_reader: LabelReader | None = None,
     shard: Shard | None = None,
     join: bool = False,
+    ray: RayWorkers | None = None,
 ) -> RegionsSummary:
     """Compute the region features of captioned images and write them, with all else that is known, as a precomp folder.
 
@@ -149,6 +151,8 @@ def write_regions(
             split. Photos in a folder only.
         join: whether `OUT.shards` has the features of all photos, from calls with `shard` and else the same arguments;
             the folder is then, byte for byte, what one call without either writes.
+        ray: has the features computed by workers of Ray, each a picture at a time, see `RayWorkers`; the folder is the
+            one that this process alone writes.
 
     Raises:
         InputError: the regions are to come from two sources, the backbone has no patches, labels are to be
@@ -164,6 +168,12 @@ def write_regions(
         raise InputError(
             f"--shard {shard.number}/{shard.n} computes a shard and --join joins them; give one of the two"
         )
+    if ray and shard:
+        raise InputError(f"--shard {shard.number}/{shard.n} and --ray both share the photos out; give one of the two")
+    if ray and join:
+        raise InputError("--join computes no features, which --ray has its workers do; give one of the two")
+    if ray:
+        imported_ray()  # takes seconds, and may not be there
     shards = Shards(out) if join else None
     if boxes is not None and detector is not None:
         raise InputError(f"{boxes}: regions come from a file of boxes or from a detector; give one of the two")
@@ -194,7 +204,8 @@ def write_regions(
                 look=shards.look if shards else checked_photos,
             )
             behind = ((), None) if shard else (append, label_reader)  # which the join computes
-            ready = shards.extract if shards else None
+            elsewhere = shards or ray
+            ready = elsewhere.extract if elsewhere else None
             return PhotoRows(plan, backbone, threads, detector, mix, *behind, extract=ready)
 
         if packed is None:
