@@ -17,6 +17,7 @@ import pytest
 import xattn.__main__
 from waiting import LONGEST_WAIT
 from xattn.cli import main as cli
+from xattn.cli.index import COMMANDS as INDEX_COMMANDS
 from xattn.cli.main import main
 from xattn.data.prepare.features.mixing import Mix
 from xattn.data.prepare.packed.columns import Columns
@@ -117,12 +118,26 @@ def test_help_lists_the_commands(helped):
         assert " ".join((inspect.getdoc(cli.command(name)) or "?").split()) in text
 
 
+@pytest.mark.parametrize("name", INDEX_COMMANDS)
+def test_help_of_a_command_of_an_index_explains_every_flag(helped, name):
+    text, command = helped("index", name), INDEX_COMMANDS[name]
+    explanations = documented_fields(sys.modules[command.__module__])[command.__name__]
+    assert set(explanations) == {field.name for field in dataclasses.fields(command)}
+    for field, explanation in explanations.items():
+        assert explanation in text, field
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_a_command_explains_every_flag(helped, name):
     text, command = helped(name), cli.command(name)
     assert " ".join((inspect.getdoc(command) or "?").split()) in text
     explanations = documented_fields(sys.modules[command.__module__])[command.__name__]
-    assert set(explanations) == {field.name for field in dataclasses.fields(command)} - {"config", "model", "source"}
+    assert set(explanations) == {field.name for field in dataclasses.fields(command)} - {
+        "config",
+        "model",
+        "source",
+        "command",
+    }
     for field, explanation in explanations.items():
         assert explanation in text, field
 
@@ -228,6 +243,7 @@ def test_flags_decide_over_the_preset(configured_by):
             "there is no preset 'bfan-equl'; did you mean bfan-equal or bfan-equal-f30k or bfan-equal-coco?",
         ),
         ("prepare phtos --out o", "there is no source 'phtos'; did you mean photos?"),
+        ("index ad i photos", "there is no command of xattn index 'ad'; did you mean add?"),
         (
             "train --data d --out o",
             "train needs a preset, such as `xattn train scan-t2i-avg`; `xattn presets` lists them",
@@ -264,7 +280,7 @@ def test_a_misspelt_word_is_answered_with_the_nearest(refused, arguments, senten
         (
             "",
             "Expected one of {scenes, prepare, regions, train, runs, evaluate, attend, explore, compare, import, "
-            "score, search, demo, presets}",
+            "score, search, index, demo, presets}",
         ),
         ("--verbose", "Unrecognized options: --verbose"),
         ("evaluate --data d", "evaluate needs a run folder"),

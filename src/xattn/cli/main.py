@@ -33,6 +33,7 @@ COMMANDS = {
     "import": "xattn.cli.import_checkpoint:Import",
     "score": "xattn.cli.score:Score",
     "search": "xattn.cli.search:Search",
+    "index": "xattn.cli.index:Index",
     "demo": "xattn.cli.demo:Demo",
     "presets": "xattn.cli.presets:Presets",
 }
@@ -126,6 +127,10 @@ def parse(arguments: list[str]) -> Any:
             from xattn.cli.prepare import SOURCES
 
             _refuse_misspelt(rest, SOURCES, "source")
+        elif name == "index":
+            from xattn.cli.index import COMMANDS as INDEX_COMMANDS
+
+            _refuse_misspelt(rest, INDEX_COMMANDS, "command of xattn index")
         settings = (tyro.conf.AvoidSubcommands, tyro.conf.CascadeSubcommandArgs, tyro.conf.SuppressFixed)
         # A completion script is made with tyro's own rules, which list the choices.
         registry = None if any(word.startswith("--tyro-") for word in rest) else choices.REGISTRY
