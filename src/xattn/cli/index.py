@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -192,6 +192,30 @@ class Check:
         print_lines(check_index(index, self.sentences, self.candidates or CANDIDATES, self.cells or CELLS))
 
 
+@dataclass(frozen=True)
+class Export:
+    """Write the index as Parquet files, for engines of other makers: photos, captions, boxes, encoded regions, and the
+    vectors of the first stage.
+    """
+
+    index: IndexFolder
+    """The index."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """The folder to write."""
+    shard_rows: int = 20_000
+    """How many photos are in a file."""
+    precision: Literal["float16", "float32"] = "float16"
+    """Of the vectors, which the index has in float16; float32 is for readers that know no other."""
+
+    def run(self) -> None:
+        """Call `xattn.index.exporting.export_index`."""
+        from xattn.index.exporting import export_index
+        from xattn.index.photo_index import open_index
+
+        atomic.check_absent(self.out)  # before a model is loaded
+        print_lines(export_index(open_index(self.index), self.out, self.shard_rows, self.precision))
+
+
 COMMANDS: dict[str, type] = {
     "create": Create,
     "add": Add,
@@ -200,6 +224,7 @@ COMMANDS: dict[str, type] = {
     "list": List,
     "optimize": Optimize,
     "check": Check,
+    "export": Export,
 }
 
 
@@ -217,7 +242,8 @@ class Index:
         | Annotated[Remove, tyro.conf.subcommand("remove", prefix_name=False)]
         | Annotated[List, tyro.conf.subcommand("list", prefix_name=False)]
         | Annotated[Optimize, tyro.conf.subcommand("optimize", prefix_name=False)]
-        | Annotated[Check, tyro.conf.subcommand("check", prefix_name=False)],
+        | Annotated[Check, tyro.conf.subcommand("check", prefix_name=False)]
+        | Annotated[Export, tyro.conf.subcommand("export", prefix_name=False)],
         tyro.conf.arg(name=""),
     ]
 

@@ -9,6 +9,7 @@ from xattn.index.photo_index import PhotoIndex, open_index
 from xattn.index.questions import Like, Question, Sentence
 from xattn.index.searching import CANDIDATES, Filters, Found, best_photos
 from xattn.models.base import evaluating
+from xattn.runs.folder import Run
 from xattn.runtime.errors import InputError
 
 
@@ -55,11 +56,16 @@ def sentences_asked(index: PhotoIndex, sentences: Sequence[str]) -> list[Questio
     Raises:
         InputError: one has no words.
     """
-    encoded = index.run.encoded(list(sentences))
+    return sentence_questions(index.run, sentences)
+
+
+def sentence_questions(run: Run, sentences: Sequence[str]) -> list[Question]:
+    """As `sentences_asked`, of a run without an index."""
+    encoded = run.encoded(list(sentences))
     encoded.warn()
-    with evaluating(index.run.model):
-        captions = encode_captions(index.run.model, encoded)
-        return [Sentence(index.run.model, captions[place : place + 1]) for place in range(len(sentences))]
+    with evaluating(run.model):
+        captions = encode_captions(run.model, encoded)
+        return [Sentence(run.model, captions[place : place + 1]) for place in range(len(sentences))]
 
 
 def like(index: PhotoIndex, photo: Path) -> list[Question]:

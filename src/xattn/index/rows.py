@@ -152,6 +152,18 @@ def with_first(rows: Any, basis: Float[Tensor, "dim first_dims"], schema: Any) -
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+def in_single_precision(column: Any) -> Any:
+    """A column of numbers, vectors or lists of vectors with the same numbers in float32."""
+    import pyarrow as pa
+
+    column = _one_chunk(column)
+    if pa.types.is_fixed_size_list(column.type):
+        return pa.FixedSizeListArray.from_arrays(in_single_precision(column.flatten()), column.type.list_size)
+    if pa.types.is_list(column.type):
+        return _lists(in_single_precision(column.flatten()), np.diff(column.offsets.to_numpy()))
+    return pa.array(_numbers(column).astype(np.float32))
+
+
 def fragments_of(rows: Any, extras: Mapping[str, Sequence[int]]) -> Fragments:
     """The encoded regions in some rows of the table, in float32, padded to the most regions of them.
 
