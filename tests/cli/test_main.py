@@ -280,7 +280,7 @@ def test_a_misspelt_word_is_answered_with_the_nearest(refused, arguments, senten
         (
             "",
             "Expected one of {scenes, prepare, regions, train, runs, evaluate, attend, explore, compare, import, "
-            "score, search, index, demo, presets}",
+            "score, search, index, serve, demo, presets}",
         ),
         ("--verbose", "Unrecognized options: --verbose"),
         ("evaluate --data d", "evaluate needs a run folder"),

@@ -34,6 +34,7 @@ COMMANDS = {
     "score": "xattn.cli.score:Score",
     "search": "xattn.cli.search:Search",
     "index": "xattn.cli.index:Index",
+    "serve": "xattn.cli.serve:Serve",
     "demo": "xattn.cli.demo:Demo",
     "presets": "xattn.cli.presets:Presets",
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from xattn.data.batches import CaptionBatch, ImageBatch
 from xattn.models.base import evaluating
 from xattn.models.config import Direction
+from xattn.models.fragments import Fragments
 from xattn.runs.folder import Run
 
 IN_WORDS: dict[Direction, str] = {"t2i": "words to regions", "i2t": "regions to words"}
@@ -44,10 +45,17 @@ def attended(run: Run, image: ImageBatch, words: Sequence[str]) -> Attended:
         image: a batch of one.
         words: the tokens of the sentence that models see, without `<start>` and `<end>`; at least one.
     """
-    ids = run.vocabulary.encode(list(words))
     device = next(run.model.parameters()).device
     with evaluating(run.model):
         images = run.model.encode_images(*image.to(device))
+    return attended_fragments(run, images, words)
+
+
+def attended_fragments(run: Run, images: Fragments, words: Sequence[str]) -> Attended:
+    """As `attended`, of a picture that the run has encoded already."""
+    ids = run.vocabulary.encode(list(words))
+    device = next(run.model.parameters()).device
+    with evaluating(run.model):
         read = None if run.text is None else run.text.read([list(words)])
         caption = CaptionBatch(torch.tensor([ids]), torch.tensor([len(ids)]), read).to(device)
         match = run.model.match(images, run.model.encode_captions(*caption.arguments))

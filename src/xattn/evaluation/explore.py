@@ -123,7 +123,7 @@ def explore(
             shown_on("drawing captions", place + 1, len(rows))
     about = f"{len(rows)} of {chosen.n_captions:,} captions of the {split} split of {data}: {rule}."
     exploration = Exploration(
-        "What words attend to", [about], [_shown_run(*each) for each in _labelled(loaded)], gallery.images, shown
+        "What words attend to", [about], [shown_run(*each) for each in _labelled(loaded)], gallery.images, shown
     )
     return Explored(out, len(rows), len(gallery.images), write_page(exploration, out))
 
@@ -186,9 +186,7 @@ def _caption(
     image = int(split.caption_image[row])
     truth = {place + 1: boxes for place, boxes in enumerate(found.truth) if boxes is not None}
     words = shown_words(found.tokens, [each.unknown for each in found.runs], _types(split, row, len(found.tokens)))
-    own = View(
-        gallery.place(image), words, found.boxes, [_shown_attention(each.attended) for each in found.runs], truth
-    )
+    own = View(gallery.place(image), words, found.boxes, [shown_attention(each.attended) for each in found.runs], truth)
     negatives = []
     for place, of_run in enumerate(hardest):
         if of_run.image is not None:
@@ -203,7 +201,7 @@ def _view(runs: Sequence[Run], place: int, split: Split, image: int, row: int, g
     run, tokens = runs[place], seen_tokens(tokenize(split.captions[row]))
     found = attended(run, read_regions(split, np.array([image])), tokens)
     words = shown_words(tokens, [[bool(run.unknown_words([token])) for token in tokens]], [[] for _ in tokens])
-    attentions = [_shown_attention(found) if number == place else None for number in range(len(runs))]
+    attentions = [shown_attention(found) if number == place else None for number in range(len(runs))]
     return View(gallery.place(image), words, region_boxes(split, image), attentions)
 
 
@@ -218,7 +216,8 @@ def shown_words(
     return [begin, *of_tokens, end]
 
 
-def _shown_attention(found: Attended) -> ShownAttention:
+def shown_attention(found: Attended) -> ShownAttention:
+    """What a run attends to in a view."""
     assert found.score is not None  # of a run
     return ShownAttention(found.weights, found.score, found.relevance, found.parts)
 
@@ -251,5 +250,6 @@ def _labelled(runs: Sequence[Run]) -> list[tuple[Run, str]]:
     return list(zip(runs, distinct_labels([run.name for run in runs], [run.folder for run in runs]), strict=True))
 
 
-def _shown_run(run: Run, label: str) -> ShownRun:
+def shown_run(run: Run, label: str) -> ShownRun:
+    """A run as the page names it."""
     return ShownRun(label, run.model.directions, WITHOUT_PARTS)

@@ -173,8 +173,12 @@ def fragments_of(rows: Any, extras: Mapping[str, Sequence[int]]) -> Fragments:
     """
     vectors, counts = _vectors(rows.column("regions"))
     mask = torch.arange(int(counts.max())) < torch.from_numpy(counts)[:, None]  # photos regions
-    padded = torch.zeros(*mask.shape, vectors.shape[1])
-    padded[mask] = torch.from_numpy(vectors.astype(np.float32))
+    wide = torch.from_numpy(vectors.astype(np.float32))
+    if bool(mask.all()):
+        padded = wide.view(*mask.shape, -1)
+    else:
+        padded = wide.new_zeros(*mask.shape, wide.shape[1])
+        padded[mask] = wide
     found: dict[str, Tensor] = {}
     for name, shape in extras.items():
         column = _one_chunk(rows.column(name))

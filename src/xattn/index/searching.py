@@ -133,8 +133,24 @@ def best_photos(
         return _of_all(index, table, questions, top, filters)
 
 
-SHOWN = ("digest", "path", "caption", "width", "height", "boxes")
+SHOWN = ("digest", "path", "size", "mtime_ns", "caption", "width", "height", "boxes")
 """Columns that a hit is shown with, beside the encoded regions."""
+
+
+def photo_row(index: PhotoIndex, digest: str, encoded: bool = True) -> Any:
+    """The row of a photo with the columns of `SHOWN`, and its encoded regions; None where there is none.
+
+    Raises:
+        InputError: the index is damaged.
+    """
+    index.refresh()
+    table = index.table()
+    if table is None:
+        return None
+    columns = [*SHOWN, *(_encoded_columns(index) if encoded else [])]
+    with engine_errors(index.folder):
+        rows = table.search().where(f"digest = {quoted(digest)}").select(columns).limit(1).to_arrow()
+    return rows.combine_chunks() if rows.num_rows else None
 
 
 def _of_candidates(
@@ -145,12 +161,13 @@ def _of_candidates(
     condition = filters.condition()
     if condition is not None:
         query = query.where(condition, prefilter=True)
-    rows = query.select([*SHOWN, *_encoded_columns(index), "_distance"]).to_arrow().combine_chunks()
+    rows = query.select(["digest", *_encoded_columns(index), "_distance"]).to_arrow().combine_chunks()
     if not rows.num_rows:
         return Found([], None, None, 0)
-    images = fragments_of(rows, extras_of(index.example))
-    (scores,) = _scores([question], images)
-    return _found(rows, images, scores, top, rows.num_rows)
+    (scores,) = _scores([question], fragments_of(rows, extras_of(index.example)))
+    best = heapq.nlargest(top, zip(scores.tolist(), rows.column("digest").to_pylist(), strict=True))
+    (found,) = _shown(index, table, [best], top, rows.num_rows)
+    return found
 
 
 def _of_all(index: PhotoIndex, table: Any, questions: Sequence[Question], top: int, filters: Filters) -> list[Found]:
@@ -161,9 +178,16 @@ def _of_all(index: PhotoIndex, table: Any, questions: Sequence[Question], top: i
         n += len(digests)
         for place, scores in enumerate(_scores(questions, fragments_of(rows, extras_of(index.example)))):
             best[place] = heapq.nlargest(top, [*best[place], *zip(scores.tolist(), digests, strict=True)])
+    return _shown(index, table, best, top, n)
+
+
+def _shown(
+    index: PhotoIndex, table: Any, best: Sequence[Sequence[tuple[float, str]]], top: int, n_scored: int
+) -> list[Found]:
+    """The best photos for each question, with what a hit is shown with; `best` has scores and digests."""
     wanted = sorted({digest for of_question in best for _, digest in of_question})
     if not wanted:
-        return [Found([], None, None, 0) for _ in questions]
+        return [Found([], None, None, 0) for _ in best]
     columns = [*SHOWN, *_encoded_columns(index)]
     rows = table.search().where(one_of("digest", wanted)).select(columns).limit(len(wanted)).to_arrow().combine_chunks()
     places = {digest: place for place, digest in enumerate(rows.column("digest").to_pylist())}
@@ -172,7 +196,7 @@ def _of_all(index: PhotoIndex, table: Any, questions: Sequence[Question], top: i
         there = [(score, places[digest]) for score, digest in of_question if digest in places]
         some = rows.take([place for _, place in there]).combine_chunks()
         scores = torch.tensor([score for score, _ in there])
-        found.append(_found(some, fragments_of(some, extras_of(index.example)), scores, top, n))
+        found.append(_found(some, fragments_of(some, extras_of(index.example)), scores, top, n_scored))
     return found
 
 
