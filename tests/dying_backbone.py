@@ -1,4 +1,4 @@
-"""A backbone whose process is killed in the middle, once."""
+"""A backbone whose process is killed in the middle, once, and one with a mistake."""
 
 import os
 import signal
@@ -24,3 +24,10 @@ class DyingBackbone:
             os.kill(os.getpid(), signal.SIGKILL)
         corners = boxes.long().tolist()
         return torch.stack([image[:, y1 : y2 + 1, x1 : x2 + 1].mean((1, 2)) for x1, y1, x2, y2 in corners])
+
+
+class BrokenBackbone(DyingBackbone):
+    """Fails at every picture."""
+
+    def region_features(self, image, boxes):
+        return self.left / 0

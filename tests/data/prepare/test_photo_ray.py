@@ -4,6 +4,7 @@ the workers.
 Tests with a Ray that runs need the extra `ray`; without it they are skipped.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dying_backbone import DyingBackbone
+from dying_backbone import BrokenBackbone, DyingBackbone
 from folder_contents import contents
 from waiting import LONGEST_WAIT
 from xattn.cli.main import main
@@ -64,6 +65,7 @@ def running_ray():
     pytest.importorskip("ray.data", reason="the extra ray is not installed: pip install 'xattn[ray]'")
     environment = pytest.MonkeyPatch()
     environment.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    environment.setenv("RAY_worker_niceness", "0")  # else they wait for all that others run
     options = {"object_store_memory": 300 * 2**20, "include_dashboard": False, "log_to_driver": False}
     ray.init(address="local", num_cpus=2, **options)
     yield ray
@@ -229,6 +231,25 @@ def test_what_a_worker_refuses_is_the_sentence_of_one_process(asked, running_ray
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_machine_that_lacks_a_package(asked, running_ray, monkeypatch):
+    """As one without xattn would: a module that is here and not there. A mistake in a backbone keeps its trace."""
+    Path("only_here").mkdir()
+    Path("only_here/backbone_of_mine.py").write_text(
+        "from dying_backbone import DyingBackbone\n\n\nclass Mine(DyingBackbone):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend("only_here")
+    mine = importlib.import_module("backbone_of_mine").Mine()
+    with pytest.raises(InputError) as caught:
+        write_regions(**asked, out="data", backbone=mine, ray=RayWorkers(2))
+    assert str(caught.value) == (
+        "a worker of Ray has no package backbone_of_mine; every machine of the cluster needs what is installed on this"
+    )
+    with pytest.raises(running_ray.exceptions.RayTaskError, match="ZeroDivisionError: division by zero"):
+        write_regions(**asked, out="data", backbone=BrokenBackbone(), ray=RayWorkers(2))
+
+
+@pytest.mark.slow
 def test_a_cluster_by_its_address(asked, running_ray):
     address = running_ray.get_runtime_context().gcs_address
     main([*ASKED, "--n-boxes", "3", "--out", "whole/data"])
@@ -249,7 +270,11 @@ def test_a_cluster_by_its_address(asked, running_ray):
     ("address", "sentence"),
     [
         ("127.0.0.1:1", "127.0.0.1:1: no Ray answers there ([Errno 111] Connection refused)"),
-        ("nonsense", "nonsense: Ray cannot be reached or started (Invalid address format: nonsense)"),
+        (
+            "nonsense",
+            "nonsense: Ray cannot be reached or started (Invalid address format: nonsense); on a machine of a cluster "
+            "auto finds it",
+        ),
         (
             "ray://10.0.0.1:10001",
             "ray://10.0.0.1:10001: Ray's client cannot be used; run the command on a machine of the cluster, with "

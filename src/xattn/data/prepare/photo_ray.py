@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import signal
 import socket
 import tempfile
@@ -31,7 +32,7 @@ from xattn.data.prepare.photo_rows import Found, PhotoRows
 from xattn.runtime.errors import InputError
 from xattn.runtime.memory import is_refused_memory
 
-PICTURES_A_TASK = 32
+PICTURES_A_TASK = 64
 """The most photos that a worker is given at a time."""
 _OBJECT_STORE = 300 * 2**20
 """Bytes of memory in which a Ray that is started here passes features on; they wait there only to be written."""
@@ -48,7 +49,8 @@ class RayWorkers:
         n: how many workers; by default one for each graphics card that Ray has, and where it has none as many as it has
             processors for.
         address: of a Ray that is running, as `ray.init` takes it; by default that of the environment variable
-            `RAY_ADDRESS`. Without either, a Ray is started on this machine and ended afterwards.
+            `RAY_ADDRESS`. Without either, a Ray is started on this machine and ended afterwards. A process that is
+            connected to a Ray already uses that.
         backbone: makes the backbone in a worker, which decides there where it runs; by default the worker is sent the
             one that it is to stand in for.
         detector: likewise for the detector.
@@ -186,13 +188,31 @@ def _computed(
         num_gpus=cards,
     )
     del items
-    for row in dataset.iter_rows():
-        answer = pickle.loads(row["answer"])
+    answers = iter(dataset.iter_rows())
+    while True:
+        try:
+            answer = pickle.loads(next(answers)["answer"])
+        except StopIteration:
+            return
+        except ray.exceptions.RayError as error:
+            raise _sentence(error) or error from error
         if isinstance(answer, MemoryError):
             raise answer
         if isinstance(answer, str):
             raise InputError(answer)
         yield answer
+
+
+def _sentence(error: Exception) -> InputError | None:
+    """What to say of an error of Ray; None for a mistake in what it was to run, which needs its trace."""
+    said = str(error)
+    if missing := re.search(r"No module named '([^']+)'", said):
+        return InputError(
+            f"a worker of Ray has no package {missing[1]}; every machine of the cluster needs what is installed on this"
+        )
+    if type(error).__name__.startswith("RayTaskError") or "creation task" in said:
+        return None
+    return InputError(f"Ray has failed ({type(error).__name__}: {' '.join(said.split())[:200]})")
 
 
 def shared_out(nodes: Sequence[Mapping[str, float]], processors: int, n: int | None) -> tuple[int, float]:
@@ -271,6 +291,7 @@ def _running(address: str | None, n: int, threads: int) -> Iterator[Any]:
         where = address or os.environ.get("RAY_ADDRESS") or "local"
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if where == "local":
+            os.environ.setdefault("RAY_worker_niceness", "0")  # what is computed is what the command is for
             processors = max(available_cores(), n * threads)
             options |= {"num_cpus": processors, "object_store_memory": _OBJECT_STORE, "include_dashboard": False}
         else:
@@ -281,7 +302,10 @@ def _running(address: str | None, n: int, threads: int) -> Iterator[Any]:
                     ray.init(address=where, **options)
                 except (OSError, RuntimeError, ValueError) as error:
                     said = " ".join(str(error).split())[:200]
-                    raise InputError(f"--ray-address {where}: Ray cannot be reached or started ({said})") from error
+                    raise InputError(
+                        f"--ray-address {where}: Ray cannot be reached or started ({said}); on a machine of a cluster "
+                        "auto finds it"
+                    ) from error
             yield ray
         finally:
             ray.shutdown()
@@ -319,7 +343,9 @@ def _kept_handlers() -> Iterator[None]:
 
 @contextmanager
 def _without_notice() -> Iterator[None]:
-    """Keep off stderr the line, written past Python, in which Ray says that it follows `RAY_BACKEND_LOG_LEVEL`."""
+    """Keep off stderr the line, written past Python, in which Ray says that it follows `RAY_BACKEND_LOG_LEVEL`; and all
+    that it says before it raises an error, which says the same.
+    """
     try:
         stderr = os.dup(2)
     except OSError:  # it is closed
@@ -332,9 +358,9 @@ def _without_notice() -> Iterator[None]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-            kept.seek(0)
-            with suppress(OSError):
-                os.write(2, b"".join(line for line in kept if b"RAY_BACKEND_LOG_LEVEL" not in line))
+        kept.seek(0)
+        with suppress(OSError):
+            os.write(2, b"".join(line for line in kept if b"RAY_BACKEND_LOG_LEVEL" not in line))
 
 
 @contextmanager
