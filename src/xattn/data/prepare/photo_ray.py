@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -188,19 +188,19 @@ def _computed(
         num_gpus=cards,
     )
     del items
-    answers = iter(dataset.iter_rows())
-    while True:
-        try:
-            answer = pickle.loads(next(answers)["answer"])
-        except StopIteration:
-            return
-        except ray.exceptions.RayError as error:
-            raise _sentence(error) or error from error
-        if isinstance(answer, MemoryError):
-            raise answer
-        if isinstance(answer, str):
-            raise InputError(answer)
-        yield answer
+    with closing(iter(dataset.iter_rows())) as answers:  # while Ray is there, which the iterator tells of its end
+        while True:
+            try:
+                answer = pickle.loads(next(answers)["answer"])
+            except StopIteration:
+                return
+            except ray.exceptions.RayError as error:
+                raise _sentence(error) or error from error
+            if isinstance(answer, MemoryError):
+                raise answer
+            if isinstance(answer, str):
+                raise InputError(answer)
+            yield answer
 
 
 def _sentence(error: Exception) -> InputError | None:
