@@ -133,7 +133,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--split", default="test", help="whose captions are asked for")
     parser.add_argument("--sentences", type=int, default=50)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 10_000, 30_000, 100_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 30_000, 100_000])
     parser.add_argument("--scratch", type=Path, help="where the index is written, and removed afterwards")
     parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--of", type=Path, help=argparse.SUPPRESS)

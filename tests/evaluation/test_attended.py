@@ -174,6 +174,18 @@ def test_a_run_of_other_features_refuses_a_photo(tiny_run, photo, capsys):
     )
 
 
+def test_features_of_another_kind_are_told(run_of_photos, photo, capsys):
+    for seen_by, is_told in (("EfficientNet-Lite0 at 320 pixels", False), ("EfficientNet-Lite0 at 224 pixels", True)):
+        (run_of_photos / "run.json").write_text(json.dumps({"seen_by": seen_by}), encoding="utf-8")
+        main(["attend", str(run_of_photos), str(photo), "a red dog"])
+        said = capsys.readouterr().err
+        assert (
+            "was trained on features of EfficientNet-Lite0 at 224 pixels, and the photo is seen by" in said
+        ) == is_told
+        main(["attend", str(run_of_photos), str(photo), "a red dog", "--size", "224"])
+        assert ("and the photo is seen by EfficientNet-Lite0 at 224 pixels" in capsys.readouterr().err) != is_told
+
+
 def test_attended_of_a_photo_says_that_a_prior_is_uniform(run_of_photos, photo, capsys):
     main(["attend", str(run_of_photos), str(photo), "a dog", "--prior", "1"])
     said = f"xattn: {photo}: its regions have no scores, so the prior of the model's attention is uniform\n"

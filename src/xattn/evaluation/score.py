@@ -11,7 +11,7 @@ from jaxtyping import Float32, Num
 
 from xattn.data.batches import ImageBatch
 from xattn.data.prepare.box_file import boxes_inside, read_boxes
-from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0
+from xattn.data.prepare.features.backbone import Backbone, EfficientNetLite0, efficientnet_identity, identity_of
 from xattn.data.prepare.features.extract import image_features
 from xattn.data.prepare.features.images import image_size
 from xattn.data.prepare.features.patches import patch_boxes, patch_grid
@@ -135,7 +135,9 @@ def unknown_note(words: Sequence[str]) -> str:
 
 
 def check_same_backbone(run: Run, backbone: Backbone | None) -> None:
-    """Raise `InputError` unless a backbone makes features of the size that a run was trained on."""
+    """Raise `InputError` unless a backbone makes features of the size that a run was trained on; that they are of
+    another kind, as far as the run knows, is told as a warning.
+    """
     name = EfficientNetLite0.__name__ if backbone is None else type(backbone).__name__
     size = EfficientNetLite0.feature_size if backbone is None else backbone.feature_size
     if size != run.feature_size:
@@ -144,6 +146,11 @@ def check_same_backbone(run: Run, backbone: Backbone | None) -> None:
             f"{size} of a picture; give the backbone that made the run's features (--backbone, --region-view), or "
             "search the data folder of this one with `xattn search`"
         )
+    seen_by = efficientnet_identity() if backbone is None else identity_of(backbone)
+    if run.seen_by not in (None, seen_by):
+        said = f"was trained on features of {run.seen_by}, and the photo is seen by {seen_by}"
+        options = "--backbone, --size, --region-view, --crop-size and --crop-margin are to be those of the run's data"
+        warnings.warn(f"{run.folder}: {said}; {options}", InputWarning, stacklevel=3)
 
 
 def _given_boxes(

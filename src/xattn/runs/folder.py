@@ -47,6 +47,8 @@ LOG = "log.jsonl"
 ABOUT = "run.json"
 TEXT_MODEL = "text_model"
 """In `model.json`: the fingerprint of the text model that reads the words."""
+SEEN_BY = "seen_by"
+"""In `run.json`: what made the features of the data, where that is known, see `xattn.data.made_by`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Run:
     which: WhichWeights = "last"
     text: TextModel | None = None
     """What reads the words, if it is a text model."""
+    seen_by: str | None = None
+    """What made the features of the data that it was trained on, where that is known."""
 
     def encoded(self, captions: Split | Sequence[str]) -> EncodedCaptions:
         """Captions as the model takes them: all those of a split, or sentences that belong to none."""
@@ -166,7 +170,13 @@ def load_run(folder: Path, device: torch.device | str = "cpu", which: WhichWeigh
     with torch.device("meta"):  # without memory, of which a damaged configuration could ask too much
         model = build_model(config.model, feature_size, len(vocabulary), text)
     _read_weights(run_file(folder, WEIGHTS if which == "last" else BEST), model)
-    return Run(folder, config, vocabulary, feature_size, model.to(device).eval(), which, text)
+    return Run(folder, config, vocabulary, feature_size, model.to(device).eval(), which, text, _seen_by(folder))
+
+
+def _seen_by(folder: Path) -> str | None:
+    path = run_file(folder, ABOUT)
+    found = read_object(path, "what a run was trained on", _LARGEST_FILE).get(SEEN_BY) if path.is_file() else None
+    return found if isinstance(found, str) else None
 
 
 def text_model_of(folder: Path, config: RunConfig, device: torch.device | str = "cpu") -> TextModel | None:

