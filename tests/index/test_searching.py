@@ -135,6 +135,19 @@ def test_with_all_photos_for_candidates_the_first_stage_misses_nothing(index, ph
 
 
 @pytest.mark.usefixtures("engine_indexes")
+@pytest.mark.parametrize("moved", [[0, 1, 2], [2**40]])
+def test_rows_that_were_moved_meanwhile_are_found_by_their_digests(index, tmp_path, moved):
+    add_photos(index, write_photos(tmp_path / "others", 30, first=100), progress=lambda *_: None)
+    first = index.table().search().select(["digest"]).with_row_id(True).limit(3).to_arrow()
+    wanted = first.column("digest").to_pylist()
+    rows = searching._taken(index, index.table(), first)
+    assert sorted(rows.column("digest").to_pylist()) == sorted(wanted)
+    others = first.set_column(1, "_rowid", [[*moved, *range(20, 23)][:3]])
+    rows = searching._taken(index, index.table(), others)
+    assert sorted(rows.column("digest").to_pylist()) == sorted(wanted)
+
+
+@pytest.mark.usefixtures("engine_indexes")
 def test_recall_is_of_the_exact_ten_best(index, tmp_path):
     add_photos(index, write_photos(tmp_path / "others", 30, first=100), progress=lambda *_: None)
     found = measured_recall(index, SENTENCES, 12, 2, lambda *_: None)

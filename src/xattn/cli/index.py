@@ -158,13 +158,15 @@ class Optimize:
 
     index: IndexFolder
     """The index."""
+    anew: bool = False
+    """Make the cells of the engine's index anew, and not only fill them with what is new; takes minutes."""
 
     def run(self) -> None:
         """Call `xattn.index.optimizing.optimize_index`."""
         from xattn.index.optimizing import optimize_index
         from xattn.index.photo_index import open_index
 
-        print_lines(optimize_index(open_index(self.index)))
+        print_lines(optimize_index(open_index(self.index), self.anew))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from xattn.index.basis import new_basis
 from xattn.index.engine import engine_errors
 from xattn.index.photo_index import PhotoIndex
 from xattn.index.rows import COPIES, TABLE, extras_of, fragments_of, with_first
-from xattn.index.upkeep import INDEXED_FROM, compact, make_indices
+from xattn.index.upkeep import INDEXED_FROM, compact, is_indexed, make_indices
 from xattn.runtime.progress import ProgressCallback, progress_bars
 
 ROWS_AT_ONCE = 1024
@@ -41,12 +41,17 @@ class Optimized:
         return f"{self.folder}: {self.total:,} photos, {sizes}; it took {self.seconds:.1f} s"
 
 
-def optimize_index(index: PhotoIndex, progress: ProgressCallback | None = None) -> Optimized:
+def optimize_index(index: PhotoIndex, anew: bool = False, progress: ProgressCallback | None = None) -> Optimized:
     """Write small pieces together, have the engine index all photos, and remove what no version in use needs.
 
     The first photos of an index decide the dimensions of its first stage. Where these were few, and there are many
     more now, the dimensions are chosen anew and the table is written anew beside the old one, which goes when the new
     one is complete.
+
+    Args:
+        index: open.
+        anew: whether the cells of the engine's index are made anew, and not only filled with what is new.
+        progress: called as it goes on; by default it is shown on stderr, see `progress_bars`.
 
     Raises:
         InputError: the index is damaged, cannot be written, or another process is changing it.
@@ -62,7 +67,7 @@ def optimize_index(index: PhotoIndex, progress: ProgressCallback | None = None) 
             if is_new:
                 _write_anew(index, shown)
             table = index.table()
-            if table is not None and n >= INDEXED_FROM:
+            if table is not None and n >= INDEXED_FROM and (anew or is_new or not is_indexed(table)):
                 with engine_errors(index.folder, "cannot be written"):
                     make_indices(table, n, shown)
             compact(index, shown)

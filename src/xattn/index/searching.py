@@ -161,13 +161,32 @@ def _of_candidates(
     condition = filters.condition()
     if condition is not None:
         query = query.where(condition, prefilter=True)
-    rows = query.select(["digest", *_encoded_columns(index), "_distance"]).to_arrow().combine_chunks()
+    first = query.with_row_id(True).select(["digest", "_distance"]).to_arrow()
+    rows = _taken(index, table, first)
     if not rows.num_rows:
         return Found([], None, None, 0)
     (scores,) = _scores([question], fragments_of(rows, extras_of(index.example)))
     best = heapq.nlargest(top, zip(scores.tolist(), rows.column("digest").to_pylist(), strict=True))
     (found,) = _shown(index, table, [best], top, rows.num_rows)
     return found
+
+
+def _taken(index: PhotoIndex, table: Any, first: Any) -> Any:
+    """The encoded regions of what the first stage has found.
+
+    By their places in the table, which takes half the time of asking for them in the same query. Where another process
+    has moved rows in between, what is there now is not what was found, and they are looked for by their digests.
+    """
+    columns, digests = ["digest", *_encoded_columns(index)], first.column("digest").to_pylist()
+    if not digests:
+        return first
+    try:
+        rows = table.take_row_ids(first.column("_rowid").to_pylist()).select(columns).to_arrow()
+    except (RuntimeError, ValueError, OSError):
+        rows = None
+    if rows is None or set(rows.column("digest").to_pylist()) != set(digests):
+        rows = table.search().where(one_of("digest", digests)).select(columns).limit(len(digests)).to_arrow()
+    return rows.combine_chunks()
 
 
 def _of_all(index: PhotoIndex, table: Any, questions: Sequence[Question], top: int, filters: Filters) -> list[Found]:

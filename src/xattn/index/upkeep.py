@@ -21,8 +21,8 @@ from xattn.runtime.progress import ProgressCallback
 
 INDEXED_FROM = 5_000
 """With fewer photos the exact score is taken of all, and there is nothing to find them with."""
-MOST_UNINDEXED = 1_000
-"""Rows that may be looked through whole until `add` has the engine take them up."""
+MOST_UNINDEXED = 0.01
+"""The part of the rows that may be looked through whole until `add` has the engine take them up."""
 GROWN = 2
 """When an index has grown by more than this factor, the cells are made anew; until then new rows go into those that
 there are."""
@@ -44,7 +44,7 @@ def keep_up(index: PhotoIndex, progress: ProgressCallback) -> None:
         new = unindexed(table)
         if n >= INDEXED_FROM and n > GROWN * (n - new):
             make_indices(table, n, progress)
-        elif is_indexed(table) and new > MOST_UNINDEXED:
+        elif is_indexed(table) and new > MOST_UNINDEXED * n:
             progress("taking up new photos in the engine's index", 0, 1)
             table.optimize()
             progress("taking up new photos in the engine's index", 1, 1)
