@@ -19,7 +19,7 @@ from xattn.index.photo_index import PhotoIndex
 from xattn.index.rows import COPIES
 from xattn.runtime.progress import ProgressCallback
 
-INDEXED_FROM = 5_000
+INDEXED_FROM = 1_000
 """With fewer photos the exact score is taken of all, and there is nothing to find them with."""
 MOST_UNINDEXED = 0.01
 """The part of the rows that may be looked through whole until `add` has the engine take them up."""
