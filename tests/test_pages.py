@@ -19,6 +19,7 @@ from sybil import Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 
 from xattn.cli import main as cli
+from xattn.data.prepare.photos import write_regions
 from xattn.data.prepare.scenes.scenes import write_scenes
 from xattn.runs.presets import preset
 from xattn.training.train import train
@@ -77,20 +78,23 @@ def command_lines(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder with what the pages' Python reads: scenes as `data`, a run trained on them, and a photo."""
+    """A folder with what the pages' Python reads: rendered photos as `data`, seen as photos are by default, a run
+    trained on them, and a photo.
+    """
     folder = tmp_path_factory.mktemp("pages")
-    write_scenes(folder / "data", n_images=20, progress=lambda *_: None)
+    scenes = folder / "scenes"
+    write_scenes(scenes, n_images=20, progress=lambda *_: None)
+    made_of = scenes / "images", scenes / "captions.jsonl", folder / "data", scenes / "boxes.jsonl"
+    write_regions(*made_of, progress=lambda *_: None)
     config = preset("scan-t2i-avg")
     config = dataclasses.replace(
         config, constraints="both", epochs=2, min_count=1, model=dataclasses.replace(config.model, dim=32)
     )
     train(config, folder / "data", folder / "runs" / "both", progress=lambda *_: None)
-    first = sorted((folder / "data" / "images").iterdir())[0]
+    first = sorted((scenes / "images").iterdir())[0]
     Image.open(first).convert("RGB").save(folder / "photo.jpg")
-    shutil.copytree(folder / "data" / "images", folder / "photos")
-    captions = [
-        json.loads(line) for line in (folder / "data" / "captions.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    shutil.copytree(scenes / "images", folder / "photos")
+    captions = [json.loads(line) for line in (scenes / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
     with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("image", "caption"), *((each["image"], each["caption"]) for each in captions)])
     return folder
