@@ -160,3 +160,16 @@ def sigterm_restored():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's chromium, without a sandbox, which root may not have."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the development packages")
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,7 +1,6 @@
 """The page of `xattn serve` in a real browser, served as a user serves it."""
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -47,18 +46,6 @@ def served(index):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the development packages")
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("needs chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

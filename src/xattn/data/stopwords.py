@@ -7,6 +7,8 @@ existential `there`, negation, degree words, and the pieces that the tokeniser c
 function words: `two` can be seen.
 """
 
+from collections.abc import Sequence
+
 _DETERMINERS = """
 a an the this that these those some any each every either neither no all both half such much many more most several few
 fewer less least enough another other others own same
@@ -47,3 +49,12 @@ def is_content(word: str) -> bool:
     ['dog', 'two', 'chairs']
     """
     return word.lower() not in FUNCTION_WORDS and word not in _SPECIALS and any(letter.isalnum() for letter in word)
+
+
+def drawn_places(words: Sequence[str]) -> list[int]:
+    """The places of the words of a sentence that a picture shows: those of content words, or all where there are none.
+
+    >>> drawn_places(["a", "dog", "runs"]), drawn_places(["on", "it"])
+    ([1, 2], [0, 1])
+    """
+    return [place for place, word in enumerate(words) if is_content(word)] or list(range(len(words)))

@@ -13,7 +13,7 @@ from xattn.data.prepare.features.backbone import Backbone
 from xattn.data.prepare.options import RegionSource
 from xattn.data.reader import read_split
 from xattn.data.split import Split
-from xattn.data.stopwords import is_content
+from xattn.data.stopwords import drawn_places
 from xattn.data.vocabulary import MAX_TOKENS
 from xattn.evaluation.attended import IN_WORDS
 from xattn.evaluation.attended_caption import (
@@ -186,9 +186,7 @@ def draw(found: AttendedCaption, out: Path | str, words: DrawnWords = "content",
         InputError: the file cannot be written, or has another name than a PNG's.
     """
     check_picture(out, words)
-    drawn = [place for place, token in enumerate(found.tokens) if words == "all" or is_content(token)] or list(
-        range(len(found.tokens))
-    )
+    drawn = list(range(len(found.tokens))) if words == "all" else drawn_places(found.tokens)
     strips = [
         Strip(
             label=each.label if len(each.attended.weights) == 1 else f"{each.label}, {IN_WORDS[direction]}",

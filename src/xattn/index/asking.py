@@ -46,11 +46,11 @@ def search_index(
     if sentences and image is not None:
         raise InputError("expected sentences, or a photo with --image; give one of the two")
     filters = Filters.of(where, text, folder)
-    asked = like(index, Path(image)) if image is not None else sentences_asked(index, sentences)
+    asked: Sequence[Question] = like(index, Path(image)) if image is not None else sentences_asked(index, sentences)
     return best_photos(index, asked, top, filters, candidates)
 
 
-def sentences_asked(index: PhotoIndex, sentences: Sequence[str]) -> list[Question]:
+def sentences_asked(index: PhotoIndex, sentences: Sequence[str]) -> list[Sentence]:
     """Sentences as questions; those that models do not see as they are, are told.
 
     Raises:
@@ -59,7 +59,7 @@ def sentences_asked(index: PhotoIndex, sentences: Sequence[str]) -> list[Questio
     return sentence_questions(index.run, sentences)
 
 
-def sentence_questions(run: Run, sentences: Sequence[str]) -> list[Question]:
+def sentence_questions(run: Run, sentences: Sequence[str]) -> list[Sentence]:
     """As `sentences_asked`, of a run without an index."""
     encoded = run.encoded(list(sentences))
     encoded.warn()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from xattn.data.prepare.features.images import load_image
-from xattn.data.stopwords import is_content
+from xattn.data.stopwords import drawn_places
 from xattn.evaluation.encode import encode_captions
 from xattn.index.photo_index import PhotoIndex
 from xattn.index.rows import boxes_of
@@ -43,7 +43,7 @@ def draw_index_sheet(out: Path, index: PhotoIndex, sentence: str, found: Found) 
         caption = encode_captions(index.run.model, encoded)
         direction, weights = word_weights(index.run.model, found.images, caption)
     words = encoded.words[0]
-    drawn = [place for place, word in enumerate(words) if is_content(word)] or list(range(len(words)))
+    drawn = drawn_places(words)
     of_drawn = weights[:, [place + 1 for place in drawn]].double().numpy()  # hits words regions
     cells = [
         _cell(row, hit.score, each) for row, hit, each in zip(found.rows.to_pylist(), found.hits, of_drawn, strict=True)

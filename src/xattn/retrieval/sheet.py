@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from xattn.data.split import Split
-from xattn.data.stopwords import is_content
+from xattn.data.stopwords import drawn_places
 from xattn.data.vocabulary import Vocabulary
 from xattn.evaluation.grounding import received_by_words
 from xattn.models.base import MatchingModel
@@ -91,7 +91,7 @@ def _sheet(
     subtitle: str,
 ) -> Figure:
     """The sheet of some hits; the tokens are the words with `<start>` before and `<end>` after them."""
-    drawn = [place for place, word in enumerate(words) if is_content(word)] or list(range(len(words)))
+    drawn = drawn_places(words)
     of_drawn = weights[:, [place + 1 for place in drawn]]  # hits words regions
     return contact_sheet(
         [_cell(split, hit, photos, of_hit) for hit, of_hit in zip(hits, of_drawn, strict=True)],

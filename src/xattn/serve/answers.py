@@ -10,11 +10,10 @@ import numpy as np
 from PIL import Image
 
 from xattn.data.prepare.features.images import UnreadableImageError, load_image
-from xattn.data.stopwords import is_content
+from xattn.data.stopwords import drawn_places
 from xattn.data.tokenizer import tokenize
 from xattn.data.vocabulary import seen_tokens
 from xattn.evaluation.attended import attended_fragments
-from xattn.evaluation.encode import encode_captions
 from xattn.evaluation.explore import shown_attention, shown_run, shown_words
 from xattn.index.asking import sentences_asked
 from xattn.index.photo_index import PhotoIndex
@@ -45,14 +44,12 @@ def search_answer(index: PhotoIndex, sentence: str, top: int, text: str | None, 
     questions = sentences_asked(index, [sentence])
     (found,) = best_photos(index, questions, top, Filters(text=text), None if exact else max(CANDIDATES, top))
     tokens = seen_tokens(tokenize(sentence))
-    drawn = [place for place, token in enumerate(tokens) if is_content(token)] or list(range(len(tokens)))
+    drawn = drawn_places(tokens)
     hits: list[dict[str, Any]] = []
     direction = None
     if found.images is not None:
-        model = index.run.model
-        with evaluating(model):
-            caption = encode_captions(model, index.run.encoded([sentence]))
-            direction, weights = word_weights(model, found.images, caption)
+        with evaluating(index.run.model):
+            direction, weights = word_weights(index.run.model, found.images, questions[0].caption)
         of_words = weights[:, [place + 1 for place in drawn]].numpy()  # hits words regions
         for hit, row, of_hit in zip(found.hits, found.rows.to_pylist(), of_words, strict=True):
             hits.append(

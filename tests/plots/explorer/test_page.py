@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -157,19 +156,6 @@ def test_a_page_is_complete_or_absent(tmp_path):
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's chromium, without a sandbox, which root may not have."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the development packages")
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("needs chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
